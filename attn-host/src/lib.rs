@@ -1,0 +1,1 @@
+//! Launch side of the attention kernels.

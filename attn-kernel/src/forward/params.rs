@@ -1,0 +1,38 @@
+//! What the host hands to a forward kernel.
+
+/// A `CUtensorMap`: 128 opaque bytes made by `cuTensorMapEncodeTiled`, passed by value as a kernel parameter.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub struct TensorMap(pub [u64; 16]);
+
+/// The scalar arguments of a forward kernel, by value, in this order and layout on both sides.
+///
+/// A forward kernel's parameters are `(ForwardParams, q, k, v, o)`: this struct, then four [`TensorMap`]s. Each map is of
+/// rank 4 with dimensions `(head_dim, seq, heads, batch)`, innermost first; boxes and swizzle come from
+/// [`Plan`](super::Plan). Head dimensions below the instantiated one are filled with zeros by the map's bounds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ForwardParams {
+    /// Device address of LSE, f32, natural logarithm, last dimension (query) contiguous. Null when it is not wanted.
+    pub lse: *mut f32,
+    /// Elements from one batch entry's LSE to the next.
+    pub lse_batch_stride: u64,
+    /// Elements from one head's LSE to the next.
+    pub lse_head_stride: u64,
+    /// Queries of each batch entry, at least 1.
+    pub seqlen_q: u32,
+    /// Keys of each batch entry, at least 1.
+    pub seqlen_k: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// Query heads that share one key/value head.
+    pub group: u32,
+    /// Query tiles of one head: `ceil(seqlen_q / bm)`.
+    pub m_blocks: u32,
+    /// All tiles: `m_blocks * heads * batch`.
+    pub tiles: u32,
+    /// Heads whose K and V fit the L2 cache together; the causal tile walk stays within such a section.
+    pub heads_in_l2: u32,
+    /// `softmax_scale * log2(e)`.
+    pub scale_log2: f32,
+}

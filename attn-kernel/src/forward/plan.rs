@@ -1,0 +1,232 @@
+//! The plan of a kernel: tile shapes, memory map and register budget as one constant.
+//!
+//! The kernel is compiled from it, the launcher sizes the launch from it, and [`Plan::checked`] refuses a plan that does
+//! not fit the hardware when the crate is compiled.
+
+/// A GPU architecture that kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Arch {
+    /// Hopper with its architecture-specific instructions (wgmma, setmaxnreg): compute capability 9.0 exactly.
+    Sm90a,
+}
+
+impl Arch {
+    /// The name that compilers use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Arch::Sm90a => "sm_90a",
+        }
+    }
+
+    /// The compute capability whose devices run these kernels.
+    pub const fn compute_capability(self) -> (u32, u32) {
+        match self {
+            Arch::Sm90a => (9, 0),
+        }
+    }
+}
+
+/// Element type of Q, K, V and O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DType {
+    /// bfloat16.
+    Bf16,
+    /// IEEE half precision.
+    F16,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub const fn bytes(self) -> u32 {
+        2
+    }
+}
+
+/// Registers per thread of each role, set by `setmaxnreg` after the roles part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registers {
+    /// Consumer warpgroups (matrix multiply and softmax).
+    pub consumer: u32,
+    /// The producer warpgroup (TMA).
+    pub producer: u32,
+}
+
+/// How many of the exponentials are computed by a polynomial on the FMA units rather than by the MUFU unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exp2 {
+    /// Of every `period` consecutive accumulator registers of a row pair ...
+    pub period: u32,
+    /// ... the first `emulated` use the polynomial. Zero: all on the MUFU unit.
+    pub emulated: u32,
+}
+
+impl Exp2 {
+    /// All exponentials on the MUFU unit.
+    pub const HARDWARE: Exp2 = Exp2 { period: 1, emulated: 0 };
+}
+
+/// Tile shapes, stages, registers and tuning knobs of one Hopper forward kernel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    /// Head dimension of Q and K that the kernel is compiled for; a smaller one is zero-filled.
+    pub d: u32,
+    /// Head dimension of V and O that the kernel is compiled for.
+    pub dv: u32,
+    /// Query rows of a tile: 64 per consumer warpgroup.
+    pub bm: u32,
+    /// Keys of a K or V tile.
+    pub bn: u32,
+    /// Stages of the K ring, and of the V ring.
+    pub stages: u32,
+    /// Register budget.
+    pub regs: Registers,
+    /// O is rescaled only when the running maximum grew by more than this many powers of two. Zero: at every growth.
+    pub rescale_threshold: f32,
+    /// Polynomial share of exp2.
+    pub exp2: Exp2,
+    /// Consumer warpgroups take turns on the tensor cores (ping-pong), so that one's softmax hides under the other's MMA.
+    pub ping_pong: bool,
+}
+
+/// Byte offsets of what lies in a forward kernel's dynamic shared memory, in memory order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SmemMap {
+    /// Q tile; each warpgroup's 64 rows of every panel are one contiguous block.
+    pub q: u32,
+    /// O tile. Equal to `q` when it does not fit beside it: each warpgroup then overwrites its own rows of Q, which only
+    /// that warpgroup reads and only before its last Q K^T has completed.
+    pub o: u32,
+    /// K ring.
+    pub k: u32,
+    /// V ring.
+    pub v: u32,
+    /// Mbarriers, 8 bytes each.
+    pub barriers: u32,
+    /// Bytes in all.
+    pub end: u32,
+}
+
+/// Threads of a warpgroup.
+pub const WARPGROUP: u32 = 128;
+/// Query rows that a consumer warpgroup owns: the M of one wgmma.
+pub const ROWS: u32 = 64;
+/// Shared memory that one block may use on Hopper and Blackwell: 227 KiB.
+pub const SMEM_LIMIT: u32 = 227 * 1024;
+/// Registers of a multiprocessor.
+const REGISTER_FILE: u32 = 64 * 1024;
+
+impl Plan {
+    /// Consumer warpgroups.
+    pub const fn consumers(&self) -> u32 {
+        self.bm / ROWS
+    }
+
+    /// Threads of a block: the consumers and one producer warpgroup.
+    pub const fn threads(&self) -> u32 {
+        (self.consumers() + 1) * WARPGROUP
+    }
+
+    /// Registers per thread at kernel entry: the even share, which `setmaxnreg` then redistributes.
+    pub const fn entry_registers(&self) -> u32 {
+        let even = REGISTER_FILE / self.threads() / 8 * 8;
+        if even > 248 { 248 } else { even }
+    }
+
+    /// Elements of a swizzled panel's row: a tile of head dimension `d` is stored as `d / panel(d)` panels of
+    /// `rows x panel(d)` elements, each panel row one swizzle span (128 or 64 bytes).
+    pub const fn panel(d: u32) -> u32 {
+        if d % 64 == 0 { 64 } else { 32 }
+    }
+
+    /// Bytes of the Q tile.
+    pub const fn q_bytes(&self) -> u32 {
+        self.bm * self.d * 2
+    }
+
+    /// Bytes of the O tile.
+    pub const fn o_bytes(&self) -> u32 {
+        self.bm * self.dv * 2
+    }
+
+    /// Bytes of one K tile.
+    pub const fn k_bytes(&self) -> u32 {
+        self.bn * self.d * 2
+    }
+
+    /// Bytes of one V tile.
+    pub const fn v_bytes(&self) -> u32 {
+        self.bn * self.dv * 2
+    }
+
+    /// Mbarriers: Q full and empty, then full and empty of every K and V stage.
+    pub const fn barrier_count(&self) -> u32 {
+        2 + 4 * self.stages
+    }
+
+    const fn map(&self, o_beside_q: bool) -> SmemMap {
+        let q = 0;
+        let (o, k) = if o_beside_q {
+            (self.q_bytes(), self.q_bytes() + self.o_bytes())
+        } else {
+            let larger = if self.q_bytes() > self.o_bytes() { self.q_bytes() } else { self.o_bytes() };
+            (q, larger)
+        };
+        let v = k + self.stages * self.k_bytes();
+        let barriers = v + self.stages * self.v_bytes();
+        SmemMap { q, o, k, v, barriers, end: barriers + 8 * self.barrier_count() }
+    }
+
+    /// Where everything lies in shared memory. O gets its own space when there is room, else it reuses Q's.
+    pub const fn smem(&self) -> SmemMap {
+        let roomy = self.map(true);
+        if roomy.end <= SMEM_LIMIT { roomy } else { self.map(false) }
+    }
+
+    /// Whether O reuses Q's shared memory.
+    pub const fn o_in_q(&self) -> bool {
+        self.smem().o == self.smem().q
+    }
+
+    /// The plan itself, after proving at compile time that the hardware can run it.
+    pub const fn checked(self) -> Self {
+        assert!(self.d % 32 == 0 && self.d >= 32 && self.d <= 256, "head_dim is instantiated in steps of 32 up to 256");
+        assert!(
+            self.dv % 32 == 0 && self.dv >= 32 && self.dv <= 256,
+            "value head_dim is instantiated in steps of 32 up to 256"
+        );
+        assert!(self.bm == 64 || self.bm == 128 || self.bm == 192, "one to three consumer warpgroups of 64 rows");
+        assert!(self.bn % 16 == 0 && self.bn <= 256, "a key tile is whole k-steps of P V and one N of Q K^T");
+        assert!(self.stages >= 2, "one stage cannot overlap a load with a multiply");
+        let map = self.smem();
+        assert!(map.k % 1024 == 0 && map.v % 1024 == 0 && map.o % 1024 == 0, "swizzled tiles start on 1024 bytes");
+        assert!(self.k_bytes() % 1024 == 0 && self.v_bytes() % 1024 == 0, "every stage starts on 1024 bytes");
+        assert!(map.end <= SMEM_LIMIT, "shared memory does not fit one multiprocessor");
+        let r = self.regs;
+        assert!(r.consumer % 8 == 0 && r.producer % 8 == 0, "setmaxnreg counts in steps of 8");
+        assert!(r.consumer >= 24 && r.consumer <= 240 && r.producer >= 24, "setmaxnreg takes 24 to 240 here");
+        assert!(
+            r.consumer * self.consumers() + r.producer <= self.entry_registers() * (self.consumers() + 1),
+            "the consumers would wait for registers that the block does not own"
+        );
+        assert!(self.rescale_threshold >= 0.0 && self.rescale_threshold <= 8.0, "P must stay far below f16's maximum");
+        assert!(self.exp2.period > 0 && self.exp2.emulated <= self.exp2.period, "a share is at most the whole");
+        self
+    }
+}
+
+/// One compiled kernel: what it computes and the plan it was compiled from.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
+    /// Entry point's name, and the file name of its cubin.
+    pub name: &'static str,
+    /// Architecture it is compiled for.
+    pub arch: Arch,
+    /// Element type of Q, K, V, O.
+    pub dtype: DType,
+    /// Bottom-right aligned causal mask: query `i` sees keys `j <= i + seqlen_k - seqlen_q`.
+    pub causal: bool,
+    /// Tile shapes and resources.
+    pub plan: Plan,
+}

@@ -1,0 +1,22 @@
+//! Numbers found by measuring, one line per shape class.
+
+use super::plan::{Exp2, Plan, Registers};
+
+const TWO: Registers = Registers { consumer: 240, producer: 24 };
+const THREE: Registers = Registers { consumer: 160, producer: 32 };
+
+/// The plan for head dimensions `(d, dv)`, causal or not.
+pub const fn plan(d: u32, dv: u32, causal: bool) -> Plan {
+    let (bm, bn, stages, regs, exp2, threshold) = match (d, dv, causal) {
+        (32, 32, _) => (192, 128, 2, THREE, Exp2::HARDWARE, 8.0),
+        (64, 64, _) => (192, 128, 2, THREE, Exp2 { period: 8, emulated: 1 }, 8.0),
+        (96, 96, _) => (128, 128, 2, TWO, Exp2::HARDWARE, 8.0),
+        (128, 128, false) => (128, 176, 2, TWO, Exp2::HARDWARE, 8.0),
+        (128, 128, true) => (128, 128, 2, TWO, Exp2::HARDWARE, 8.0),
+        (192, 128, _) => (128, 128, 2, TWO, Exp2::HARDWARE, 8.0),
+        (192, 192, _) => (128, 96, 2, TWO, Exp2::HARDWARE, 8.0),
+        (256, 256, _) => (128, 80, 2, TWO, Exp2::HARDWARE, 8.0),
+        _ => panic!("no plan for these head dimensions"),
+    };
+    Plan { d, dv, bm, bn, stages, regs, rescale_threshold: threshold, exp2, ping_pong: true }.checked()
+}

@@ -1,0 +1,21 @@
+//! Attention kernels in Rust for NVIDIA GPUs.
+//!
+//! The crate has two readers. `cargo xtask build-ptx` compiles it for `nvptx64-nvidia-cuda` into the kernels themselves;
+//! the launch side links it as an ordinary library for the same plans, parameter structs and tile arithmetic, so a size
+//! is written once and the CPU tests run the very code that the GPU runs.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`ptx`] | one file per hardware unit, an instruction a function |
+//! | [`mem`] | shared-memory addresses, swizzles, descriptors |
+//! | [`pipe`] | producer/consumer rings that own their phases, named barriers |
+//! | [`attn`] | the mathematics: online softmax, exp2 polynomials, masks, tile walk |
+//! | [`forward`] | the forward kernels, their plans and parameters |
+#![no_std]
+#![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, asm_experimental_arch))]
+
+pub mod attn;
+pub mod forward;
+pub mod mem;
+pub mod pipe;
+pub mod ptx;

@@ -1,0 +1,1 @@
+//! Reference, cases and comparisons shared by the test suites.
