@@ -1,3 +1,35 @@
-//! Project automation.
+//! `cargo xtask`: everything around the kernels that is not a kernel.
 
-fn main() {}
+mod process;
+mod ptx;
+mod toolchain;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, runs and checks the attention kernels.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Compile the kernels from Rust to PTX and cubin, and print their resources.
+    BuildPtx(ptx::Options),
+}
+
+fn main() -> std::process::ExitCode {
+    let result = match Cli::parse().command {
+        Command::BuildPtx(options) => ptx::run(&options),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

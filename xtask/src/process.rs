@@ -1,0 +1,22 @@
+//! Running other programs and keeping what they said when they fail.
+
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, bail};
+
+/// Runs `command` to its end; an exit status other than 0 becomes an error that carries the program's output.
+pub fn run(command: &mut Command) -> Result<Output> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| format!("cannot start {name}"))?;
+    if !output.status.success() {
+        bail!("{name} failed ({})\n{}", output.status, text(&output).trim_end());
+    }
+    Ok(output)
+}
+
+/// What a program wrote to both of its outputs.
+pub fn text(output: &Output) -> String {
+    let mut all = String::from_utf8_lossy(&output.stdout).into_owned();
+    all.push_str(&String::from_utf8_lossy(&output.stderr));
+    all
+}

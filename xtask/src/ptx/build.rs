@@ -1,0 +1,95 @@
+//! One kernel from its own IR to a cubin, or out of the cache.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::arch::Arch;
+use super::cache::Key;
+use super::declare::Declared;
+use super::ptxas::Resources;
+use super::{lower, ptxas, sass};
+use crate::toolchain::Toolchain;
+use crate::workspace;
+
+/// A kernel that waits for its back end.
+pub struct Job {
+    /// Where it will run.
+    pub arch: Arch,
+    /// What it says about itself.
+    pub declared: Declared,
+    /// Its module, annotated.
+    pub ir: String,
+}
+
+/// A kernel that was compiled.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Built {
+    /// Entry point.
+    pub name: String,
+    /// Architecture.
+    pub arch: String,
+    /// The PTX version that its instructions need.
+    pub ptx_version: String,
+    /// Bytes of dynamic shared memory of a launch.
+    pub smem_dynamic: u32,
+    /// What ptxas says.
+    pub resources: Resources,
+    /// Instruction counts.
+    pub sass: sass::Counts,
+    /// The folder with `kernel.ll`, `kernel.ptx` and `kernel.cubin`.
+    #[serde(skip)]
+    pub dir: PathBuf,
+    /// Whether it came from the cache.
+    #[serde(skip)]
+    pub cached: bool,
+}
+
+impl Built {
+    /// The file with the extension `extension`.
+    pub fn file(&self, extension: &str) -> PathBuf {
+        self.dir.join("kernel").with_extension(extension)
+    }
+}
+
+/// Compiles `job`, or finds it compiled.
+pub fn build(toolchain: &Toolchain, job: &Job) -> Result<Built> {
+    let versions = serde_json::to_string(&toolchain.versions)?;
+    let key = Key::new("kernel-1").add(versions).add(lower::flags()).add(job.arch.name()).add(&job.ir);
+    let key = key.add(format!("{:?}", job.declared)).finish();
+    let dir = workspace::target().join("ptx-cache").join(&key[..2]).join(&key[2..34]);
+    if let Ok(report) = fs::read(dir.join("report.json")) {
+        return Ok(Built { dir, cached: true, ..serde_json::from_slice(&report)? });
+    }
+    let temporary = dir.with_extension(format!("new-{}", std::process::id()));
+    fs::create_dir_all(&temporary).with_context(|| format!("cannot create {}", temporary.display()))?;
+    let built = compile(toolchain, job, &temporary)?;
+    if fs::rename(&temporary, &dir).is_err() {
+        fs::remove_dir_all(&temporary)?;
+    }
+    Ok(Built { dir, ..built })
+}
+
+/// The back end proper. On an error the files stay where the message says, for a look at them.
+fn compile(toolchain: &Toolchain, job: &Job, dir: &Path) -> Result<Built> {
+    let stem = dir.join("kernel");
+    fs::write(stem.with_extension("ll"), &job.ir)?;
+    lower::llvm(toolchain, job.arch, &job.declared.name, &stem)?;
+    let ptx = fs::read_to_string(stem.with_extension("ptx"))?;
+    lower::check(&ptx).with_context(|| format!("see {}", stem.with_extension("ptx").display()))?;
+    let resources = ptxas::assemble(toolchain, job.arch, &stem)?;
+    let ptx = fs::read_to_string(stem.with_extension("ptx"))?;
+    let built = Built {
+        name: job.declared.name.clone(),
+        arch: job.arch.name().to_owned(),
+        ptx_version: lower::version(&ptx).context("the PTX states no version")?.to_string(),
+        smem_dynamic: job.declared.smem,
+        resources,
+        sass: sass::count(&sass::disassemble(toolchain, &stem.with_extension("cubin"))?),
+        dir: PathBuf::new(),
+        cached: false,
+    };
+    fs::write(dir.join("report.json"), serde_json::to_vec(&built)?)?;
+    Ok(built)
+}

@@ -1,0 +1,59 @@
+//! Keys of cached results: a hash over everything that the result depends on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+
+/// A key under construction.
+pub struct Key(Sha256);
+
+impl Key {
+    /// A key for results of the kind `kind`.
+    pub fn new(kind: &str) -> Key {
+        Key(Sha256::new()).add(kind)
+    }
+
+    /// Adds something that the result depends on.
+    #[must_use]
+    pub fn add(mut self, part: impl AsRef<[u8]>) -> Key {
+        // The length keeps ("ab", "c") and ("a", "bc") apart.
+        self.0.update((part.as_ref().len() as u64).to_le_bytes());
+        self.0.update(part.as_ref());
+        self
+    }
+
+    /// Adds every file below `dir`, by its path in there and its content.
+    pub fn tree(mut self, dir: &Path) -> Result<Key> {
+        for path in files(dir)? {
+            let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let name = path.strip_prefix(dir).unwrap_or(&path).to_string_lossy().into_owned();
+            self = self.add(name).add(content);
+        }
+        Ok(self)
+    }
+
+    /// The key in hexadecimal.
+    pub fn finish(self) -> String {
+        hex(&self.0.finalize())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Every file below `dir`, sorted.
+fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut queue = vec![dir.to_owned()];
+    while let Some(dir) = queue.pop() {
+        for entry in fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))? {
+            let path = entry?.path();
+            if path.is_dir() { queue.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,110 @@
+//! rustc's part: from Rust to unoptimised LLVM IR.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::arch::Arch;
+use super::cache::Key;
+use crate::process;
+use crate::toolchain::Toolchain;
+use crate::workspace;
+
+const TARGET: &str = "nvptx64-nvidia-cuda";
+
+/// Flags of everything that is compiled for the device. MIR jump threading is off because it copies code with barriers
+/// into both sides of a branch (seen with rustc 1.96: one `bar.sync` became two divergent ones).
+const FLAGS: &[&str] = &[
+    "--edition=2024",
+    "--crate-type=rlib",
+    "--target",
+    TARGET,
+    "-Cpanic=abort",
+    "-Copt-level=3",
+    "-Ccodegen-units=1",
+    "-Zmir-enable-passes=-JumpThreading",
+    // Without file names and line numbers in panics, an edit does not change the functions below it.
+    "-Zlocation-detail=none",
+];
+
+/// The stand-in for `compiler_builtins`, which rustc wants to load although nothing is used from it.
+const COMPILER_BUILTINS: &str = "#![feature(compiler_builtins)]\n#![compiler_builtins]\n#![no_std]\n";
+
+/// A folder with `core` compiled for the device; compiled on the first call for a toolchain, which takes half a minute.
+pub fn core(toolchain: &Toolchain) -> Result<PathBuf> {
+    let key = Key::new("core").add(&toolchain.versions.rustc).add(FLAGS.join(" ")).add(COMPILER_BUILTINS).finish();
+    let dir = workspace::target().join("ptx-cache").join(format!("core-{}", &key[..16]));
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    eprintln!("compiling `core` for {TARGET}, once for {} ...", toolchain.versions.rustc);
+    let temporary = dir.with_extension(format!("new-{}", std::process::id()));
+    fs::create_dir_all(&temporary).with_context(|| format!("cannot create {}", temporary.display()))?;
+    process::run(
+        toolchain
+            .rustc()
+            .args(["--crate-name=core", "--cap-lints=allow", "--out-dir"])
+            .arg(&temporary)
+            .args(FLAGS)
+            .arg(toolchain.library.join("core/src/lib.rs")),
+    )
+    .context("cannot compile `core` for the device")?;
+    let builtins = temporary.join("compiler_builtins.rs");
+    fs::write(&builtins, COMPILER_BUILTINS)?;
+    process::run(
+        toolchain
+            .rustc()
+            .args(["--crate-name=compiler_builtins", "--cap-lints=allow", "--emit=metadata", "--out-dir"])
+            .arg(&temporary)
+            .arg("-L")
+            .arg(&temporary)
+            .args(FLAGS)
+            .arg(&builtins),
+    )
+    .context("cannot compile the empty `compiler_builtins`")?;
+    // Only a complete folder gets the final name. Losing a race against another build is as good as winning it.
+    if fs::rename(&temporary, &dir).is_err() {
+        fs::remove_dir_all(&temporary)?;
+    }
+    Ok(dir)
+}
+
+/// What to compile.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The crate's root file.
+    pub root: &'a Path,
+    /// Whether kernels that only tests start are compiled too.
+    pub probes: bool,
+}
+
+/// Compiles `source` for `arch` and returns the IR.
+pub fn emit(toolchain: &Toolchain, core: &Path, source: Source, arch: Arch) -> Result<String> {
+    let key = Key::new("ir").add(&toolchain.versions.rustc).add(FLAGS.join(" ")).add(arch.name());
+    let key = key.add(source.probes.to_string()).tree(source.root.parent().unwrap_or(source.root))?.finish();
+    let cache = workspace::target().join("ptx-cache");
+    let file = cache.join(format!("ir-{}-{}.ll", arch.name(), &key[..32]));
+    if let Ok(text) = fs::read_to_string(&file) {
+        return Ok(text);
+    }
+    fs::create_dir_all(&cache)?;
+    let temporary = file.with_extension(format!("new-{}", std::process::id()));
+    let mut command = toolchain.rustc();
+    command.args(FLAGS).arg("--crate-name=attn_kernel").arg("-L").arg(core);
+    command.arg("-Cno-prepopulate-passes").arg(format!("-Ctarget-cpu={}", arch.name()));
+    command.arg("--cfg").arg(format!("attn_arch=\"{}\"", arch.name()));
+    let known: Vec<_> = Arch::ALL.iter().map(|arch| format!("\"{}\"", arch.name())).collect();
+    command.arg("--check-cfg").arg(format!("cfg(attn_arch, values({}))", known.join(", ")));
+    command.args(["--check-cfg", "cfg(attn_probes)", "--check-cfg", "cfg(feature, values(\"rust-cuda\"))"]);
+    if source.probes {
+        command.args(["--cfg", "attn_probes"]);
+    }
+    command.arg(format!("--emit=llvm-ir={}", temporary.display())).arg(source.root);
+    // The compiler speaks to the user itself: warnings as well as errors.
+    let status = command.status().with_context(|| format!("cannot start {}", toolchain.rustc.display()))?;
+    anyhow::ensure!(status.success(), "{} does not compile for {}", source.root.display(), arch.name());
+    let text = fs::read_to_string(&temporary)?;
+    fs::rename(&temporary, &file)?;
+    Ok(text)
+}

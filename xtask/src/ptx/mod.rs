@@ -1,0 +1,193 @@
+//! `cargo xtask build-ptx`: the kernels from Rust to PTX and machine code.
+//!
+//! rustc writes unoptimised IR ([`frontend`]), which is annotated ([`annotate`]) and cut into one module per kernel
+//! ([`ir`]); each then goes through LLVM or libNVVM ([`lower`]), ptxas ([`ptxas`]) and the disassembler ([`sass`]) on
+//! its own, in parallel and cached ([`build`]).
+
+mod annotate;
+mod arch;
+mod build;
+mod cache;
+mod declare;
+mod frontend;
+mod ir;
+mod lower;
+mod ptxas;
+mod sass;
+mod scan;
+mod table;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use arch::Arch;
+use build::{Built, Job};
+use declare::Declared;
+use frontend::Source;
+
+use crate::toolchain::{self, Toolchain};
+use crate::workspace;
+
+/// Compiles the kernels of `attn-kernel` and prints one table of what they occupy.
+///
+/// Fails when a kernel spills registers, has a stack frame or draws a performance warning from ptxas.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Architectures, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "sm_90a")]
+    arch: Vec<Arch>,
+    /// Only kernels whose name contains this.
+    #[arg(long, value_name = "PART")]
+    kernel: Option<String>,
+    /// Folder for the results: `DIR/ARCH/KERNEL.EXT` [default: target/ptx].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// What to write, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "ptx,cubin")]
+    emit: Vec<Emit>,
+    /// Also compile the kernels that only tests start.
+    #[arg(long)]
+    probes: bool,
+    /// Kernels compiled at once [default: one per core].
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+}
+
+/// A kind of result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Emit {
+    /// Annotated, unoptimised LLVM IR.
+    Ir,
+    /// PTX.
+    Ptx,
+    /// Machine code.
+    Cubin,
+    /// Machine code as text.
+    Sass,
+}
+
+impl Emit {
+    fn extension(self) -> &'static str {
+        match self {
+            Emit::Ir => "ll",
+            Emit::Ptx => "ptx",
+            Emit::Cubin => "cubin",
+            Emit::Sass => "sass",
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(options: &Options) -> Result<()> {
+    let start = Instant::now();
+    let toolchain = toolchain::ready()?;
+    let jobs = front(&toolchain, options)?;
+    if jobs.is_empty() {
+        bail!("no kernel matches");
+    }
+    let (built, failed) = back(&toolchain, &jobs, options.jobs.unwrap_or_else(cores));
+    for kernel in &built {
+        write(&toolchain, kernel, options)?;
+    }
+    print!("{}", table::render(&built));
+    let cached = built.iter().filter(|kernel| kernel.cached).count();
+    println!("{} kernels, {cached} unchanged, in {:.1} s", built.len(), start.elapsed().as_secs_f64());
+    report_defects(&built, failed)
+}
+
+/// From Rust to one annotated module per kernel.
+fn front(toolchain: &Toolchain, options: &Options) -> Result<Vec<Job>> {
+    let core = frontend::core(toolchain)?;
+    let root = workspace::root().join("attn-kernel/src/lib.rs");
+    let mut jobs = Vec::new();
+    for &arch in &options.arch {
+        let ir = frontend::emit(toolchain, &core, Source { root: &root, probes: options.probes }, arch)?;
+        jobs.extend(split(&ir, arch, options.kernel.as_deref().unwrap_or_default())?);
+    }
+    Ok(jobs)
+}
+
+/// Annotates `ir` and cuts it into one job per kernel whose name contains `part`.
+fn split(ir: &str, arch: Arch, part: &str) -> Result<Vec<Job>> {
+    let mut module = ir::Module::parse(ir)?;
+    let lines = module.assembly.iter().filter_map(|line| Declared::parse(line).transpose());
+    let declared: Vec<Declared> = lines.collect::<Result<_>>()?;
+    annotate::annotate(&mut module, &declared)?;
+    let mut jobs = Vec::new();
+    for kernel in declared.into_iter().filter(|kernel| kernel.name.contains(part)) {
+        let ir = module.extract(&kernel.name, |line| matches!(Declared::parse(line), Ok(None)))?;
+        jobs.push(Job { arch, declared: kernel, ir });
+    }
+    Ok(jobs)
+}
+
+/// Compiles all `jobs`, `threads` at once. Returns the kernels in the order of the jobs, and what failed.
+fn back(toolchain: &Toolchain, jobs: &[Job], threads: usize) -> (Vec<Built>, Vec<String>) {
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<Result<Built>>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..threads.clamp(1, jobs.len()) {
+            scope.spawn(|| {
+                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let start = Instant::now();
+                    let result = build::build(toolchain, job);
+                    if !result.as_ref().is_ok_and(|built| built.cached) {
+                        eprintln!(
+                            "{:>6.1} s  {} {}",
+                            start.elapsed().as_secs_f64(),
+                            job.arch.name(),
+                            job.declared.name
+                        );
+                    }
+                    let index = jobs.iter().position(|other| std::ptr::eq(other, job)).unwrap_or_default();
+                    *results[index].lock().unwrap_or_else(|poison| poison.into_inner()) = Some(result);
+                }
+            });
+        }
+    });
+    let (mut built, mut failed) = (Vec::new(), Vec::new());
+    for (job, result) in jobs.iter().zip(results) {
+        match result.into_inner().unwrap_or_else(|poison| poison.into_inner()) {
+            Some(Ok(kernel)) => built.push(kernel),
+            Some(Err(error)) => failed.push(format!("{} {}: {error:#}", job.arch.name(), job.declared.name)),
+            None => failed.push(format!("{} {}: not compiled", job.arch.name(), job.declared.name)),
+        }
+    }
+    (built, failed)
+}
+
+/// Copies what the user asked for out of the cache.
+fn write(toolchain: &Toolchain, kernel: &Built, options: &Options) -> Result<()> {
+    let out = options.out.clone().unwrap_or_else(|| workspace::target().join("ptx")).join(&kernel.arch);
+    fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    for emit in &options.emit {
+        let file = out.join(format!("{}.{}", kernel.name, emit.extension()));
+        let content = match emit {
+            Emit::Sass => sass::disassemble(toolchain, &kernel.file("cubin"))?.into_bytes(),
+            _ => fs::read(kernel.file(emit.extension()))?,
+        };
+        fs::write(&file, content).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Turns failures and defects into one error.
+fn report_defects(built: &[Built], mut failed: Vec<String>) -> Result<()> {
+    for kernel in built {
+        failed.extend(kernel.resources.defects().iter().map(|d| format!("{} {}: {d}", kernel.arch, kernel.name)));
+    }
+    if !failed.is_empty() {
+        bail!("{} defects\n  {}", failed.len(), failed.join("\n  "));
+    }
+    Ok(())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
