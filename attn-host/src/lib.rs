@@ -1,1 +1,25 @@
 //! Launch side of the attention kernels.
+
+mod device;
+mod driver;
+mod error;
+mod kernels;
+mod launch;
+mod layout;
+mod module;
+mod plan;
+mod problem;
+mod select;
+mod sys;
+mod tensor_map;
+
+pub use attn_kernel::forward::{Arch, DType, Kernel};
+pub use device::{Device, DeviceInfo};
+pub use error::{DriverVersion, Error, Unsupported};
+pub use kernels::KERNEL_DIR;
+pub use launch::{DevicePtr, Stream, Tensors};
+pub use plan::{Plan, Spans};
+pub use problem::{Mask, Problem, Shape, Strides};
+
+#[cfg(feature = "cust")]
+pub use cust;

@@ -1,0 +1,56 @@
+//! Writes the table of embedded kernels from `prebuilt/<arch>/manifest.json`, an empty one when there is none.
+
+use std::env;
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The part of a manifest that is needed here.
+#[derive(serde::Deserialize)]
+struct Manifest {
+    kernels: Vec<Kernel>,
+}
+
+#[derive(serde::Deserialize)]
+struct Kernel {
+    name: String,
+    /// File names beside the manifest.
+    cubin: PathBuf,
+    ptx: PathBuf,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let prebuilt = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("prebuilt");
+    println!("cargo::rerun-if-changed={}", prebuilt.display());
+    let mut table = String::from("static EMBEDDED: &[Embedded] = &[\n");
+    for dir in architectures(&prebuilt)? {
+        add(&dir, &mut table).map_err(|e| format!("{}: {e}", dir.join("manifest.json").display()))?;
+    }
+    table.push_str("];\n");
+    fs::write(PathBuf::from(env::var("OUT_DIR")?).join("embedded.rs"), table)?;
+    Ok(())
+}
+
+/// Folders with a manifest, in order.
+fn architectures(prebuilt: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+    if !prebuilt.is_dir() {
+        return Ok(Vec::new());
+    }
+    let entries: Result<Vec<_>, _> = fs::read_dir(prebuilt)?.map(|entry| entry.map(|e| e.path())).collect();
+    let mut dirs: Vec<_> = entries?.into_iter().filter(|dir| dir.join("manifest.json").is_file()).collect();
+    dirs.sort();
+    Ok(dirs)
+}
+
+fn add(dir: &Path, table: &mut String) -> Result<(), Box<dyn Error>> {
+    let manifest: Manifest = serde_json::from_slice(&fs::read(dir.join("manifest.json"))?)?;
+    for Kernel { name, cubin, ptx } in manifest.kernels {
+        let (cubin, ptx) = (dir.join(cubin), dir.join(ptx));
+        writeln!(
+            table,
+            "    Embedded {{ name: {name:?}, cubin: include_bytes!({cubin:?}), ptx: include_bytes!({ptx:?}) }},"
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! The device of the caller's current CUDA context.
+
+use crate::driver::Driver;
+use crate::error::{DriverVersion, Error};
+use crate::sys::{Handle, device_attribute as attribute};
+
+/// The current context's device, as plans need to know it.
+#[derive(Clone)]
+pub struct Device {
+    pub(crate) driver: &'static Driver,
+    pub(crate) context: Handle,
+    pub(crate) context_id: u64,
+    info: DeviceInfo,
+}
+
+/// What a device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceInfo {
+    /// The driver's number for it.
+    pub ordinal: i32,
+    /// Its name.
+    pub name: String,
+    /// Major and minor compute capability.
+    pub compute_capability: (u32, u32),
+    /// Multiprocessors.
+    pub sm_count: u32,
+    /// Bytes of L2 cache.
+    pub l2_bytes: u32,
+    /// Bytes of shared memory that a block may ask for.
+    pub smem_limit: u32,
+    /// The CUDA version that the driver supports.
+    pub driver_version: DriverVersion,
+}
+
+impl Device {
+    /// The device of the context that is current on this thread.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`], [`Error::DriverTooOld`], [`Error::NoContext`] when no context is current, [`Error::Cuda`] when the
+    /// driver fails.
+    pub fn current() -> Result<Self, Error> {
+        Self::with_driver(Driver::get()?)
+    }
+
+    pub(crate) fn with_driver(driver: &'static Driver) -> Result<Self, Error> {
+        let context = driver.current_context()?;
+        let context_id = driver.context_id(context)?;
+        let handle = driver.context_device()?;
+        let get = |which| driver.device_attribute(handle, which);
+        let info = DeviceInfo {
+            ordinal: handle,
+            name: driver.device_name(handle)?,
+            compute_capability: (get(attribute::COMPUTE_CAPABILITY_MAJOR)?, get(attribute::COMPUTE_CAPABILITY_MINOR)?),
+            sm_count: get(attribute::MULTIPROCESSOR_COUNT)?,
+            l2_bytes: get(attribute::L2_CACHE_SIZE)?,
+            smem_limit: get(attribute::MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            driver_version: driver.version()?,
+        };
+        Ok(Device { driver, context, context_id, info })
+    }
+
+    /// Name, compute capability, sizes and driver version.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Device").field("context", &self.context.0).field("info", &self.info).finish()
+    }
+}

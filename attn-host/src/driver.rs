@@ -1,0 +1,275 @@
+//! The CUDA driver: opened on first use, every call a `Result`.
+//!
+//! [`Driver`] is a table of function pointers, so that tests can put a recording fake in the driver's place and a launch
+//! costs one indirect call.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::ptr;
+use std::sync::OnceLock;
+
+use attn_kernel::forward::TensorMap;
+use libloading::Library;
+
+use crate::error::{DriverVersion, Error};
+use crate::launch::Stream;
+use crate::sys::{self, Code, DeviceHandle, Handle, jit_option, pointer_attribute};
+
+/// Where the driver's library lies by name.
+const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+
+/// Why an image was not loaded.
+#[derive(Debug)]
+pub(crate) struct LoadError {
+    pub(crate) code: Code,
+    /// What the driver's compiler wrote.
+    pub(crate) log: String,
+}
+
+macro_rules! driver_table {
+    ($($name:ident: $symbol:literal ($($arg:ty),*);)*) => {
+        /// The driver functions that this crate calls.
+        #[derive(Clone, Copy)]
+        pub(crate) struct Driver {
+            $(pub(crate) $name: unsafe extern "C" fn($($arg),*) -> Code,)*
+        }
+
+        impl Driver {
+            /// Resolves every function; the first one that is missing is the error.
+            fn resolve(library: &Library) -> Result<Driver, &'static str> {
+                Ok(Driver {
+                    $($name: {
+                        // SAFETY: the driver exports the symbol with this C signature, which is part of its stable ABI.
+                        let found = unsafe { library.get::<unsafe extern "C" fn($($arg),*) -> Code>($symbol.as_bytes()) };
+                        *found.map_err(|_| $symbol)?
+                    },)*
+                })
+            }
+        }
+    };
+}
+
+driver_table! {
+    init: "cuInit" (u32);
+    driver_version: "cuDriverGetVersion" (*mut i32);
+    error_name: "cuGetErrorName" (Code, *mut *const c_char);
+    error_string: "cuGetErrorString" (Code, *mut *const c_char);
+    ctx_current: "cuCtxGetCurrent" (*mut Handle);
+    ctx_id: "cuCtxGetId" (Handle, *mut u64);
+    ctx_device: "cuCtxGetDevice" (*mut DeviceHandle);
+    device_name: "cuDeviceGetName" (*mut c_char, i32, DeviceHandle);
+    device_attribute: "cuDeviceGetAttribute" (*mut i32, i32, DeviceHandle);
+    pointer_attribute: "cuPointerGetAttribute" (*mut c_void, i32, u64);
+    module_load: "cuModuleLoadDataEx" (*mut Handle, *const c_void, u32, *mut i32, *mut *mut c_void);
+    module_unload: "cuModuleUnload" (Handle);
+    module_function: "cuModuleGetFunction" (*mut Handle, Handle, *const c_char);
+    func_get_attribute: "cuFuncGetAttribute" (*mut i32, i32, Handle);
+    func_set_attribute: "cuFuncSetAttribute" (Handle, i32, i32);
+    encode_tiled: "cuTensorMapEncodeTiled" (*mut TensorMap, i32, u32, *mut c_void, *const u64, *const u64, *const u32, *const u32, i32, i32, i32, i32);
+    launch_kernel: "cuLaunchKernel" (Handle, u32, u32, u32, u32, u32, u32, u32, Handle, *mut *mut c_void, *mut *mut c_void);
+}
+
+/// The driver's library, kept open for the life of the process.
+pub(crate) fn library() -> Result<&'static Library, Error> {
+    static OPENED: OnceLock<Result<Library, String>> = OnceLock::new();
+    let opened = OPENED.get_or_init(|| {
+        // SAFETY: loading the driver runs its initialisers, which are sound in any process.
+        unsafe { Library::new(LIBRARY) }.map_err(|e| e.to_string())
+    });
+    opened.as_ref().map_err(|reason| Error::NoDriver { reason: reason.clone() })
+}
+
+impl Driver {
+    /// The installed driver, initialised.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`] without one, [`Error::DriverTooOld`] when it lacks a function, [`Error::Cuda`] when it does not
+    /// initialise (no device, say).
+    pub(crate) fn get() -> Result<&'static Driver, Error> {
+        static RESOLVED: OnceLock<Result<Driver, Error>> = OnceLock::new();
+        let library = library()?;
+        let resolved = RESOLVED.get_or_init(|| Driver::resolve(library).map_err(|symbol| lacking(library, symbol)));
+        let driver = resolved.as_ref().map_err(Clone::clone)?;
+        driver.initialise()?;
+        Ok(driver)
+    }
+
+    fn initialise(&self) -> Result<(), Error> {
+        // SAFETY: zero is the one flag value that is defined.
+        self.check("cuInit", unsafe { (self.init)(0) })
+    }
+
+    /// Turns a result code into a `Result` that carries the driver's name and words for it.
+    pub(crate) fn check(&self, call: &'static str, code: Code) -> Result<(), Error> {
+        match code {
+            sys::SUCCESS => Ok(()),
+            sys::OUT_OF_MEMORY => Err(Error::OutOfMemory { call }),
+            sys::INVALID_CONTEXT => Err(Error::NoContext),
+            _ => Err(Error::Cuda {
+                call,
+                code,
+                name: self.text(self.error_name, code),
+                message: self.text(self.error_string, code),
+            }),
+        }
+    }
+
+    fn text(&self, lookup: unsafe extern "C" fn(Code, *mut *const c_char) -> Code, code: Code) -> String {
+        let mut text = ptr::null();
+        // SAFETY: `text` is a place for one pointer.
+        let found = unsafe { lookup(code, &mut text) };
+        if found != sys::SUCCESS || text.is_null() {
+            return "unknown to this driver".to_owned();
+        }
+        // SAFETY: the driver gives a terminated string that lives as long as the driver.
+        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    }
+
+    pub(crate) fn version(&self) -> Result<DriverVersion, Error> {
+        let mut version = 0;
+        // SAFETY: `version` is a place for one int.
+        self.check("cuDriverGetVersion", unsafe { (self.driver_version)(&mut version) })?;
+        Ok(DriverVersion(version.unsigned_abs()))
+    }
+
+    /// The context that is current on this thread.
+    pub(crate) fn current_context(&self) -> Result<Handle, Error> {
+        let mut context = Handle::NULL;
+        // SAFETY: `context` is a place for one handle.
+        self.check("cuCtxGetCurrent", unsafe { (self.ctx_current)(&mut context) })?;
+        if context.is_null() { Err(Error::NoContext) } else { Ok(context) }
+    }
+
+    /// A number that no other context of this process ever has.
+    pub(crate) fn context_id(&self, context: Handle) -> Result<u64, Error> {
+        let mut id = 0;
+        // SAFETY: `context` is current, so it exists; `id` is a place for one number.
+        self.check("cuCtxGetId", unsafe { (self.ctx_id)(context, &mut id) })?;
+        Ok(id)
+    }
+
+    /// The device of the current context.
+    pub(crate) fn context_device(&self) -> Result<DeviceHandle, Error> {
+        let mut device = 0;
+        // SAFETY: `device` is a place for one handle.
+        self.check("cuCtxGetDevice", unsafe { (self.ctx_device)(&mut device) })?;
+        Ok(device)
+    }
+
+    pub(crate) fn device_name(&self, device: DeviceHandle) -> Result<String, Error> {
+        let mut name = [0u8; 256];
+        // SAFETY: the buffer holds the length that is passed; the driver terminates what it writes.
+        let code = unsafe { (self.device_name)(name.as_mut_ptr().cast(), name.len() as i32, device) };
+        self.check("cuDeviceGetName", code)?;
+        let end = name.iter().position(|&c| c == 0).unwrap_or(name.len());
+        Ok(String::from_utf8_lossy(&name[..end]).into_owned())
+    }
+
+    pub(crate) fn device_attribute(&self, device: DeviceHandle, attribute: i32) -> Result<u32, Error> {
+        let mut value = 0;
+        // SAFETY: `value` is a place for one int.
+        self.check("cuDeviceGetAttribute", unsafe { (self.device_attribute)(&mut value, attribute, device) })?;
+        Ok(value.unsigned_abs())
+    }
+
+    /// The ordinal of the device that owns an address.
+    pub(crate) fn pointer_device(&self, address: u64) -> Result<i32, Error> {
+        let mut ordinal = 0i32;
+        let place = (&raw mut ordinal).cast();
+        // SAFETY: this attribute is written as one int; an address that the driver does not know is an error code.
+        let code = unsafe { (self.pointer_attribute)(place, pointer_attribute::DEVICE_ORDINAL, address) };
+        self.check("cuPointerGetAttribute", code)?;
+        Ok(ordinal)
+    }
+
+    /// Loads a cubin or terminated PTX text into the current context.
+    ///
+    /// # Safety
+    /// `image` is a whole cubin, or PTX that ends with a zero byte: the driver finds the end by itself.
+    pub(crate) unsafe fn load_module(&self, image: &[u8]) -> Result<Handle, LoadError> {
+        let mut module = Handle::NULL;
+        let mut log = vec![0u8; 4096];
+        let mut options = [jit_option::ERROR_LOG_BUFFER, jit_option::ERROR_LOG_BUFFER_SIZE_BYTES];
+        let mut values = [log.as_mut_ptr().cast(), log.len() as *mut c_void];
+        // SAFETY: the image is complete (caller); two options with two values, the first a buffer of the second's length.
+        let code = unsafe {
+            (self.module_load)(&mut module, image.as_ptr().cast(), 2, options.as_mut_ptr(), values.as_mut_ptr())
+        };
+        if code == sys::SUCCESS {
+            return Ok(module);
+        }
+        let end = log.iter().position(|&c| c == 0).unwrap_or(log.len());
+        Err(LoadError { code, log: String::from_utf8_lossy(&log[..end]).trim().to_owned() })
+    }
+
+    /// A load error in one line.
+    pub(crate) fn describe(&self, error: &LoadError) -> String {
+        let name = self.text(self.error_name, error.code);
+        if error.log.is_empty() { name } else { format!("{name}: {}", error.log) }
+    }
+
+    /// A load error as this crate's error, with the compiler's words.
+    pub(crate) fn load_error(&self, error: &LoadError) -> Error {
+        match self.check("cuModuleLoadDataEx", error.code) {
+            Err(Error::Cuda { call, code, name, message }) if !error.log.is_empty() => {
+                Error::Cuda { call, code, name, message: format!("{message}; {}", error.log) }
+            }
+            Err(other) => other,
+            Ok(()) => unreachable!("a load error has the code of a failure"),
+        }
+    }
+
+    pub(crate) fn unload_module(&self, module: Handle) -> Result<(), Error> {
+        // SAFETY: the callers pass a module that they have just loaded and that nothing refers to.
+        self.check("cuModuleUnload", unsafe { (self.module_unload)(module) })
+    }
+
+    pub(crate) fn function(&self, module: Handle, name: &CStr) -> Result<Handle, Error> {
+        let mut function = Handle::NULL;
+        // SAFETY: `module` is loaded, `name` is terminated.
+        self.check("cuModuleGetFunction", unsafe { (self.module_function)(&mut function, module, name.as_ptr()) })?;
+        Ok(function)
+    }
+
+    pub(crate) fn function_attribute(&self, function: Handle, attribute: i32) -> Result<u32, Error> {
+        let mut value = 0;
+        // SAFETY: `function` belongs to a loaded module.
+        self.check("cuFuncGetAttribute", unsafe { (self.func_get_attribute)(&mut value, attribute, function) })?;
+        Ok(value.unsigned_abs())
+    }
+
+    /// # Safety
+    /// `function` is loaded in the current context, `arguments` point to what it takes, and `stream` is that context's.
+    pub(crate) unsafe fn launch(
+        &self,
+        function: Handle,
+        grid: (u32, u32, u32),
+        block: (u32, u32, u32),
+        smem: u32,
+        stream: Stream,
+        arguments: &mut [*mut c_void],
+    ) -> Result<(), Error> {
+        let (stream, arguments, extra) = (Handle(stream.0), arguments.as_mut_ptr(), ptr::null_mut());
+        // SAFETY: as the caller promises.
+        let code = unsafe {
+            (self.launch_kernel)(
+                function, grid.0, grid.1, grid.2, block.0, block.1, block.2, smem, stream, arguments, extra,
+            )
+        };
+        self.check("cuLaunchKernel", code)
+    }
+
+    pub(crate) fn set_function_attribute(&self, function: Handle, attribute: i32, value: u32) -> Result<(), Error> {
+        // SAFETY: `function` belongs to a loaded module; a value out of range is an error code.
+        self.check("cuFuncSetAttribute", unsafe { (self.func_set_attribute)(function, attribute, value as i32) })
+    }
+}
+
+fn lacking(library: &Library, symbol: &str) -> Error {
+    let mut version = 0;
+    // SAFETY: `cuDriverGetVersion` has had this signature since CUDA 2.2; it needs no initialisation.
+    if let Ok(get) = unsafe { library.get::<unsafe extern "C" fn(*mut i32) -> Code>(b"cuDriverGetVersion") } {
+        // SAFETY: `version` is a place for one int. When the call fails it stays zero, which is then shown.
+        unsafe { get(&mut version) };
+    }
+    Error::DriverTooOld { found: DriverVersion(version.unsigned_abs()), missing: format!("which has no {symbol}") }
+}

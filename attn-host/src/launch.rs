@@ -1,0 +1,137 @@
+//! Launching a plan: addresses into tensor maps, one call of the driver.
+
+use std::ffi::c_void;
+use std::ptr;
+
+use attn_kernel::forward::ForwardParams;
+
+use crate::error::Error;
+use crate::plan::{Plan, current_is};
+
+/// An address in device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct DevicePtr(pub u64);
+
+/// A `CUstream` of any CUDA library. Null is the legacy default stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Stream(pub *mut c_void);
+
+// SAFETY: the handle is a name that only the driver looks up, and the driver API may be called from any thread.
+unsafe impl Send for Stream {}
+// SAFETY: as above.
+unsafe impl Sync for Stream {}
+
+impl Stream {
+    /// The legacy default stream, which waits for the other blocking streams of its context.
+    pub const DEFAULT: Stream = Stream(ptr::null_mut());
+}
+
+/// Where the tensors of a launch lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tensors {
+    /// Q, read.
+    pub q: DevicePtr,
+    /// K, read.
+    pub k: DevicePtr,
+    /// V, read.
+    pub v: DevicePtr,
+    /// O, written.
+    pub o: DevicePtr,
+    /// LSE, written, f32; not computed when absent.
+    pub lse: Option<DevicePtr>,
+    /// [`Plan::workspace_bytes`] bytes; may be absent when that is zero.
+    pub workspace: Option<DevicePtr>,
+}
+
+impl Tensors {
+    /// The tensors' names, addresses and alignments.
+    fn each(&self) -> impl Iterator<Item = (&'static str, DevicePtr, u64)> {
+        let lse = self.lse.map(|lse| ("lse", lse, 4));
+        [("q", self.q, 16), ("k", self.k, 16), ("v", self.v, 16), ("o", self.o, 16)].into_iter().chain(lse)
+    }
+}
+
+impl Plan {
+    /// Queues the kernel on the stream and returns. No allocation, no synchronisation, no lock; may be captured into a graph,
+    /// which then holds these addresses.
+    ///
+    /// # Errors
+    /// [`Error::NullPointer`], [`Error::Misaligned`] (16 bytes; LSE 4), [`Error::Overflow`] for a tensor beyond the end of the
+    /// address space, [`Error::NoContext`] and [`Error::WrongContext`] when the plan's context is not current, all before
+    /// anything is launched; [`Error::Cuda`] from the driver, also for errors of earlier work on the device. In builds with
+    /// debug assertions also those of [`check_devices`](Self::check_devices).
+    ///
+    /// # Safety
+    /// 1. Each address is device memory of the plan's device (or memory that it can reach) for as many elements as
+    ///    [`spans`](Self::spans) says.
+    /// 2. Until the stream has passed the kernel, nothing writes Q, K and V, nothing else touches O and LSE, and none is freed.
+    /// 3. O and LSE overlap none of the others.
+    /// 4. The stream belongs to the plan's context, and the context has not been destroyed since the plan was made.
+    pub unsafe fn launch(&self, tensors: &Tensors, stream: Stream) -> Result<(), Error> {
+        self.check_addresses(tensors)?;
+        current_is(self.driver, self.context)?;
+        if cfg!(debug_assertions) {
+            self.check_devices(tensors)?;
+        }
+        let lse = tensors.lse.map_or(ptr::null_mut(), |lse| lse.0 as *mut f32);
+        let mut params = ForwardParams { lse, ..self.params };
+        let mut q = self.maps.q.encode(self.driver, tensors.q.0)?;
+        let mut k = self.maps.k.encode(self.driver, tensors.k.0)?;
+        let mut v = self.maps.v.encode(self.driver, tensors.v.0)?;
+        let mut o = self.maps.o.encode(self.driver, tensors.o.0)?;
+        let mut arguments: [*mut c_void; 5] = [
+            (&raw mut params).cast(),
+            (&raw mut q).cast(),
+            (&raw mut k).cast(),
+            (&raw mut v).cast(),
+            (&raw mut o).cast(),
+        ];
+        // SAFETY: the five arguments are what a forward kernel takes; the driver copies them before it returns. The
+        // tensors and the stream are good (caller), the function is loaded in the current context.
+        unsafe {
+            self.driver.launch(self.function, self.grid(), self.block(), self.smem_bytes(), stream, &mut arguments)
+        }
+    }
+
+    /// Refuses null and misaligned addresses and tensors that would pass the end of the address space.
+    fn check_addresses(&self, tensors: &Tensors) -> Result<(), Error> {
+        let spans = self.spans();
+        let bytes = u64::from(self.problem.dtype.bytes());
+        for (argument, DevicePtr(address), alignment) in tensors.each() {
+            if address == 0 {
+                return Err(Error::NullPointer { argument });
+            }
+            if address % alignment != 0 {
+                return Err(Error::Misaligned { argument, address, alignment });
+            }
+            let span = match argument {
+                "q" => spans.q * bytes,
+                "k" => spans.k * bytes,
+                "v" => spans.v * bytes,
+                "o" => spans.o * bytes,
+                _ => spans.lse * 4,
+            };
+            if address.checked_add(span).is_none() {
+                return Err(Error::Overflow { argument, what: "the address", allowed: "at most 2^64 at its end" });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that every tensor lies on the plan's device. A few hundred nanoseconds for each, so [`launch`](Self::launch)
+    /// does it only with debug assertions.
+    ///
+    /// # Errors
+    /// [`Error::ForeignPointer`]; [`Error::Cuda`] for an address that the driver does not know.
+    pub fn check_devices(&self, tensors: &Tensors) -> Result<(), Error> {
+        for (argument, DevicePtr(address), _) in tensors.each() {
+            let found = self.driver.pointer_device(address)?;
+            if found != self.ordinal {
+                return Err(Error::ForeignPointer { argument, address, found, allowed: self.ordinal });
+            }
+        }
+        Ok(())
+    }
+}

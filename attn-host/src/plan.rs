@@ -1,0 +1,239 @@
+//! A plan: a problem that has been checked, with its kernel chosen and loaded.
+
+use std::f32::consts::LOG2_E;
+use std::fmt;
+use std::ptr;
+
+use attn_kernel::forward::{ForwardParams, KERNELS, Kernel, Plan as KernelPlan};
+
+use crate::device::Device;
+use crate::driver::Driver;
+use crate::error::Error;
+use crate::kernels;
+use crate::layout::Layouts;
+use crate::module;
+use crate::problem::Problem;
+use crate::select;
+use crate::sys::Handle;
+use crate::tensor_map::Tiled;
+
+/// A checked problem, the kernel that computes it and the size of its launch, in one CUDA context.
+///
+/// Making a plan costs microseconds once the kernel is loaded, and milliseconds the first time in a context. It allocates no
+/// device memory beyond the kernel's code, which stays loaded until the context is destroyed; a plan must not be launched
+/// after that. A plan can be shared between threads and launched any number of times.
+#[derive(Clone)]
+pub struct Plan {
+    pub(crate) driver: &'static Driver,
+    pub(crate) context: Handle,
+    pub(crate) ordinal: i32,
+    pub(crate) function: Handle,
+    pub(crate) kernel: &'static Kernel,
+    pub(crate) problem: Problem,
+    pub(crate) layouts: Layouts,
+    pub(crate) maps: Maps,
+    /// Everything but the address of LSE.
+    pub(crate) params: ForwardParams,
+    grid: u32,
+    sm_count: u32,
+}
+
+// SAFETY: the one pointer in `params` is null until a launch copies them; nothing else is tied to a thread.
+unsafe impl Send for Plan {}
+// SAFETY: a plan never changes.
+unsafe impl Sync for Plan {}
+
+/// The tensor maps of the four tensors, without their addresses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Maps {
+    pub(crate) q: Tiled,
+    pub(crate) k: Tiled,
+    pub(crate) v: Tiled,
+    pub(crate) o: Tiled,
+}
+
+impl Plan {
+    /// Checks the problem, chooses the kernel that should be fastest and loads it. The device's context must be current.
+    ///
+    /// # Errors
+    /// A problem that no kernel computes correctly, or whose sizes or strides are not allowed, gives the error that names
+    /// the argument; nothing has been loaded then. [`Error::NoContext`] and [`Error::WrongContext`] when the device's
+    /// context is not current; [`Error::NoKernel`], [`Error::KernelFile`], [`Error::DriverTooOld`], [`Error::StaleKernel`],
+    /// [`Error::OutOfMemory`] and [`Error::Cuda`] when the kernel cannot be loaded.
+    pub fn new(device: &Device, problem: &Problem) -> Result<Self, Error> {
+        Self::with_loader(device, problem, kernels::find, select::choose)
+    }
+
+    /// Like [`new`](Self::new), with a kernel of the caller's choice, by its name in [`kernel_names`](Self::kernel_names).
+    ///
+    /// # Errors
+    /// [`Error::UnknownKernel`] and [`Error::Unsupported`] when there is no such kernel or it cannot compute the problem;
+    /// otherwise those of [`new`](Self::new).
+    pub fn with_kernel(device: &Device, problem: &Problem, name: &str) -> Result<Self, Error> {
+        Self::with_loader(device, problem, kernels::find, |problem, info| select::forced(name, problem, info))
+    }
+
+    /// The names of all forward kernels.
+    pub fn kernel_names() -> impl Iterator<Item = &'static str> {
+        KERNELS.iter().map(|kernel| kernel.name)
+    }
+
+    pub(crate) fn with_loader(
+        device: &Device,
+        problem: &Problem,
+        find: impl FnOnce(&Kernel) -> Result<kernels::Code, Error>,
+        choose: impl FnOnce(&Problem, &crate::DeviceInfo) -> Result<&'static Kernel, Error>,
+    ) -> Result<Self, Error> {
+        let layouts = Layouts::of(problem)?;
+        let kernel = choose(problem, device.info())?;
+        let maps = Maps::of(kernel, problem, &layouts)?;
+        let params = params(kernel, problem, &layouts, device)?;
+        current_is(device.driver, device.context)?;
+        let function = module::entry_point(device, kernel, find)?;
+        let info = device.info();
+        Ok(Plan {
+            driver: device.driver,
+            context: device.context,
+            ordinal: info.ordinal,
+            function,
+            kernel,
+            problem: *problem,
+            layouts,
+            maps,
+            params,
+            grid: params.tiles.min(info.sm_count),
+            sm_count: info.sm_count,
+        })
+    }
+
+    /// The kernel that was chosen.
+    pub fn kernel(&self) -> &'static Kernel {
+        self.kernel
+    }
+
+    /// The problem that was planned.
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
+    /// Blocks of the launch: persistent, no more than the device has multiprocessors.
+    pub fn grid(&self) -> (u32, u32, u32) {
+        (self.grid, 1, 1)
+    }
+
+    /// Threads of a block.
+    pub fn block(&self) -> (u32, u32, u32) {
+        (self.kernel.plan.threads(), 1, 1)
+    }
+
+    /// Bytes of dynamic shared memory of a block.
+    pub fn smem_bytes(&self) -> u32 {
+        self.kernel.plan.smem().end
+    }
+
+    /// Bytes of device memory that a launch needs beside the tensors. The present kernels need none.
+    pub fn workspace_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Elements that each tensor's buffer must hold at least: Q, K, V, O and LSE.
+    pub fn spans(&self) -> Spans {
+        let Layouts { q, k, v, o, lse } = &self.layouts;
+        Spans { q: q.span, k: k.span, v: v.span, o: o.span, lse: lse.span }
+    }
+}
+
+/// Elements from the first to one past the last that shape and strides reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Spans {
+    /// Of Q.
+    pub q: u64,
+    /// Of K.
+    pub k: u64,
+    /// Of V.
+    pub v: u64,
+    /// Of O.
+    pub o: u64,
+    /// Of LSE, in f32.
+    pub lse: u64,
+}
+
+impl Maps {
+    fn of(kernel: &Kernel, problem: &Problem, layouts: &Layouts) -> Result<Self, Error> {
+        /// Rows of Q and O that one copy moves: those of one consumer warpgroup.
+        const ROWS: u32 = attn_kernel::forward::plan::ROWS;
+        let KernelPlan { d, dv, bn, .. } = kernel.plan;
+        let (d, dv) = (KernelPlan::panel(d), KernelPlan::panel(dv));
+        Ok(Maps {
+            q: Tiled::new("q", problem.dtype, &layouts.q, d, ROWS)?,
+            k: Tiled::new("k", problem.dtype, &layouts.k, d, bn)?,
+            v: Tiled::new("v", problem.dtype, &layouts.v, dv, bn)?,
+            o: Tiled::new("o", problem.dtype, &layouts.o, dv, ROWS)?,
+        })
+    }
+}
+
+/// The kernel's scalar arguments. The sizes have been checked to fit, all but the count of tiles.
+fn params(kernel: &Kernel, problem: &Problem, layouts: &Layouts, device: &Device) -> Result<ForwardParams, Error> {
+    let shape = &problem.shape;
+    let too_many = Error::Overflow {
+        argument: "batch * heads * query tiles",
+        what: "the count of tiles",
+        allowed: "at most 2^31 - 1 tiles",
+    };
+    let m_blocks = select::m_blocks(kernel, problem);
+    let tiles = m_blocks
+        .checked_mul(shape.heads)
+        .and_then(|tiles| tiles.checked_mul(shape.batch))
+        .filter(|&tiles| tiles <= i32::MAX as u64)
+        .ok_or(too_many)?;
+    Ok(ForwardParams {
+        lse: ptr::null_mut(),
+        lse_batch_stride: layouts.lse.strides[1],
+        lse_head_stride: layouts.lse.strides[0],
+        seqlen_q: shape.seqlen_q as u32,
+        seqlen_k: shape.seqlen_k as u32,
+        heads: shape.heads as u32,
+        group: (shape.heads / shape.kv_heads) as u32,
+        m_blocks: m_blocks as u32,
+        tiles: tiles as u32,
+        heads_in_l2: select::heads_in_l2(problem, device.info()),
+        scale_log2: problem.scale * LOG2_E,
+    })
+}
+
+/// Checks that a context is the calling thread's.
+pub(crate) fn current_is(driver: &Driver, planned: Handle) -> Result<(), Error> {
+    let current = driver.current_context()?;
+    if current == planned {
+        return Ok(());
+    }
+    Err(Error::WrongContext { planned: planned.0 as usize, current: current.0 as usize })
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plan = &self.kernel.plan;
+        write!(
+            f,
+            "{}: {}; {} tiles of {} queries, {} keys a step; grid {} of {} multiprocessors, block {}, {} bytes of shared memory, {} of workspace",
+            self.kernel.name,
+            self.problem,
+            self.params.tiles,
+            plan.bm,
+            plan.bn,
+            self.grid,
+            self.sm_count,
+            plan.threads(),
+            self.smem_bytes(),
+            self.workspace_bytes(),
+        )
+    }
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Plan({self})")
+    }
+}

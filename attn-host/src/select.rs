@@ -1,0 +1,219 @@
+//! Chooses a kernel: first what would be correct, then what should be fastest.
+
+use std::collections::BTreeSet;
+
+use attn_kernel::forward::{DType, KERNELS, Kernel};
+
+use crate::device::DeviceInfo;
+use crate::error::{Error, Unsupported};
+use crate::problem::{Mask, Problem, dtype_name};
+
+/// Query tiles of one head.
+pub(crate) fn m_blocks(kernel: &Kernel, problem: &Problem) -> u64 {
+    problem.shape.seqlen_q.div_ceil(u64::from(kernel.plan.bm))
+}
+
+/// The mask that a kernel computes with.
+fn mask_of(kernel: &Kernel) -> Mask {
+    if kernel.causal { Mask::Causal } else { Mask::None }
+}
+
+/// Whether the kernel computes this problem correctly on this device.
+pub(crate) fn eligible(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) -> Result<(), Unsupported> {
+    let plan = &kernel.plan;
+    if kernel.arch.compute_capability() != device.compute_capability {
+        return Err(Unsupported::Architecture { got: device.compute_capability, have: kernel.arch.name() });
+    }
+    if kernel.dtype != problem.dtype {
+        return Err(Unsupported::DType { got: dtype_name(problem.dtype), have: dtype_name(kernel.dtype) });
+    }
+    if mask_of(kernel) != problem.mask {
+        return Err(Unsupported::Mask { got: problem.mask.name(), have: mask_of(kernel).name() });
+    }
+    for (argument, got, have) in
+        [("head_dim", problem.shape.head_dim, plan.d), ("head_dim_v", problem.shape.head_dim_v, plan.dv)]
+    {
+        if got > u64::from(have) {
+            return Err(Unsupported::HeadDim { argument, got, have });
+        }
+    }
+    let need = plan.smem().end;
+    if need > device.smem_limit {
+        return Err(Unsupported::SharedMemory { need, limit: device.smem_limit });
+    }
+    Ok(())
+}
+
+/// Least wins, the first difference decides: no work on padded head dimensions; fewer waves of tiles, each weighed by its
+/// rows; larger tiles.
+fn cost(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) -> (u32, u64, u32) {
+    let plan = &kernel.plan;
+    let tiles = m_blocks(kernel, problem) * problem.shape.heads * problem.shape.batch;
+    let waves = tiles.div_ceil(u64::from(device.sm_count.max(1)));
+    (plan.d + plan.dv, waves * u64::from(plan.bm), u32::MAX - plan.bm)
+}
+
+/// The best kernel for a problem whose sizes have been checked.
+pub(crate) fn choose(problem: &Problem, device: &DeviceInfo) -> Result<&'static Kernel, Error> {
+    let best = KERNELS
+        .iter()
+        .filter(|kernel| eligible(kernel, problem, device).is_ok())
+        .min_by_key(|kernel| cost(kernel, problem, device));
+    best.ok_or_else(|| refusal(problem, device))
+}
+
+/// The kernel of a name, when it can compute the problem.
+pub(crate) fn forced(name: &str, problem: &Problem, device: &DeviceInfo) -> Result<&'static Kernel, Error> {
+    let kernel = KERNELS.iter().find(|kernel| kernel.name == name).ok_or_else(|| Error::UnknownKernel {
+        name: name.to_owned(),
+        allowed: KERNELS.iter().map(|kernel| kernel.name).collect::<Vec<_>>().join(", "),
+    })?;
+    eligible(kernel, problem, device).map_err(|reason| Error::Unsupported { kernel: kernel.name, reason })?;
+    Ok(kernel)
+}
+
+/// Why no kernel fits: the device, or else the reason of the kernel that came furthest through the checks.
+fn refusal(problem: &Problem, device: &DeviceInfo) -> Error {
+    let reasons = KERNELS.iter().filter_map(|k| Some((k.name, eligible(k, problem, device).err()?)));
+    let furthest = reasons.max_by_key(|(_, reason)| match reason {
+        Unsupported::Architecture { .. } => 0,
+        Unsupported::DType { .. } => 1,
+        Unsupported::Mask { .. } => 2,
+        Unsupported::HeadDim { .. } => 3,
+        Unsupported::SharedMemory { .. } => 4,
+    });
+    match furthest {
+        Some((kernel, reason)) if !matches!(reason, Unsupported::Architecture { .. }) => {
+            Error::Unsupported { kernel, reason }
+        }
+        _ => wrong_device(device),
+    }
+}
+
+fn wrong_device(device: &DeviceInfo) -> Error {
+    let have: BTreeSet<_> = KERNELS.iter().map(|k| (k.arch.compute_capability(), k.arch.name())).collect();
+    let allowed: Vec<_> = have.iter().map(|((major, minor), name)| format!("{major}.{minor} ({name})")).collect();
+    Error::WrongDevice {
+        device: device.name.clone(),
+        compute_capability: device.compute_capability,
+        allowed: allowed.join(", "),
+    }
+}
+
+/// Query heads whose K and V fit into the L2 cache together: a power of two of key/value heads, times the query heads that
+/// share each, and no more heads than there are.
+pub(crate) fn heads_in_l2(problem: &Problem, device: &DeviceInfo) -> u32 {
+    let shape = &problem.shape;
+    let bytes = u64::from(DType::bytes(problem.dtype));
+    let kv_head = shape.seqlen_k * (shape.head_dim + shape.head_dim_v) * bytes;
+    let fit = (l2_budget(device) / kv_head).max(1);
+    let power_of_two = 1u64 << fit.ilog2();
+    let heads = power_of_two.saturating_mul(shape.heads / shape.kv_heads).min(shape.heads.saturating_mul(shape.batch));
+    u32::try_from(heads).unwrap_or(u32::MAX)
+}
+
+/// Bytes of L2 that K and V may fill. The rest is for Q, O and the other half's copies: a Hopper L2 is two halves, and a
+/// line may be held in both.
+fn l2_budget(device: &DeviceInfo) -> u64 {
+    u64::from(device.l2_bytes) / 8 * 5
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::DriverVersion;
+    use crate::problem::Shape;
+
+    fn h100() -> DeviceInfo {
+        DeviceInfo {
+            ordinal: 0,
+            name: "H100".to_owned(),
+            compute_capability: (9, 0),
+            sm_count: 132,
+            l2_bytes: 50 << 20,
+            smem_limit: 227 * 1024,
+            driver_version: DriverVersion(13000),
+        }
+    }
+
+    fn problem(dtype: DType, head_dim: u64, head_dim_v: u64, mask: Mask) -> Problem {
+        let shape = Shape { batch: 2, seqlen_q: 1000, seqlen_k: 1000, heads: 16, kv_heads: 4, head_dim, head_dim_v };
+        Problem::new(dtype, shape).mask(mask)
+    }
+
+    fn chosen(dtype: DType, d: u64, dv: u64, mask: Mask) -> &'static str {
+        choose(&problem(dtype, d, dv, mask), &h100()).expect("a kernel fits").name
+    }
+
+    #[test]
+    fn the_smallest_instantiation_that_holds_both_head_dims_wins() {
+        assert_eq!(chosen(DType::Bf16, 8, 8, Mask::None), "fwd_sm90_bf16_d32");
+        assert_eq!(chosen(DType::F16, 64, 64, Mask::Causal), "fwd_sm90_f16_d64_causal");
+        assert_eq!(chosen(DType::Bf16, 72, 72, Mask::None), "fwd_sm90_bf16_d96");
+        assert_eq!(chosen(DType::Bf16, 128, 128, Mask::Causal), "fwd_sm90_bf16_d128_causal");
+        assert_eq!(chosen(DType::Bf16, 192, 128, Mask::None), "fwd_sm90_bf16_d192_128");
+        assert_eq!(chosen(DType::Bf16, 192, 136, Mask::None), "fwd_sm90_bf16_d192");
+        assert_eq!(chosen(DType::Bf16, 64, 256, Mask::None), "fwd_sm90_bf16_d256");
+    }
+
+    #[test]
+    fn every_head_dim_has_a_kernel() {
+        for mask in [Mask::None, Mask::Causal] {
+            for dtype in [DType::Bf16, DType::F16] {
+                for (d, dv) in (8..=256).step_by(8).flat_map(|d| (8..=256).step_by(8).map(move |dv| (d, dv))) {
+                    assert!(choose(&problem(dtype, d, dv, mask), &h100()).is_ok(), "{dtype:?} {mask:?} {d} {dv}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_without_kernels_is_named() {
+        let ampere = DeviceInfo { name: "A100".to_owned(), compute_capability: (8, 0), ..h100() };
+        let found = choose(&problem(DType::Bf16, 64, 64, Mask::None), &ampere).expect_err("no kernel");
+        let Error::WrongDevice { device, compute_capability, allowed } = found else { panic!("{found}") };
+        assert_eq!((device.as_str(), compute_capability), ("A100", (8, 0)));
+        assert!(allowed.contains("9.0 (sm_90a)"), "{allowed}");
+    }
+
+    #[test]
+    fn a_device_with_little_shared_memory_is_told_so() {
+        let small = DeviceInfo { smem_limit: 1000, ..h100() };
+        let found = choose(&problem(DType::Bf16, 64, 64, Mask::None), &small).expect_err("no kernel");
+        assert!(
+            matches!(found, Error::Unsupported { reason: Unsupported::SharedMemory { limit: 1000, .. }, .. }),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn a_forced_kernel_is_taken_or_its_reason_given() {
+        let p = problem(DType::Bf16, 64, 64, Mask::None);
+        assert_eq!(forced("fwd_sm90_bf16_d128", &p, &h100()).map(|k| k.name), Ok("fwd_sm90_bf16_d128"));
+        let reason = |name| match forced(name, &p, &h100()) {
+            Err(Error::Unsupported { kernel, reason }) if kernel == name => reason,
+            other => panic!("{name}: {other:?}"),
+        };
+        assert_eq!(reason("fwd_sm90_bf16_d32"), Unsupported::HeadDim { argument: "head_dim", got: 64, have: 32 });
+        assert!(matches!(reason("fwd_sm90_f16_d64"), Unsupported::DType { got: "bf16", have: "f16" }));
+        assert!(matches!(reason("fwd_sm90_bf16_d64_causal"), Unsupported::Mask { .. }));
+        let unknown = forced("fwd_sm90_bf16_d65", &p, &h100());
+        assert!(matches!(unknown, Err(Error::UnknownKernel { name, .. }) if name == "fwd_sm90_bf16_d65"));
+    }
+
+    #[test]
+    fn heads_in_l2_is_bounded_by_the_cache_and_by_the_heads() {
+        // 1000 keys of 64 + 64 bf16 are 256,000 bytes; 128 of them fit 31.25 MiB, but there are only 32 heads.
+        let p = problem(DType::Bf16, 64, 64, Mask::Causal);
+        assert_eq!(heads_in_l2(&p, &h100()), 32);
+        // 16,000 keys: 4,096,000 bytes, 8 key/value heads, each shared by 4 query heads.
+        let long = |heads, kv_heads, seqlen_k| {
+            let shape = Shape { heads, kv_heads, seqlen_k, batch: 16, ..p.shape };
+            heads_in_l2(&Problem::new(DType::Bf16, shape), &h100())
+        };
+        assert_eq!(long(16, 4, 16_000), 32);
+        assert_eq!(long(16, 16, 16_000), 8);
+        assert_eq!(long(16, 16, 10_000_000), 1);
+        assert_eq!(long(16, 1, 10_000_000), 16);
+    }
+}

@@ -1,0 +1,125 @@
+//! Tensor maps: how a TMA finds a tile of a strided tensor.
+//!
+//! [`Tiled::new`] checks every rule of `cuTensorMapEncodeTiled` when a plan is made, so that a launch only adds the address.
+
+use attn_kernel::forward::{DType, TensorMap};
+
+use crate::driver::Driver;
+use crate::error::Error;
+use crate::layout::Layout;
+
+/// `CU_TENSOR_MAP_DATA_TYPE_*` of an element type.
+fn data_type(dtype: DType) -> i32 {
+    match dtype {
+        DType::Bf16 => 9,
+        // The only other type; a third one adds its line here and its kernels.
+        _ => 6,
+    }
+}
+
+/// How the 16-byte units of a box row are permuted in shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Swizzle {
+    /// Rows of 64 bytes.
+    Bytes64,
+    /// Rows of 128 bytes.
+    Bytes128,
+}
+
+impl Swizzle {
+    /// `CU_TENSOR_MAP_SWIZZLE_*`.
+    fn code(self) -> i32 {
+        match self {
+            Swizzle::Bytes64 => 2,
+            Swizzle::Bytes128 => 3,
+        }
+    }
+
+    /// Bytes of a box row.
+    fn span(self) -> u64 {
+        match self {
+            Swizzle::Bytes64 => 64,
+            Swizzle::Bytes128 => 128,
+        }
+    }
+}
+
+/// A tensor map of rank 4 without its address: `(dim, seq, heads, batch)`, innermost first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tiled {
+    argument: &'static str,
+    dtype: DType,
+    dims: [u64; 4],
+    /// Bytes.
+    strides: [u64; 3],
+    tile: [u32; 4],
+    swizzle: Swizzle,
+}
+
+impl Tiled {
+    /// A map of the tensor that loads or stores boxes of `rows` sequence positions by `panel` elements of one head.
+    pub(crate) fn new(
+        argument: &'static str,
+        dtype: DType,
+        layout: &Layout,
+        panel: u32,
+        rows: u32,
+    ) -> Result<Self, Error> {
+        let bytes = u64::from(dtype.bytes());
+        let swizzle = if u64::from(panel) * bytes == 128 { Swizzle::Bytes128 } else { Swizzle::Bytes64 };
+        let strides = layout.strides.map(|s| s * bytes);
+        Tiled { argument, dtype, dims: layout.dims, strides, tile: [panel, rows, 1, 1], swizzle }.checked()
+    }
+
+    fn checked(self) -> Result<Self, Error> {
+        let refuse = |field, value, allowed| Err(Error::TensorMap { argument: self.argument, field, value, allowed });
+        for dim in self.dims {
+            if dim == 0 || dim > 1 << 32 {
+                return refuse("globalDim", dim, "1 to 2^32");
+            }
+        }
+        for stride in self.strides {
+            if stride % 16 != 0 || stride >= 1 << 40 {
+                return refuse("globalStrides", stride, "multiples of 16 bytes below 2^40");
+            }
+        }
+        for extent in self.tile {
+            if extent == 0 || extent > 256 {
+                return refuse("boxDim", u64::from(extent), "1 to 256");
+            }
+        }
+        let row = u64::from(self.tile[0]) * u64::from(self.dtype.bytes());
+        if row != self.swizzle.span() {
+            return refuse("boxDim[0] in bytes", row, "64 or 128: the swizzle's span");
+        }
+        Ok(self)
+    }
+
+    /// The map of the tensor at `address`.
+    pub(crate) fn encode(&self, driver: &Driver, address: u64) -> Result<TensorMap, Error> {
+        const NO_INTERLEAVE: i32 = 0;
+        const L2_PROMOTION_256B: i32 = 3;
+        const OUTSIDE_IS_ZERO: i32 = 0;
+        let mut map = TensorMap([0; 16]);
+        // SAFETY: `map` is 128 bytes, 64-byte aligned; the arrays have the 4, 3, 4 and 4 entries that rank 4 needs. The
+        // address is only written into the map.
+        let code = unsafe {
+            (driver.encode_tiled)(
+                &mut map,
+                data_type(self.dtype),
+                4,
+                address as *mut _,
+                self.dims.as_ptr(),
+                self.strides.as_ptr(),
+                self.tile.as_ptr(),
+                [1u32; 4].as_ptr(),
+                NO_INTERLEAVE,
+                self.swizzle.code(),
+                L2_PROMOTION_256B,
+                OUTSIDE_IS_ZERO,
+            )
+        };
+        driver.check("cuTensorMapEncodeTiled", code)?;
+        Ok(map)
+    }
+}
