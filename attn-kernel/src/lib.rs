@@ -14,8 +14,14 @@
 #![no_std]
 #![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, asm_experimental_arch))]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod attn;
+pub mod entry;
 pub mod forward;
 pub mod mem;
 pub mod pipe;
+#[cfg(any(attn_probe, not(target_arch = "nvptx64")))]
+pub mod probe;
 pub mod ptx;

@@ -1,1 +1,11 @@
-//! Placeholder docs, written with the module.
+//! Shared memory: typed addresses, element types, swizzles, and the descriptors by which the tensor cores read tiles.
+
+pub mod addr;
+pub mod descriptor;
+pub mod element;
+pub mod swizzle;
+
+pub use addr::Smem;
+pub use descriptor::Descriptor;
+pub use element::{Bf16, Element, F16};
+pub use swizzle::Swizzle;

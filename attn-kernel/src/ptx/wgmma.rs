@@ -1,0 +1,175 @@
+//! Hopper's warpgroup matrix multiply: `D[64, N] (+)= A[64, 16] B[N, 16]^T`, asynchronous, four warps together. sm_90a.
+//!
+//! `D` is `R = N / 2` f32 per thread. With `w` the warp of the warpgroup, `g = lane / 4`, `q = lane % 4`, register `i` is row
+//! `16 w + g + 8 ((i >> 1) & 1)`, column `8 (i >> 2) + 2 q + (i & 1)`. `A` comes from shared memory (`ss`) or registers (`rs`), `B` from
+//! shared memory. As a register operand, `A` is four packed pairs: rows `g` and `g + 8` at columns `2q, 2q + 1`, then both rows at
+//! columns 8 further, so `P[64, 16 j ..]` is `pack(D[8j], D[8j + 1])` and the three pairs after it.
+
+use crate::mem::{Descriptor, Element};
+use crate::ptx;
+
+/// B's tile is K-major: the reduction dimension is contiguous.
+pub const K_MAJOR: u32 = 0;
+/// B's tile is MN-major: N is contiguous, and the instruction transposes.
+pub const MN_MAJOR: u32 = 1;
+
+/// `wgmma.fence.sync.aligned`: orders register accesses before it with the multiplies after it.
+///
+/// Before the first multiply of a batch, and whenever ordinary code has touched an accumulator or `A` register since the last.
+///
+/// # Safety
+/// All four warps of the warpgroup execute it together.
+#[inline(always)]
+pub unsafe fn fence() {
+    ptx!("wgmma.fence.sync.aligned;", options(nostack));
+}
+
+/// `wgmma.commit_group.sync.aligned`: the multiplies issued since the last commit become one group.
+///
+/// # Safety
+/// As [`fence`].
+#[inline(always)]
+pub unsafe fn commit() {
+    ptx!("wgmma.commit_group.sync.aligned;", options(nostack));
+}
+
+/// `wgmma.wait_group.sync.aligned`: until at most `N` groups are unfinished; groups finish in order.
+///
+/// # Safety
+/// As [`fence`]. The compiler does not connect this wait with any register: use [`wait_with`] where results are read after it.
+#[inline(always)]
+pub unsafe fn wait<const N: u32>() {
+    ptx!("wgmma.wait_group.sync.aligned {n};", n = const N, options(nostack));
+}
+
+/// Expands `$op!` with the list of register indices of `R` registers: 8, 16, 24, ... 128. `R` is a constant and picks one.
+macro_rules! registers {
+    ($r:ident, $op:ident $args:tt) => {{
+        const { assert!($r % 8 == 0 && $r >= 8 && $r <= 128, "registers come in 8 to 128, in steps of 8: N in 16 to 256") };
+        registers!(@pick $r, $op $args, [],
+            [0 1 2 3 4 5 6 7] [8 9 10 11 12 13 14 15]
+            [16 17 18 19 20 21 22 23] [24 25 26 27 28 29 30 31]
+            [32 33 34 35 36 37 38 39] [40 41 42 43 44 45 46 47]
+            [48 49 50 51 52 53 54 55] [56 57 58 59 60 61 62 63]
+            [64 65 66 67 68 69 70 71] [72 73 74 75 76 77 78 79]
+            [80 81 82 83 84 85 86 87] [88 89 90 91 92 93 94 95]
+            [96 97 98 99 100 101 102 103] [104 105 106 107 108 109 110 111]
+            [112 113 114 115 116 117 118 119] [120 121 122 123 124 125 126 127])
+    }};
+    (@pick $r:ident, $op:ident $args:tt, [$($done:literal)*],) => {
+        unreachable!()
+    };
+    (@pick $r:ident, $op:ident $args:tt, [$($done:literal)*], [$($next:literal)*] $($rest:tt)*) => {
+        if const { $r == [$($done,)* $($next),*].len() } {
+            $op!($args, $($done)* $($next)*)
+        } else {
+            registers!(@pick $r, $op $args, [$($done)* $($next)*], $($rest)*)
+        }
+    };
+}
+
+/// One multiply. `$access` is `inout` or `out` for the accumulators, `$a` the template of A, `$tail` what follows B.
+macro_rules! mma {
+    (($types:literal, $access:ident, $acc:ident, $a:literal, $tail:literal, $($operand:tt)*), $first:literal $($i:literal)*) => {
+        ptx!(
+            concat!(
+                "wgmma.mma_async.sync.aligned.m64n{n}k16.f32.", $types, " {{",
+                "{", $first, "}", $(",{", $i, "}",)* "}}, ", $a, ", {b}, ", $tail, ";"
+            ),
+            $access(reg32) $acc[$first], $($access(reg32) $acc[$i],)* $($operand)*
+            options(nostack)
+        )
+    };
+}
+
+macro_rules! typed {
+    ($e:ident, $r:ident, $access:ident, $acc:ident, $a:literal, $tail:literal, $($operand:tt)*) => {
+        if const { $e::IS_BF16 } {
+            registers!($r, mma("bf16.bf16", $access, $acc, $a, $tail, $($operand)*))
+        } else {
+            registers!($r, mma("f16.f16", $access, $acc, $a, $tail, $($operand)*))
+        }
+    };
+}
+
+/// `wgmma.mma_async`, A and B from shared memory: `acc += A B`. A is K-major; B is [`K_MAJOR`] or [`MN_MAJOR`] by `TB`.
+///
+/// # Safety
+/// As [`fence`], after a [`fence`]. The tiles are complete and stay so, and nobody reads or writes `acc`, until a [`wait_with`] that covers
+/// this multiply's group.
+#[inline(always)]
+pub unsafe fn ss<E: Element, const R: usize, const TB: u32>(acc: &mut [f32; R], a: Descriptor, b: Descriptor) {
+    typed!(E, R, inout, acc, "{a}", "1, 1, 1, 0, {tb}",
+        a = in(reg64) a.0, b = in(reg64) b.0, tb = const TB, n = const R * 2,)
+}
+
+/// [`ss`] without an addend: `A B`. The accumulator's old registers are not read, so nothing has to clear them.
+///
+/// # Safety
+/// As [`ss`], for the returned registers.
+#[inline(always)]
+pub unsafe fn ss_zero<E: Element, const R: usize, const TB: u32>(a: Descriptor, b: Descriptor) -> [f32; R] {
+    let mut acc = [0.0; R];
+    typed!(E, R, out, acc, "{a}", "0, 1, 1, 0, {tb}",
+        a = in(reg64) a.0, b = in(reg64) b.0, tb = const TB, n = const R * 2,);
+    acc
+}
+
+/// `wgmma.mma_async`, A from registers: `acc += A B`.
+///
+/// # Safety
+/// As [`ss`]; `a`'s registers are not written either until the wait.
+#[inline(always)]
+pub unsafe fn rs<E: Element, const R: usize, const TB: u32>(acc: &mut [f32; R], a: [u32; 4], b: Descriptor) {
+    typed!(E, R, inout, acc, "{{{a0}, {a1}, {a2}, {a3}}}", "1, 1, 1, {tb}",
+        a0 = in(reg32) a[0], a1 = in(reg32) a[1], a2 = in(reg32) a[2], a3 = in(reg32) a[3],
+        b = in(reg64) b.0, tb = const TB, n = const R * 2,)
+}
+
+/// [`rs`] without an addend: `A B`.
+///
+/// # Safety
+/// As [`rs`], for the returned registers.
+#[inline(always)]
+pub unsafe fn rs_zero<E: Element, const R: usize, const TB: u32>(a: [u32; 4], b: Descriptor) -> [f32; R] {
+    let mut acc = [0.0; R];
+    typed!(E, R, out, acc, "{{{a0}, {a1}, {a2}, {a3}}}", "0, 1, 1, {tb}",
+        a0 = in(reg32) a[0], a1 = in(reg32) a[1], a2 = in(reg32) a[2], a3 = in(reg32) a[3],
+        b = in(reg64) b.0, tb = const TB, n = const R * 2,);
+    acc
+}
+
+/// Ties registers to a point of the program: an empty instruction that reads and writes them.
+macro_rules! tie {
+    (($template:expr, $acc:ident, $($operand:tt)*), $($i:literal)*) => {
+        // A PTX comment names the operands, because each must be named.
+        ptx!(concat!($template, " //", $(" {", $i, "}",)*), $(inout(reg32) $acc[$i],)* $($operand)* options(nostack))
+    };
+}
+
+/// Tells the compiler that `regs` change here, and emits nothing: it can move no access to them across this point.
+///
+/// # Safety
+/// Harmless by itself; stands for the moment at which a multiply has finished with the registers.
+#[inline(always)]
+pub unsafe fn tie<const R: usize>(regs: &mut [f32; R]) {
+    registers!(R, tie("", regs,))
+}
+
+/// [`tie`] for packed registers, such as P.
+///
+/// # Safety
+/// As [`tie`].
+#[inline(always)]
+pub unsafe fn tie_packed<const R: usize>(regs: &mut [u32; R]) {
+    registers!(R, tie("", regs,))
+}
+
+/// [`wait`], after which `acc` holds finished sums: the compiler can move no read of it above the wait.
+///
+/// # Safety
+/// As [`fence`]; at most `N` groups were committed after the one that wrote `acc`.
+#[inline(always)]
+pub unsafe fn wait_with<const N: u32, const R: usize>(acc: &mut [f32; R]) {
+    registers!(R, tie("wgmma.wait_group.sync.aligned {n};", acc, n = const N,))
+}
