@@ -70,12 +70,12 @@ kernel! {
             stage += 1;
             if stage == 2 { stage = 0; parity ^= 1; }
             let k = Descriptor::k_major(Swizzle::B128, k0.offset(stage * 32768));
-            mbarrier::wait_parity(bar, parity);
             wgmma::fence();
             let mut s = qk(q, k);
             pv(&mut o, &p, v);
             wgmma::wait_with::<1, 64>(&mut s);
             let scale = softmax(&mut s, &mut row_max, &mut row_sum);
+            mbarrier::wait_parity(bar, parity);
             wgmma::wait_with::<0, 64>(&mut o);
             wgmma::tie_packed(&mut p);
             let mut j = 0;

@@ -4,6 +4,21 @@
 //! `16 w + g + 8 ((i >> 1) & 1)`, column `8 (i >> 2) + 2 q + (i & 1)`. `A` comes from shared memory (`ss`) or registers (`rs`), `B` from
 //! shared memory. As a register operand, `A` is four packed pairs: rows `g` and `g + 8` at columns `2q, 2q + 1`, then both rows at
 //! columns 8 further, so `P[64, 16 j ..]` is `pack(D[8j], D[8j + 1])` and the three pairs after it.
+//!
+//! # What keeps two multiplies in flight
+//!
+//! Learned with rustc 1.96 (LLVM 22) and ptxas 13.5 on `probe_wgmma_overlap`: S = Q K^T and O += P V in flight at once, softmax on S
+//! under the second. The machine code has all HGMMAs of a product back to back, no moves of accumulators, no spills, no
+//! "serialized" warning. What it takes:
+//!
+//! 1. Accumulators are register operands of every instruction (`inout`), and of the wait that finishes them ([`wait_with`]). Then
+//!    neither LLVM nor ptxas can touch them between. A and P registers that are rewritten after a wait are tied to it too ([`tie_packed`]).
+//! 2. The first multiply of a fresh S is [`ss_zero`]: no 64 moves of zero, no dependence on the old S, which may still be read.
+//! 3. One [`fence`] before the first multiply of both products, none between them; a `commit` after each.
+//! 4. **ptxas moves a wait up.** `wait_with::<0>(O)` written after softmax's arithmetic was scheduled before it, right behind the first
+//!    shuffle, and the overlap was gone: nothing in arithmetic orders it with a wait. It does not cross a branch. So the wait for O
+//!    follows a loop or a branch: an mbarrier wait that is due anyway (the next K or V stage) between softmax and the wait for O
+//!    keeps all 64 exponentials under the multiply. Look for `MUFU` between the two `WARPGROUP.DEPBAR` to check a kernel.
 
 use crate::mem::{Descriptor, Element};
 use crate::ptx;
