@@ -21,7 +21,12 @@ struct Kernel {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let prebuilt = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("prebuilt");
+    let manifest_dir = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    if env::var_os("CARGO_FEATURE_CUST").is_some() {
+        // cust asks for `-lcuda`; its symbols are defined by this crate, so the empty archive there is all the linker needs.
+        println!("cargo::rustc-link-search=native={}", manifest_dir.join("link/lib64").display());
+    }
+    let prebuilt = manifest_dir.join("prebuilt");
     println!("cargo::rerun-if-changed={}", prebuilt.display());
     let mut table = String::from("static EMBEDDED: &[Embedded] = &[\n");
     for dir in architectures(&prebuilt)? {

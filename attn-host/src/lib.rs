@@ -1,5 +1,7 @@
 //! Launch side of the attention kernels.
 
+#[cfg(feature = "cust")]
+mod cust_symbols;
 mod device;
 mod driver;
 mod error;
