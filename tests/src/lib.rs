@@ -1,1 +1,21 @@
-//! Reference, cases and comparisons shared by the test suites.
+//! What the kernels are tested against and with.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`precision`], [`dense`] | the two 16-bit formats, and tensors of values rounded to them |
+//! | [`oracle`] | softmax attention in f64 on the CPU, and the same done naively in 16 bits |
+//! | [`compare`] | when an output is right |
+//! | [`case`](mod@case), [`lists`] | one problem as a line of text, and the lists of them |
+//! | [`input`], [`layout`] | what the tensors hold, and where they lie in memory |
+//! | [`sample`] | attention inputs and expected outputs in a safetensors file |
+
+pub mod case;
+pub mod compare;
+pub mod dense;
+pub mod input;
+pub mod layout;
+pub mod lists;
+mod names;
+pub mod oracle;
+pub mod precision;
+pub mod sample;

@@ -1,0 +1,332 @@
+//! The lists of cases.
+//!
+//! | list | what it holds |
+//! |---|---|
+//! | `plain` | every pair of head dimensions, format and mask, at lengths that fill no tile |
+//! | `feature` | seeded draws from the product of everything a case can say |
+//! | `corner` | unkind ones: tile edges, length 1, rows without keys, grids past 65,535, every input kind, every layout |
+//! | `far` | tensors whose offsets pass 32 bits; they need 20 GB of device memory |
+//! | `repeat` | run 20 times each, every result bitwise equal |
+//! | `sanitizer` | a small case for every kernel, for runs under compute-sanitizer |
+
+use rand::seq::{IndexedRandom, IteratorRandom};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::case::Case;
+use crate::input::Input;
+use crate::layout::Layout;
+use crate::precision::Precision;
+
+/// A case and the list that it is on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Entry {
+    /// The list's name.
+    pub list: &'static str,
+    /// The case.
+    pub case: Case,
+}
+
+/// Head dimensions of Q/K and of V/O: each instantiated pair, and ones between them that are filled up with zeros.
+pub const WIDTHS: [(usize, usize); 22] = [
+    (8, 8),
+    (16, 16),
+    (24, 24),
+    (32, 32),
+    (40, 40),
+    (64, 64),
+    (72, 72),
+    (80, 80),
+    (96, 96),
+    (104, 104),
+    (128, 128),
+    (136, 136),
+    (160, 160),
+    (192, 192),
+    (200, 200),
+    (248, 248),
+    (256, 256),
+    (192, 128),
+    (160, 96),
+    (128, 64),
+    (32, 128),
+    (256, 40),
+];
+
+/// One pair for every instantiated kernel.
+const INSTANTIATED: [(usize, usize); 7] =
+    [(32, 32), (64, 64), (96, 96), (128, 128), (192, 128), (192, 192), (256, 256)];
+
+/// Scores that a case of the lists may have, so that its reference takes milliseconds.
+const MAX_SCORES: usize = 2_000_000;
+
+/// The lists with a reference to compare with, in the order in which the suite runs them.
+pub fn checked() -> Vec<Entry> {
+    let lists: [(&'static str, Vec<Case>); 4] =
+        [("plain", plain()), ("feature", feature(180)), ("corner", corner()), ("far", far())];
+    entries(lists)
+}
+
+/// Cases that are run 20 times each.
+pub fn repeat() -> Vec<Entry> {
+    entries([("repeat", every_kernel(2, 8, 1111))])
+}
+
+/// A small case for every kernel, and the layouts.
+pub fn sanitizer() -> Vec<Entry> {
+    let layouts = [Layout::Padded, Layout::Packed, Layout::Broadcast];
+    let mut cases = every_kernel(1, 2, 200);
+    cases.extend(layouts.map(|layout| Case {
+        layout,
+        batch: 2,
+        lse: true,
+        causal: true,
+        ..Case::new(Precision::Bf16, 77, 64)
+    }));
+    entries([("sanitizer", cases)])
+}
+
+fn entries<const N: usize>(lists: [(&'static str, Vec<Case>); N]) -> Vec<Entry> {
+    lists.into_iter().flat_map(|(list, cases)| cases.into_iter().map(move |case| Entry { list, case })).collect()
+}
+
+/// The layouts whose allocations are no larger than their tensors.
+fn near_layouts() -> impl Iterator<Item = Layout> {
+    Layout::ALL.iter().copied().filter(|layout| *layout != Layout::Far)
+}
+
+/// Every precision with every mask.
+fn kinds() -> impl Iterator<Item = (Precision, bool)> {
+    Precision::ALL.into_iter().flat_map(|p| [(p, false), (p, true)])
+}
+
+fn every_kernel(batch: usize, heads: usize, seqlen: usize) -> Vec<Case> {
+    let of = |(d, dv), (precision, causal)| Case {
+        batch,
+        heads,
+        kv_heads: heads / 2,
+        head_dim_v: dv,
+        causal,
+        lse: true,
+        seed: (d + dv) as u64,
+        ..Case::new(precision, seqlen, d)
+    };
+    INSTANTIATED.into_iter().flat_map(|widths| kinds().map(move |kind| of(widths, kind))).collect()
+}
+
+fn plain() -> Vec<Case> {
+    let lengths = [333, 200, 257, 391, 129, 300, 411];
+    let mut cases = Vec::new();
+    for (d, dv) in WIDTHS {
+        for (precision, causal) in kinds() {
+            let seed = cases.len();
+            let base = Case::new(precision, lengths[seed % lengths.len()], d);
+            let kv_heads = [3, 1][seed / 4 % 2];
+            cases.push(Case {
+                batch: 2,
+                heads: 3,
+                kv_heads,
+                head_dim_v: dv,
+                causal,
+                lse: true,
+                seed: seed as u64,
+                ..base
+            });
+        }
+    }
+    cases
+}
+
+/// Draws until enough of them are possible and small enough.
+fn feature(count: usize) -> Vec<Case> {
+    let mut rng = ChaCha8Rng::seed_from_u64(20);
+    let mut cases = Vec::new();
+    while cases.len() < count {
+        let case = draw(&mut rng, cases.len() as u64);
+        if case.scores() <= MAX_SCORES && case.checked().is_ok() {
+            cases.push(case);
+        }
+    }
+    cases
+}
+
+fn draw(rng: &mut ChaCha8Rng, seed: u64) -> Case {
+    let layout = near_layouts().choose(rng).expect("not empty");
+    let pick = |rng: &mut ChaCha8Rng, from: &[usize]| *from.choose(rng).expect("not empty");
+    let (head_dim, head_dim_v) = *WIDTHS.choose(rng).expect("not empty");
+    // Lengths spread evenly over magnitudes, 1 to 1100.
+    let length = |rng: &mut ChaCha8Rng| rng.random_range(0.0..(1100f64).ln()).exp().round() as usize;
+    let (seqlen_q, other) = (length(rng), length(rng));
+    let kv_heads = pick(rng, &[1, 1, 2, 3, 5]);
+    Case {
+        precision: *Precision::ALL.choose(rng).expect("not empty"),
+        batch: pick(rng, &[1, 2, 3, 5]),
+        heads: kv_heads * pick(rng, &[1, 1, 2, 3, 4, 8]),
+        kv_heads,
+        seqlen_q,
+        seqlen_k: if rng.random_bool(0.3) { seqlen_q } else { other },
+        head_dim,
+        head_dim_v,
+        causal: rng.random(),
+        lse: rng.random_bool(0.7),
+        scale: rng.random_bool(0.3).then(|| (rng.random_range(2..40) as f32) / 100.0),
+        layout,
+        input: *Input::ALL.choose(rng).expect("not empty"),
+        seed,
+    }
+}
+
+fn corner() -> Vec<Case> {
+    let mut cases = tile_edges();
+    for (i, input) in Input::ALL.iter().enumerate() {
+        for (precision, causal) in kinds() {
+            let (d, dv) = INSTANTIATED[(i + usize::from(causal)) % INSTANTIATED.len()];
+            let base = Case::new(precision, 460, d);
+            cases.push(Case {
+                batch: 2,
+                heads: 2,
+                kv_heads: 2,
+                head_dim_v: dv,
+                causal,
+                lse: true,
+                input: *input,
+                ..base
+            });
+        }
+    }
+    for layout in near_layouts() {
+        for (precision, causal) in kinds() {
+            for d in [64, 128, 72] {
+                let base = Case { layout, causal, lse: true, ..Case::new(precision, 201, d) };
+                cases.push(Case { batch: 3, heads: 4, kv_heads: 2, seed: d as u64, ..base });
+            }
+        }
+    }
+    cases.extend(UNKIND.lines().map(|line| line.parse::<Case>().unwrap_or_else(|e| panic!("{line}: {e}"))));
+    cases
+}
+
+/// Lengths around multiples of every tile size, alone and against each other.
+fn tile_edges() -> Vec<Case> {
+    let edges = [1, 2, 63, 64, 65, 79, 80, 81, 95, 97, 127, 128, 129, 175, 176, 177, 191, 192, 193, 255, 257, 352, 385];
+    let mut cases = Vec::new();
+    for (i, n) in edges.into_iter().enumerate() {
+        for (j, (d, causal)) in [(64, true), (128, false), (256, i % 2 == 0)].into_iter().enumerate() {
+            let seqlen_k = if j == 2 { edges[edges.len() - 1 - i] } else { n };
+            let base = Case::new(Precision::ALL[(i + j) % 2], n, d);
+            cases.push(Case { heads: 2, kv_heads: 1, seqlen_k, causal, lse: true, seed: n as u64, ..base });
+        }
+    }
+    cases
+}
+
+fn far() -> Vec<Case> {
+    [
+        "bf16 b=3 h=4 hk=2 sq=130 sk=200 d=64 dv=64 causal lse layout=far",
+        "f16 b=3 h=2 hk=2 sq=200 sk=130 d=128 dv=128 lse layout=far",
+    ]
+    .map(|line| line.parse().expect("valid"))
+    .into()
+}
+
+/// Grids past 65,535, decoding shapes, rows without keys, lone scales, large groups, long rows.
+const UNKIND: &str = "\
+bf16 b=66000 h=1 hk=1 sq=1 sk=3 d=8 dv=8 lse
+f16 b=1 h=66000 hk=66000 sq=2 sk=2 d=16 dv=16 causal lse
+bf16 b=1 h=66000 hk=1 sq=1 sk=5 d=32 dv=32 lse layout=bhsd
+bf16 b=1 h=8 hk=1 sq=1 sk=100003 d=128 dv=128 lse
+f16 b=1 h=4 hk=4 sq=1 sk=65537 d=64 dv=64 causal lse
+bf16 b=2 h=4 hk=2 sq=3 sk=40000 d=96 dv=96 causal lse
+bf16 b=1 h=2 hk=2 sq=20011 sk=5 d=64 dv=64 causal lse
+f16 b=1 h=2 hk=2 sq=30000 sk=1 d=128 dv=128 lse
+bf16 b=1 h=1 hk=1 sq=1 sk=1 d=8 dv=8 lse
+f16 b=1 h=1 hk=1 sq=1 sk=1 d=256 dv=256 causal lse
+bf16 b=2 h=2 hk=2 sq=700 sk=200 d=128 dv=128 causal lse
+f16 b=2 h=2 hk=2 sq=700 sk=200 d=64 dv=64 causal lse layout=padded
+bf16 b=1 h=3 hk=3 sq=513 sk=129 d=192 dv=128 causal lse
+f16 b=1 h=3 hk=3 sq=640 sk=1 d=256 dv=256 causal lse
+bf16 b=1 h=4 hk=4 sq=100 sk=1000 d=128 dv=128 causal lse
+f16 b=1 h=4 hk=4 sq=64 sk=1063 d=64 dv=64 causal lse
+bf16 b=1 h=71 hk=1 sq=65 sk=130 d=64 dv=64 causal lse
+f16 b=2 h=40 hk=8 sq=150 sk=150 d=128 dv=128 causal lse
+bf16 b=2 h=9 hk=3 sq=200 sk=320 d=128 dv=128 lse layout=sbhd
+bf16 b=1 h=2 hk=2 sq=300 sk=300 d=64 dv=64 lse scale=1
+f16 b=1 h=2 hk=2 sq=300 sk=300 d=128 dv=128 causal lse scale=0.001
+bf16 b=1 h=2 hk=2 sq=1024 sk=900 d=128 dv=128 causal lse input=rising
+f16 b=1 h=2 hk=2 sq=900 sk=1024 d=64 dv=64 causal lse input=creeping
+bf16 b=1 h=2 hk=2 sq=900 sk=1024 d=256 dv=256 lse input=rising
+f16 b=1 h=2 hk=2 sq=1000 sk=1000 d=128 dv=128 lse input=falling
+bf16 b=2 h=3 hk=1 sq=700 sk=350 d=64 dv=64 causal lse input=neginf
+f16 b=2 h=3 hk=1 sq=350 sk=700 d=128 dv=128 lse input=neginf layout=padded
+bf16 b=2 h=2 hk=2 sq=190 sk=190 d=40 dv=40 causal lse input=negative layout=padded
+f16 b=1 h=2 hk=2 sq=177 sk=177 d=136 dv=136 lse input=negative
+bf16 b=2 h=2 hk=2 sq=190 sk=33 d=200 dv=200 lse input=negative layout=packedkv
+bf16 b=1 h=12 hk=12 sq=331 sk=331 d=32 dv=32 lse input=minilm
+bf16 b=1 h=12 hk=12 sq=331 sk=331 d=32 dv=32 causal lse input=minilm
+f16 b=1 h=12 hk=12 sq=331 sk=331 d=32 dv=32 lse input=minilm layout=packed
+bf16 b=4 h=2 hk=2 sq=1 sk=500 d=128 dv=128 causal lse layout=broadcast
+bf16 b=2 h=2 hk=2 sq=250 sk=250 d=64 dv=64 causal
+f16 b=2 h=2 hk=2 sq=250 sk=250 d=128 dv=128";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn there_are_at_least_three_hundred_different_cases() {
+        let lines: HashSet<String> = checked().iter().map(|e| e.case.to_string()).collect();
+        assert!(lines.len() >= 300, "{}", lines.len());
+        assert_eq!(lines.len(), checked().len(), "no case is listed twice");
+    }
+
+    #[test]
+    fn every_case_is_possible_small_and_prints_back() {
+        for Entry { case, .. } in checked().into_iter().chain(repeat()).chain(sanitizer()) {
+            assert_eq!(case.to_string().parse(), Ok(case));
+            assert!(case.head_dim.is_multiple_of(8) && case.head_dim_v.is_multiple_of(8), "{case}");
+        }
+        assert!(checked().iter().all(|e| e.case.scores() <= MAX_SCORES));
+    }
+
+    #[test]
+    fn features_meet_each_other() {
+        let cases: Vec<Case> = checked().iter().map(|e| e.case).collect();
+        let met = |what: &str, test: &dyn Fn(&Case) -> bool| assert!(cases.iter().any(test), "no case has {what}");
+        for (precision, causal) in kinds() {
+            let kind = |c: &Case| c.precision == precision && c.causal == causal;
+            for layout in near_layouts() {
+                met(&format!("{precision} causal={causal} {layout}"), &|c| kind(c) && c.layout == layout);
+            }
+            for input in Input::ALL {
+                met(&format!("{precision} causal={causal} {input}"), &|c| kind(c) && c.input == *input);
+            }
+            for widths in WIDTHS {
+                met(&format!("{precision} causal={causal} {widths:?}"), &|c| {
+                    kind(c) && (c.head_dim, c.head_dim_v) == widths
+                });
+            }
+            met("GQA", &|c| kind(c) && c.kv_heads > 1 && c.kv_heads < c.heads);
+            met("MQA", &|c| kind(c) && c.kv_heads == 1 && c.heads > 1);
+            met("a scale", &|c| kind(c) && c.scale.is_some());
+            met("no LSE", &|c| kind(c) && !c.lse);
+            met("more queries than keys", &|c| kind(c) && c.seqlen_q > c.seqlen_k);
+            met("more keys than queries", &|c| kind(c) && c.seqlen_q < c.seqlen_k);
+        }
+    }
+
+    #[test]
+    fn the_reduced_lists_reach_every_kernel() {
+        for kernel in attn_kernel::forward::KERNELS {
+            for list in [repeat(), sanitizer()] {
+                let reached = list.iter().any(|Entry { case, .. }| {
+                    case.precision.dtype() == kernel.dtype
+                        && case.causal == kernel.causal
+                        && (case.head_dim, case.head_dim_v) == (kernel.plan.d as usize, kernel.plan.dv as usize)
+                });
+                assert!(reached, "no case runs {}", kernel.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Softmax attention on the CPU, written from its definition: nothing here comes from the kernels, masks included.
+//!
+//! [`Attention::reference`] computes in f64 from the same rounded inputs as the kernel. [`Attention::lowp`] is what a
+//! straightforward 16-bit program gives: scores, scaled scores and probabilities each rounded to the format, sums in
+//! f32. How far the second is from the first says how much error a case's numbers invite.
+
+use num_traits::{Float, NumAssign};
+use rayon::prelude::*;
+
+use crate::dense::{Dense, Dims};
+use crate::precision::Precision;
+
+/// An attention problem with its inputs. Heads of K and V divide those of Q; Q and K have equal width.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention<'a> {
+    /// Queries.
+    pub q: &'a Dense<f32>,
+    /// Keys.
+    pub k: &'a Dense<f32>,
+    /// Values.
+    pub v: &'a Dense<f32>,
+    /// Factor on the scores.
+    pub scale: f32,
+    /// Query `i` sees keys `j <= i + seqlen_k - seqlen_q` only.
+    pub causal: bool,
+}
+
+/// Output and log-sum-exp.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer<T> {
+    /// (batch, seq, heads, head_dim).
+    pub o: Dense<T>,
+    /// Natural logarithm of the sum of the exponentials of the scaled scores; width 1. `-inf` for a row without keys.
+    pub lse: Dense<T>,
+}
+
+/// Rows that one task computes: enough to pay for its transposed copy of K.
+const ROWS: usize = 64;
+
+impl Attention<'_> {
+    /// The answer in f64.
+    pub fn reference(&self) -> Answer<f64> {
+        self.all_rows(|batch, head, rows| self.reference_rows(batch, head, rows))
+    }
+
+    /// The answer of a naive program in `precision`.
+    pub fn lowp(&self, precision: Precision) -> Answer<f32> {
+        self.all_rows(|batch, head, rows| self.lowp_rows(batch, head, rows, precision))
+    }
+
+    /// Some rows of one head in f64: outputs row after row, and their LSE.
+    pub fn reference_rows(&self, batch: usize, head: usize, rows: std::ops::Range<usize>) -> (Vec<f64>, Vec<f64>) {
+        self.rows(
+            batch,
+            head,
+            rows,
+            |scores| scores.iter_mut().for_each(|s| *s *= f64::from(self.scale)),
+            |_| {},
+            |_| {},
+        )
+    }
+
+    /// Some rows of one head in `precision`.
+    pub fn lowp_rows(
+        &self,
+        batch: usize,
+        head: usize,
+        rows: std::ops::Range<usize>,
+        precision: Precision,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let round = |values: &mut [f32]| values.iter_mut().for_each(|x| *x = precision.round(*x));
+        let scale = |s: &mut [f32]| s.iter_mut().for_each(|s| *s = precision.round(precision.round(*s) * self.scale));
+        self.rows(batch, head, rows, scale, round, round)
+    }
+
+    /// Keys that query `i` sees: the first this many.
+    fn visible(&self, i: usize) -> usize {
+        let (sq, sk) = (self.q.dims.seq, self.k.dims.seq);
+        if self.causal { (i + 1 + sk).saturating_sub(sq).min(sk) } else { sk }
+    }
+
+    fn all_rows<T>(&self, rows: impl Fn(usize, usize, std::ops::Range<usize>) -> (Vec<T>, Vec<T>) + Sync) -> Answer<T>
+    where
+        T: Copy + Send + Sync,
+    {
+        let Dims { batch, seq, heads, .. } = self.q.dims;
+        let blocks = seq.div_ceil(ROWS);
+        let tasks: Vec<(Vec<T>, Vec<T>)> = (0..batch * heads * blocks)
+            .into_par_iter()
+            .map(|task| {
+                let (bh, first) = (task / blocks, task % blocks * ROWS);
+                rows(bh / heads, bh % heads, first..seq.min(first + ROWS))
+            })
+            .collect();
+        // Tasks are in the order (batch, head, rows), which is the memory order of a dense tensor.
+        let dims = Dims { batch, seq, heads, width: self.v.dims.width };
+        let o = Dense { dims, data: tasks.iter().flat_map(|t| t.0.iter().copied()).collect() };
+        let lse =
+            Dense { dims: Dims { width: 1, ..dims }, data: tasks.iter().flat_map(|t| t.1.iter().copied()).collect() };
+        Answer { o, lse }
+    }
+
+    /// The one algorithm behind both answers; the closures say where it rounds.
+    fn rows<F: Float + NumAssign + From<f32>>(
+        &self,
+        batch: usize,
+        head: usize,
+        rows: std::ops::Range<usize>,
+        scale: impl Fn(&mut [F]),
+        round_p: impl Fn(&mut [F]),
+        round_o: impl Fn(&mut [F]),
+    ) -> (Vec<F>, Vec<F>) {
+        let kv_head = head / (self.q.dims.heads / self.k.dims.heads);
+        let width = self.v.dims.width;
+        let kt = transposed::<F>(self.k.head(batch, kv_head), self.k.dims.width);
+        let v: Vec<F> = self.v.head(batch, kv_head).iter().map(|x| (*x).into()).collect();
+        let mut scores = vec![F::zero(); self.k.dims.seq];
+        let (mut o, mut lse) = (vec![F::zero(); rows.len() * width], Vec::with_capacity(rows.len()));
+        for (i, o) in rows.zip(o.chunks_exact_mut(width)) {
+            let p = &mut scores[..self.visible(i)];
+            dot_products(self.q.row(batch, head, i), &kt, self.k.dims.seq, p);
+            scale(p);
+            lse.push(softmax(p));
+            round_p(p);
+            for (p, v) in p.iter().zip(v.chunks_exact(width)) {
+                o.iter_mut().zip(v).for_each(|(o, v)| *o += *p * *v);
+            }
+            round_o(o);
+        }
+        (o, lse)
+    }
+}
+
+/// `rows x width` to `width x rows`.
+fn transposed<F: Float + From<f32>>(rows: &[f32], width: usize) -> Vec<F> {
+    let n = rows.len() / width;
+    let mut out = vec![F::zero(); rows.len()];
+    for (j, row) in rows.chunks_exact(width).enumerate() {
+        row.iter().enumerate().for_each(|(c, x)| out[c * n + j] = (*x).into());
+    }
+    out
+}
+
+/// `out[j] = q . k[j]`, where `kt` is K transposed with `n` columns, so that the inner loop runs along memory.
+fn dot_products<F: Float + NumAssign + From<f32>>(q: &[f32], kt: &[F], n: usize, out: &mut [F]) {
+    out.fill(F::zero());
+    for (q, k) in q.chunks(4).zip(kt.chunks(4 * n)) {
+        if let [a, b, c, d] = *q {
+            let (a, b, c, d): (F, F, F, F) = (a.into(), b.into(), c.into(), d.into());
+            let (ka, kb, kc, kd) = (&k[..n], &k[n..2 * n], &k[2 * n..3 * n], &k[3 * n..]);
+            for ((((o, ka), kb), kc), kd) in out.iter_mut().zip(ka).zip(kb).zip(kc).zip(kd) {
+                *o += a * *ka + b * *kb + c * *kc + d * *kd;
+            }
+        } else {
+            for (q, k) in q.iter().zip(k.chunks(n)) {
+                let q: F = (*q).into();
+                out.iter_mut().zip(k).for_each(|(o, k)| *o += q * *k);
+            }
+        }
+    }
+}
+
+/// Scores to probabilities in place; returns their log-sum-exp. A row with no finite score gets zeros and `-inf`.
+fn softmax<F: Float + NumAssign>(scores: &mut [F]) -> F {
+    let max = scores.iter().copied().fold(F::neg_infinity(), F::max);
+    if max == F::neg_infinity() && !scores.iter().any(|s| s.is_nan()) {
+        scores.fill(F::zero());
+        return max;
+    }
+    let mut sum = F::zero();
+    for s in scores.iter_mut() {
+        *s = (*s - max).exp();
+        sum += *s;
+    }
+    scores.iter_mut().for_each(|p| *p /= sum);
+    max + sum.ln()
+}
+
+#[cfg(test)]
+mod tests;
