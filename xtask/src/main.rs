@@ -1,7 +1,9 @@
 //! `cargo xtask`: everything around the kernels that is not a kernel.
 
+mod hash;
 mod process;
 mod ptx;
+mod setup;
 mod toolchain;
 mod workspace;
 
@@ -17,12 +19,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Find or fetch the toolchain that compiles kernels.
+    Setup(setup::Options),
     /// Compile the kernels from Rust to PTX and cubin, and print their resources.
     BuildPtx(ptx::Options),
 }
 
 fn main() -> std::process::ExitCode {
     let result = match Cli::parse().command {
+        Command::Setup(options) => setup::run(&options),
         Command::BuildPtx(options) => ptx::run(&options),
     };
     match result {

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::arch::Arch;
-use super::cache::Key;
 use super::declare::Declared;
 use super::ptxas::Resources;
 use super::{lower, ptxas, sass};
+use crate::hash::Key;
 use crate::toolchain::Toolchain;
 use crate::workspace;
 
@@ -55,7 +55,7 @@ impl Built {
 
 /// Compiles `job`, or finds it compiled.
 pub fn build(toolchain: &Toolchain, job: &Job) -> Result<Built> {
-    let versions = serde_json::to_string(&toolchain.versions)?;
+    let versions = serde_json::to_string(&toolchain.versions())?;
     let key = Key::new("kernel-1").add(versions).add(lower::flags()).add(job.arch.name()).add(&job.ir);
     let key = key.add(format!("{:?}", job.declared)).finish();
     let dir = workspace::target().join("ptx-cache").join(&key[..2]).join(&key[2..34]);
@@ -75,7 +75,7 @@ pub fn build(toolchain: &Toolchain, job: &Job) -> Result<Built> {
 fn compile(toolchain: &Toolchain, job: &Job, dir: &Path) -> Result<Built> {
     let stem = dir.join("kernel");
     fs::write(stem.with_extension("ll"), &job.ir)?;
-    lower::llvm(toolchain, job.arch, &job.declared.name, &stem)?;
+    lower::llvm(&toolchain.rust, job.arch, &job.declared.name, &stem)?;
     let ptx = fs::read_to_string(stem.with_extension("ptx"))?;
     lower::check(&ptx).with_context(|| format!("see {}", stem.with_extension("ptx").display()))?;
     let resources = ptxas::assemble(toolchain, job.arch, &stem)?;

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::arch::Arch;
-use super::cache::Key;
+use crate::hash::Key;
 use crate::process;
-use crate::toolchain::Toolchain;
+use crate::toolchain::Rust;
 use crate::workspace;
 
 const TARGET: &str = "nvptx64-nvidia-cuda";
@@ -32,29 +32,27 @@ const FLAGS: &[&str] = &[
 const COMPILER_BUILTINS: &str = "#![feature(compiler_builtins)]\n#![compiler_builtins]\n#![no_std]\n";
 
 /// A folder with `core` compiled for the device; compiled on the first call for a toolchain, which takes half a minute.
-pub fn core(toolchain: &Toolchain) -> Result<PathBuf> {
-    let key = Key::new("core").add(&toolchain.versions.rustc).add(FLAGS.join(" ")).add(COMPILER_BUILTINS).finish();
+pub fn core(rust: &Rust) -> Result<PathBuf> {
+    let key = Key::new("core").add(&rust.version).add(FLAGS.join(" ")).add(COMPILER_BUILTINS).finish();
     let dir = workspace::target().join("ptx-cache").join(format!("core-{}", &key[..16]));
     if dir.is_dir() {
         return Ok(dir);
     }
-    eprintln!("compiling `core` for {TARGET}, once for {} ...", toolchain.versions.rustc);
+    eprintln!("compiling `core` for {TARGET}, once for {} ...", rust.version);
     let temporary = dir.with_extension(format!("new-{}", std::process::id()));
     fs::create_dir_all(&temporary).with_context(|| format!("cannot create {}", temporary.display()))?;
     process::run(
-        toolchain
-            .rustc()
+        rust.command("rustc")
             .args(["--crate-name=core", "--cap-lints=allow", "--out-dir"])
             .arg(&temporary)
             .args(FLAGS)
-            .arg(toolchain.library.join("core/src/lib.rs")),
+            .arg(rust.library.join("core/src/lib.rs")),
     )
     .context("cannot compile `core` for the device")?;
     let builtins = temporary.join("compiler_builtins.rs");
     fs::write(&builtins, COMPILER_BUILTINS)?;
     process::run(
-        toolchain
-            .rustc()
+        rust.command("rustc")
             .args(["--crate-name=compiler_builtins", "--cap-lints=allow", "--emit=metadata", "--out-dir"])
             .arg(&temporary)
             .arg("-L")
@@ -80,8 +78,8 @@ pub struct Source<'a> {
 }
 
 /// Compiles `source` for `arch` and returns the IR.
-pub fn emit(toolchain: &Toolchain, core: &Path, source: Source, arch: Arch) -> Result<String> {
-    let key = Key::new("ir").add(&toolchain.versions.rustc).add(FLAGS.join(" ")).add(arch.name());
+pub fn emit(rust: &Rust, core: &Path, source: Source, arch: Arch) -> Result<String> {
+    let key = Key::new("ir").add(&rust.version).add(FLAGS.join(" ")).add(arch.name());
     let key = key.add(source.probes.to_string()).tree(source.root.parent().unwrap_or(source.root))?.finish();
     let cache = workspace::target().join("ptx-cache");
     let file = cache.join(format!("ir-{}-{}.ll", arch.name(), &key[..32]));
@@ -90,7 +88,7 @@ pub fn emit(toolchain: &Toolchain, core: &Path, source: Source, arch: Arch) -> R
     }
     fs::create_dir_all(&cache)?;
     let temporary = file.with_extension(format!("new-{}", std::process::id()));
-    let mut command = toolchain.rustc();
+    let mut command = rust.command("rustc");
     command.args(FLAGS).arg("--crate-name=attn_kernel").arg("-L").arg(core);
     command.arg("-Cno-prepopulate-passes").arg(format!("-Ctarget-cpu={}", arch.name()));
     command.arg("--cfg").arg(format!("attn_arch=\"{}\"", arch.name()));
@@ -102,7 +100,7 @@ pub fn emit(toolchain: &Toolchain, core: &Path, source: Source, arch: Arch) -> R
     }
     command.arg(format!("--emit=llvm-ir={}", temporary.display())).arg(source.root);
     // The compiler speaks to the user itself: warnings as well as errors.
-    let status = command.status().with_context(|| format!("cannot start {}", toolchain.rustc.display()))?;
+    let status = command.status().with_context(|| format!("cannot start {}", rust.rustc.display()))?;
     anyhow::ensure!(status.success(), "{} does not compile for {}", source.root.display(), arch.name());
     let text = fs::read_to_string(&temporary)?;
     fs::rename(&temporary, &file)?;

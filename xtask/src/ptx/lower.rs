@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::arch::{Arch, PtxVersion};
 use crate::process;
-use crate::toolchain::Toolchain;
+use crate::toolchain::Rust;
 
 /// Register arrays of 64 to 128 elements exist only when every loop over them is unrolled in full. A loop whose length
 /// is not known stays as it is written.
@@ -19,13 +19,12 @@ pub fn flags() -> String {
 
 /// The `llvm` lane: LLVM's own optimiser and code generator. `stem` names the files: `STEM.ll` is read, `STEM.ptx`
 /// written.
-pub fn llvm(toolchain: &Toolchain, arch: Arch, kernel: &str, stem: &Path) -> Result<()> {
+pub fn llvm(rust: &Rust, arch: Arch, kernel: &str, stem: &Path) -> Result<()> {
     let version = arch.oldest_ptx();
     let target = [format!("-mcpu={}", arch.name()), format!("-mattr=+ptx{}{}", version.major, version.minor)];
     let optimised = stem.with_extension("opt.bc");
     process::run(
-        toolchain
-            .command(&toolchain.opt)
+        rust.command("opt")
             .arg("-passes=internalize,globaldce,default<O3>")
             .arg(format!("-internalize-public-api-list={kernel}"))
             .args(OPT_FLAGS)
@@ -35,8 +34,7 @@ pub fn llvm(toolchain: &Toolchain, arch: Arch, kernel: &str, stem: &Path) -> Res
             .arg(&optimised),
     )?;
     process::run(
-        toolchain
-            .command(&toolchain.llc)
+        rust.command("llc")
             .args(["-O3", "-filetype=asm"])
             .args(&target)
             .arg(&optimised)

@@ -7,7 +7,6 @@
 mod annotate;
 mod arch;
 mod build;
-mod cache;
 mod declare;
 mod frontend;
 mod ir;
@@ -101,13 +100,18 @@ pub fn run(options: &Options) -> Result<()> {
     report_defects(&built, failed)
 }
 
+/// Compiles ahead what every later build uses.
+pub fn prepare(toolchain: &Toolchain) -> Result<()> {
+    frontend::core(&toolchain.rust).map(drop)
+}
+
 /// From Rust to one annotated module per kernel.
 fn front(toolchain: &Toolchain, options: &Options) -> Result<Vec<Job>> {
-    let core = frontend::core(toolchain)?;
+    let core = frontend::core(&toolchain.rust)?;
     let root = workspace::root().join("attn-kernel/src/lib.rs");
     let mut jobs = Vec::new();
     for &arch in &options.arch {
-        let ir = frontend::emit(toolchain, &core, Source { root: &root, probes: options.probes }, arch)?;
+        let ir = frontend::emit(&toolchain.rust, &core, Source { root: &root, probes: options.probes }, arch)?;
         jobs.extend(split(&ir, arch, options.kernel.as_deref().unwrap_or_default())?);
     }
     Ok(jobs)

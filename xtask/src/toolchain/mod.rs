@@ -1,76 +1,142 @@
-//! The programs that turn device Rust into machine code, and where they were found.
+//! The programs that turn device Rust into machine code: where they are, and fetching them when they are nowhere.
 
+mod debian;
 mod find;
+mod host;
+mod wheels;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
-pub use find::find;
+use find::Search;
 
 /// A complete kernel toolchain.
 #[derive(Clone, Debug)]
 pub struct Toolchain {
-    /// A rustc that may use unstable features, whose LLVM is the version of `opt` and `llc`.
-    pub rustc: PathBuf,
-    /// The source of `core` that belongs to `rustc`: the folder that holds `core/src/lib.rs`.
-    pub library: PathBuf,
-    /// LLVM's optimiser.
-    pub opt: PathBuf,
-    /// LLVM's code generator.
-    pub llc: PathBuf,
-    /// Folder with the shared libraries of the programs above, when it is not one that the loader searches.
-    pub shared: Option<PathBuf>,
+    /// rustc and LLVM.
+    pub rust: Rust,
     /// NVIDIA's programs.
     pub cuda: Cuda,
-    /// `rustc -vV`, and the first line of every other tool's version: what identifies the bytes that come out.
-    pub versions: Versions,
 }
 
-/// NVIDIA's part of the toolchain.
+/// A rustc and the LLVM that it was built with.
+#[derive(Clone, Debug)]
+pub struct Rust {
+    /// The compiler.
+    pub rustc: PathBuf,
+    /// The source of the standard library that belongs to it: the folder that holds `core/src/lib.rs`.
+    pub library: PathBuf,
+    /// The folder of `opt` and `llc`.
+    pub llvm_bin: PathBuf,
+    /// Folder with the shared libraries of these programs, when the loader does not search it by itself.
+    pub shared: Option<PathBuf>,
+    /// For instance `1.96.0 (ac68faa20 2026-05-25)`.
+    pub version: String,
+    /// For instance `22.1.8`.
+    pub llvm_version: String,
+    /// Where it was found.
+    pub origin: &'static str,
+}
+
+/// NVIDIA's programs.
 #[derive(Clone, Debug)]
 pub struct Cuda {
     /// The assembler.
     pub ptxas: PathBuf,
     /// The disassembler.
     pub nvdisasm: PathBuf,
+    /// NVIDIA's own compiler from IR to PTX, for the `nvvm` lane.
+    pub libnvvm: Option<PathBuf>,
+    /// For instance `V13.5.37`, without the V.
+    pub version: String,
+    /// Where it was found.
+    pub origin: &'static str,
 }
 
-/// Versions of the tools, as they state them.
+/// Versions of the tools: what identifies the bytes that come out.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Versions {
-    /// For instance `rustc 1.96.0 (ac68faa20 2026-05-25)`.
+    /// rustc.
     pub rustc: String,
-    /// For instance `22.1.8`.
+    /// opt and llc.
     pub llvm: String,
-    /// For instance `13.5.37`.
-    pub ptxas: String,
+    /// NVIDIA's tools.
+    pub cuda: String,
 }
 
-impl Toolchain {
-    /// A command that runs one of the toolchain's programs.
-    pub fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
+impl Rust {
+    /// A command for `rustc`, `opt` or `llc`. rustc may use unstable features, whatever channel it was built for.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = match program {
+            "rustc" => Command::new(&self.rustc),
+            _ => Command::new(self.llvm_bin.join(program)),
+        };
         if let Some(shared) = &self.shared {
             command.env("LD_LIBRARY_PATH", shared);
         }
-        command
-    }
-
-    /// A command that runs rustc with unstable features allowed, whatever channel it was built for.
-    pub fn rustc(&self) -> Command {
-        let mut command = self.command(&self.rustc);
-        command.env("RUSTC_BOOTSTRAP", "1");
         // The host toolchain's settings are not for this compiler.
         for name in ["RUSTFLAGS", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "CARGO_ENCODED_RUSTFLAGS"] {
             command.env_remove(name);
         }
+        command.env("RUSTC_BOOTSTRAP", "1");
         command
     }
 }
 
-/// The toolchain, fetched first where there is none.
+impl Toolchain {
+    /// The tools' versions.
+    pub fn versions(&self) -> Versions {
+        Versions {
+            rustc: self.rust.version.clone(),
+            llvm: self.rust.llvm_version.clone(),
+            cuda: self.cuda.version.clone(),
+        }
+    }
+}
+
+/// Finds the toolchain; what is nowhere is fetched.
 pub fn ready() -> Result<Toolchain> {
-    find()
+    let rust = match find::rust()? {
+        Search::Found(rust) => rust,
+        Search::Missing(reasons) => {
+            explain("rustc for kernels", &reasons);
+            fetch("rust", debian::fetch)?;
+            match find::rust()? {
+                Search::Found(rust) => rust,
+                Search::Missing(reasons) => bail!("the fetched rustc does not work: {}", reasons.join("; ")),
+            }
+        }
+    };
+    let cuda = match find::cuda() {
+        Search::Found(cuda) => cuda,
+        Search::Missing(reasons) => {
+            explain("NVIDIA's tools", &reasons);
+            fetch("cuda", wheels::fetch)?;
+            match find::cuda() {
+                Search::Found(cuda) => cuda,
+                Search::Missing(reasons) => bail!("the fetched tools do not work: {}", reasons.join("; ")),
+            }
+        }
+    };
+    Ok(Toolchain { rust, cuda })
+}
+
+fn explain(what: &str, reasons: &[String]) {
+    eprintln!("fetching {what}, because");
+    for reason in reasons {
+        eprintln!("  - {reason}");
+    }
+}
+
+/// Runs `fetch` on an empty folder, which becomes `target/toolchain/PART` when it succeeds.
+fn fetch(part: &str, fetch: fn(&Path) -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    let staging = host::Staging::new(&find::private(part))?;
+    fetch(staging.path()).with_context(|| format!("cannot fetch {part}"))?;
+    staging.finish()?;
+    eprintln!("  done in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
 }

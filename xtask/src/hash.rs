@@ -1,4 +1,4 @@
-//! Keys of cached results: a hash over everything that the result depends on.
+//! SHA-256: checksums of files, and keys of cached results over everything that the result depends on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,11 @@ impl Key {
     }
 }
 
+/// SHA-256 of `bytes` in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -56,4 +61,21 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     }
     found.sort();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_sha_256() {
+        assert_eq!(sha256(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+
+    #[test]
+    fn keys_keep_their_parts_apart() {
+        let key = |parts: &[&str]| parts.iter().fold(Key::new("t"), |key, part| key.add(part)).finish();
+        assert_ne!(key(&["ab", "c"]), key(&["a", "bc"]));
+        assert_eq!(key(&["ab", "c"]), key(&["ab", "c"]));
+    }
 }
