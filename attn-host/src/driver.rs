@@ -73,7 +73,7 @@ pub(crate) fn library() -> Result<&'static Library, Error> {
     static OPENED: OnceLock<Result<Library, String>> = OnceLock::new();
     let opened = OPENED.get_or_init(|| {
         // SAFETY: loading the driver runs its initialisers, which are sound in any process.
-        unsafe { Library::new(LIBRARY) }.map_err(|e| e.to_string())
+        unsafe { Library::new(LIBRARY) }.map_err(|e| cause(&e))
     });
     opened.as_ref().map_err(|reason| Error::NoDriver { reason: reason.clone() })
 }
@@ -262,6 +262,11 @@ impl Driver {
         // SAFETY: `function` belongs to a loaded module; a value out of range is an error code.
         self.check("cuFuncSetAttribute", unsafe { (self.func_set_attribute)(function, attribute, value as i32) })
     }
+}
+
+/// The dynamic linker's own words where the error has them.
+fn cause(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| format!("{LIBRARY}: {error}"), ToString::to_string)
 }
 
 fn lacking(library: &Library, symbol: &str) -> Error {

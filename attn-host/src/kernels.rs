@@ -40,6 +40,11 @@ enum Ptx {
 }
 
 impl Code {
+    #[cfg(test)]
+    pub(crate) fn from_parts(cubin: Option<Vec<u8>>, ptx: Option<Vec<u8>>) -> Self {
+        Code { cubin, ptx: ptx.map_or(Ptx::Absent, Ptx::Text) }
+    }
+
     /// The PTX text with a terminating zero, if there is one.
     pub(crate) fn ptx(&self, kernel: &Kernel) -> Result<Option<Vec<u8>>, Error> {
         let mut text = match &self.ptx {

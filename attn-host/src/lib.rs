@@ -5,6 +5,8 @@ mod cust_symbols;
 mod device;
 mod driver;
 mod error;
+#[cfg(test)]
+mod fake;
 mod kernels;
 mod launch;
 mod layout;
@@ -14,6 +16,8 @@ mod problem;
 mod select;
 mod sys;
 mod tensor_map;
+#[cfg(test)]
+mod tests;
 
 pub use attn_kernel::forward::{Arch, DType, Kernel};
 pub use device::{Device, DeviceInfo};

@@ -1,0 +1,299 @@
+//! A driver that records what it is asked, for the tests. Its state belongs to the test's thread.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_void};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use attn_kernel::forward::{ForwardParams, Kernel, TensorMap};
+
+use crate::device::Device;
+use crate::driver::Driver;
+use crate::kernels::Code as KernelCode;
+use crate::sys::{self, Code, DeviceHandle, Handle, device_attribute};
+
+/// What the driver was told, and how it is to behave.
+pub(crate) struct State {
+    /// Every call but those that look up an error's words.
+    pub(crate) calls: Vec<&'static str>,
+    /// The call with this index returns this code and does nothing.
+    pub(crate) fail: Option<(usize, Code)>,
+    /// What loading machine code and loading PTX return.
+    pub(crate) load_codes: (Code, Code),
+    pub(crate) current: Handle,
+    pub(crate) context_id: u64,
+    pub(crate) attributes: HashMap<i32, i32>,
+    /// The device of each address that is not on device 0.
+    pub(crate) foreign: HashMap<u64, i32>,
+    pub(crate) max_threads: i32,
+    pub(crate) modules_alive: i32,
+    pub(crate) smem_set: Option<i32>,
+    pub(crate) encoded: Vec<Encoded>,
+    pub(crate) launches: Vec<Launch>,
+}
+
+/// The arguments of one `cuTensorMapEncodeTiled`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Encoded {
+    pub(crate) data_type: i32,
+    pub(crate) address: u64,
+    pub(crate) dims: [u64; 4],
+    pub(crate) strides: [u64; 3],
+    pub(crate) tile: [u32; 4],
+    pub(crate) swizzle: i32,
+}
+
+/// The arguments of one `cuLaunchKernel`. The fake's tensor maps hold their address in the first word.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Launch {
+    pub(crate) grid: (u32, u32, u32),
+    pub(crate) block: (u32, u32, u32),
+    pub(crate) smem: u32,
+    pub(crate) stream: usize,
+    pub(crate) params: ForwardParams,
+    pub(crate) addresses: [u64; 4],
+}
+
+thread_local! {
+    static STATE: RefCell<State> = RefCell::new(State::new());
+}
+
+impl State {
+    fn new() -> Self {
+        static CONTEXTS: AtomicUsize = AtomicUsize::new(1);
+        let id = CONTEXTS.fetch_add(1, Ordering::Relaxed);
+        State {
+            calls: Vec::new(),
+            fail: None,
+            load_codes: (sys::SUCCESS, sys::SUCCESS),
+            current: Handle((id * 0x100) as *mut c_void),
+            context_id: id as u64,
+            attributes: HashMap::from([
+                (device_attribute::COMPUTE_CAPABILITY_MAJOR, 9),
+                (device_attribute::COMPUTE_CAPABILITY_MINOR, 0),
+                (device_attribute::MULTIPROCESSOR_COUNT, 132),
+                (device_attribute::L2_CACHE_SIZE, 50 << 20),
+                (device_attribute::MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, 227 * 1024),
+            ]),
+            foreign: HashMap::new(),
+            max_threads: 1024,
+            modules_alive: 0,
+            smem_set: None,
+            encoded: Vec::new(),
+            launches: Vec::new(),
+        }
+    }
+}
+
+/// A fresh context with nothing loaded, called or failing.
+pub(crate) fn reset() {
+    STATE.with_borrow_mut(|state| *state = State::new());
+}
+
+/// Reads or changes the state.
+pub(crate) fn with<R>(f: impl FnOnce(&mut State) -> R) -> R {
+    STATE.with_borrow_mut(f)
+}
+
+/// The fake's device.
+pub(crate) fn device() -> Device {
+    Device::with_driver(&DRIVER).expect("the fake answers")
+}
+
+/// Code that the fake loads.
+pub(crate) fn code(_: &Kernel) -> Result<KernelCode, crate::Error> {
+    Ok(KernelCode::from_parts(Some(b"cubin".to_vec()), Some(b"ptx".to_vec())))
+}
+
+/// Records a call, and carries it out unless it is to fail.
+fn call(name: &'static str, effect: impl FnOnce(&mut State) -> Code) -> Code {
+    with(|state| {
+        let index = state.calls.len();
+        state.calls.push(name);
+        match state.fail {
+            Some((failing, code)) if failing == index => code,
+            _ => effect(state),
+        }
+    })
+}
+
+/// Writes a result to the caller's place.
+fn put<T>(place: *mut T, value: T) -> Code {
+    // SAFETY: the driver layer passes places for the values that it asks for.
+    unsafe { place.write(value) };
+    sys::SUCCESS
+}
+
+pub(crate) static DRIVER: Driver = Driver {
+    init,
+    driver_version,
+    error_name: error_text,
+    error_string: error_text,
+    ctx_current,
+    ctx_id,
+    ctx_device,
+    device_name,
+    device_attribute: device_attribute_of,
+    pointer_attribute,
+    module_load,
+    module_unload,
+    module_function,
+    func_get_attribute,
+    func_set_attribute,
+    encode_tiled,
+    launch_kernel,
+};
+
+unsafe extern "C" fn init(_: u32) -> Code {
+    call("cuInit", |_| sys::SUCCESS)
+}
+
+unsafe extern "C" fn driver_version(version: *mut i32) -> Code {
+    call("cuDriverGetVersion", |_| put(version, 12080))
+}
+
+unsafe extern "C" fn error_text(_: Code, text: *mut *const c_char) -> Code {
+    put(text, c"FAKE".as_ptr())
+}
+
+unsafe extern "C" fn ctx_current(context: *mut Handle) -> Code {
+    call("cuCtxGetCurrent", |state| put(context, state.current))
+}
+
+unsafe extern "C" fn ctx_id(_: Handle, id: *mut u64) -> Code {
+    call("cuCtxGetId", |state| put(id, state.context_id))
+}
+
+unsafe extern "C" fn ctx_device(device: *mut DeviceHandle) -> Code {
+    call("cuCtxGetDevice", |_| put(device, 0))
+}
+
+unsafe extern "C" fn device_name(name: *mut c_char, length: i32, _: DeviceHandle) -> Code {
+    let text = c"Fake GPU".to_bytes_with_nul();
+    assert!(length as usize >= text.len());
+    // SAFETY: the text fits the caller's buffer.
+    call("cuDeviceGetName", |_| unsafe {
+        name.cast::<u8>().copy_from_nonoverlapping(text.as_ptr(), text.len());
+        sys::SUCCESS
+    })
+}
+
+unsafe extern "C" fn device_attribute_of(value: *mut i32, attribute: i32, _: DeviceHandle) -> Code {
+    call("cuDeviceGetAttribute", |state| put(value, state.attributes[&attribute]))
+}
+
+unsafe extern "C" fn pointer_attribute(value: *mut c_void, attribute: i32, address: u64) -> Code {
+    assert_eq!(attribute, sys::pointer_attribute::DEVICE_ORDINAL);
+    call("cuPointerGetAttribute", |state| put(value.cast(), state.foreign.get(&address).copied().unwrap_or(0)))
+}
+
+unsafe extern "C" fn module_load(
+    module: *mut Handle,
+    image: *const c_void,
+    options: u32,
+    _: *mut i32,
+    values: *mut *mut c_void,
+) -> Code {
+    assert_eq!(options, 2);
+    // SAFETY: the tests' images are at least five bytes, PTX with its terminator four.
+    let is_ptx = unsafe { std::slice::from_raw_parts(image.cast::<u8>(), 4) } == b"ptx\0";
+    call("cuModuleLoadDataEx", |state| {
+        let code = if is_ptx { state.load_codes.1 } else { state.load_codes.0 };
+        if code == sys::SUCCESS {
+            state.modules_alive += 1;
+            return put(module, Handle(0x1000 as *mut c_void));
+        }
+        if is_ptx {
+            // SAFETY: the first value is the log buffer, which is longer than this.
+            unsafe { (*values).cast::<[u8; 6]>().write(*b"line 9") };
+        }
+        code
+    })
+}
+
+unsafe extern "C" fn module_unload(_: Handle) -> Code {
+    call("cuModuleUnload", |state| {
+        state.modules_alive -= 1;
+        sys::SUCCESS
+    })
+}
+
+unsafe extern "C" fn module_function(function: *mut Handle, _: Handle, name: *const c_char) -> Code {
+    // SAFETY: the driver layer passes a terminated name.
+    assert!(unsafe { CStr::from_ptr(name) }.to_bytes().starts_with(b"fwd_"));
+    call("cuModuleGetFunction", |_| put(function, Handle(0x2000 as *mut c_void)))
+}
+
+unsafe extern "C" fn func_get_attribute(value: *mut i32, attribute: i32, _: Handle) -> Code {
+    assert_eq!(attribute, sys::function_attribute::MAX_THREADS_PER_BLOCK);
+    call("cuFuncGetAttribute", |state| put(value, state.max_threads))
+}
+
+unsafe extern "C" fn func_set_attribute(_: Handle, attribute: i32, value: i32) -> Code {
+    assert_eq!(attribute, sys::function_attribute::MAX_DYNAMIC_SHARED_SIZE_BYTES);
+    call("cuFuncSetAttribute", |state| {
+        state.smem_set = Some(value);
+        sys::SUCCESS
+    })
+}
+
+unsafe extern "C" fn encode_tiled(
+    map: *mut TensorMap,
+    data_type: i32,
+    rank: u32,
+    address: *mut c_void,
+    dims: *const u64,
+    strides: *const u64,
+    tile: *const u32,
+    element_strides: *const u32,
+    interleave: i32,
+    swizzle: i32,
+    _l2_promotion: i32,
+    fill: i32,
+) -> Code {
+    assert_eq!((rank, interleave, fill), (4, 0, 0));
+    // SAFETY: rank 4 has arrays of 4, 3, 4 and 4 entries.
+    let (dims, strides, tile, steps) = unsafe {
+        (
+            *dims.cast::<[u64; 4]>(),
+            *strides.cast::<[u64; 3]>(),
+            *tile.cast::<[u32; 4]>(),
+            *element_strides.cast::<[u32; 4]>(),
+        )
+    };
+    assert_eq!(steps, [1; 4]);
+    call("cuTensorMapEncodeTiled", |state| {
+        let address = address as u64;
+        state.encoded.push(Encoded { data_type, address, dims, strides, tile, swizzle });
+        let mut encoded = TensorMap([0; 16]);
+        encoded.0[0] = address;
+        put(map, encoded)
+    })
+}
+
+unsafe extern "C" fn launch_kernel(
+    function: Handle,
+    grid_x: u32,
+    grid_y: u32,
+    grid_z: u32,
+    block_x: u32,
+    block_y: u32,
+    block_z: u32,
+    smem: u32,
+    stream: Handle,
+    arguments: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> Code {
+    assert!(!function.is_null() && extra.is_null());
+    // SAFETY: a forward kernel takes its parameters and four tensor maps.
+    let (params, addresses) = unsafe {
+        let arguments = *arguments.cast::<[*mut c_void; 5]>();
+        let address = |i: usize| (*arguments[i].cast::<TensorMap>()).0[0];
+        (*arguments[0].cast::<ForwardParams>(), [address(1), address(2), address(3), address(4)])
+    };
+    call("cuLaunchKernel", |state| {
+        let (grid, block) = ((grid_x, grid_y, grid_z), (block_x, block_y, block_z));
+        state.launches.push(Launch { grid, block, smem, stream: stream.0 as usize, params, addresses });
+        sys::SUCCESS
+    })
+}
