@@ -106,3 +106,82 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
         Err(e) => Err(Error::KernelFile { path: path.to_owned(), reason: e.to_string() }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use attn_kernel::forward::KERNELS;
+    use flate2::{Compression, read::GzEncoder};
+    use std::path::PathBuf;
+
+    /// A folder of its own for a test, removed when it ends.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(test: &str) -> Self {
+            let path = env::temp_dir().join(format!("attn-host-{}-{test}", std::process::id()));
+            fs::create_dir_all(path.join("sm_90a")).expect("a writable temporary folder");
+            Folder(path)
+        }
+
+        fn write(&self, name: &str, bytes: &[u8]) {
+            fs::write(self.0.join(name), bytes).expect("a writable temporary folder");
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            // A leftover in the temporary folder harms nothing.
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn embedded_code_is_found_by_name_and_unpacked() {
+        let mut packed = Vec::new();
+        GzEncoder::new(&b".version 8.0"[..], Compression::best()).read_to_end(&mut packed).expect("packs");
+        let table = [Embedded { name: KERNELS[1].name, cubin: b"machine code", ptx: packed.leak() }];
+        let code = embedded(&KERNELS[1], &table).expect("is in the table");
+        assert_eq!(code.cubin.as_deref(), Some(&b"machine code"[..]));
+        assert_eq!(code.ptx(&KERNELS[1]), Ok(Some(b".version 8.0\0".to_vec())));
+    }
+
+    #[test]
+    fn a_kernel_that_is_not_embedded_is_named() {
+        let found = embedded(&KERNELS[0], &[]).expect_err("an empty table");
+        assert!(matches!(found, Error::NoKernel { kernel, .. } if kernel == KERNELS[0].name), "{found}");
+    }
+
+    #[test]
+    fn damaged_embedded_ptx_is_an_error() {
+        let table = [Embedded { name: KERNELS[0].name, cubin: b"", ptx: b"not gzip" }];
+        let found = embedded(&KERNELS[0], &table).expect("found").ptx(&KERNELS[0]);
+        assert!(matches!(found, Err(Error::NoKernel { .. })), "{found:?}");
+    }
+
+    #[test]
+    fn a_folder_is_searched_by_architecture_first() {
+        let folder = Folder::new("order");
+        let kernel = &KERNELS[0];
+        folder.write(&format!("{}.cubin", kernel.name), b"flat");
+        folder.write(&format!("{}.ptx", kernel.name), b"text");
+        let code = from_folder(kernel, &folder.0).expect("both forms are there");
+        assert_eq!(code.cubin.as_deref(), Some(&b"flat"[..]));
+        assert_eq!(code.ptx(kernel), Ok(Some(b"text\0".to_vec())));
+        folder.write(&format!("sm_90a/{}.cubin", kernel.name), b"nested");
+        let code = from_folder(kernel, &folder.0).expect("both forms are there");
+        assert_eq!(code.cubin.as_deref(), Some(&b"nested"[..]));
+    }
+
+    #[test]
+    fn an_empty_folder_has_no_kernel_and_an_unreadable_file_is_named() {
+        let folder = Folder::new("empty");
+        let kernel = &KERNELS[0];
+        let found = from_folder(kernel, &folder.0).expect_err("nothing there");
+        assert!(matches!(&found, Error::NoKernel { reason, .. } if reason.contains(KERNEL_DIR)), "{found}");
+        let file = folder.0.join(format!("{}.cubin", kernel.name));
+        fs::create_dir(&file).expect("a writable temporary folder");
+        let found = from_folder(kernel, &folder.0).expect_err("a folder is no file");
+        assert!(matches!(&found, Error::KernelFile { path, .. } if *path == file), "{found}");
+    }
+}

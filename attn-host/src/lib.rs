@@ -1,5 +1,79 @@
-//! Launch side of the attention kernels.
+//! Attention on NVIDIA GPUs for Rust programs: checks a problem, chooses a prebuilt kernel and launches it.
+//!
+//! Nothing but the NVIDIA driver is needed, at run time: no CUDA toolkit, no C++, no compiler for kernels. The driver is opened
+//! by the first call, so a program starts everywhere and gets [`Error::NoDriver`] where there is none.
+//!
+//! The calls work on raw device addresses, strides and a raw `CUstream` in the context that is current on the calling thread,
+//! so memory and streams may come from any library. A [`Plan`] is made once for a problem and launched many times; a launch
+//! allocates nothing, waits for nothing, takes no lock and may be captured into a graph.
+//!
+//! ```no_run
+//! use attn_host::{DType, Device, DevicePtr, Error, Mask, Plan, Problem, Shape, Stream, Tensors};
+//!
+//! /// Causal attention with 8 key/value heads for 32 query heads; every tensor is (batch, seq, heads, 128) bf16.
+//! fn attend(q: u64, k: u64, v: u64, o: u64, stream: *mut std::ffi::c_void) -> Result<(), Error> {
+//!     let device = Device::current()?;
+//!     let shape = Shape {
+//!         batch: 4, seqlen_q: 4096, seqlen_k: 4096, heads: 32, kv_heads: 8, head_dim: 128, head_dim_v: 128,
+//!     };
+//!     let problem = Problem::new(DType::Bf16, shape).mask(Mask::Causal);
+//!     let plan = Plan::new(&device, &problem)?; // keep it, and launch it as often as you like
+//!     println!("{plan}");
+//!     let [q, k, v, o] = [q, k, v, o].map(DevicePtr);
+//!     let tensors = Tensors { q, k, v, o, lse: None, workspace: None };
+//!     // SAFETY: the addresses are tensors of this shape on this device, alive and left alone until the stream is done.
+//!     unsafe { plan.launch(&tensors, Stream(stream)) }
+//! }
+//! ```
+//!
+//! Conventions: tensors are (batch, seq, heads, head_dim) with any strides, the last dimension contiguous; LSE is the natural
+//! logarithm of the softmax denominator, f32, (batch, heads, seq); a causal mask is aligned to the bottom right; a query that
+//! sees no key gets zeros and an LSE of minus infinity.
+//!
+//! # With cust (feature `cust`, on by default)
+//!
+//! `Buffers` launches on cust's slices and streams with lengths and element types checked, and `attn_host::cust` is the very
+//! cust that it takes:
+//!
+#![cfg_attr(feature = "cust", doc = "```no_run")]
+#![cfg_attr(not(feature = "cust"), doc = "```ignore")]
+//! use attn_host::cust::{self, memory::DeviceBuffer, stream::{Stream, StreamFlags}};
+//! use attn_host::{Buffers, DType, Device, Plan, Problem, Shape};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let _context = cust::quick_init()?;
+//!     let stream = Stream::new(StreamFlags::NON_BLOCKING, None)?;
+//!     let shape = Shape { batch: 1, seqlen_q: 331, seqlen_k: 331, heads: 12, kv_heads: 12, head_dim: 32, head_dim_v: 32 };
+//!     let plan = Plan::new(&Device::current()?, &Problem::new(DType::F16, shape))?;
+//!     let upload = |bits: &[u16]| DeviceBuffer::from_slice(bits);
+//!     let bits = vec![0u16; 331 * 12 * 32];
+//!     let (q, k, v) = (upload(&bits)?, upload(&bits)?, upload(&bits)?);
+//!     let mut o = DeviceBuffer::from_slice(&vec![0u16; plan.spans().o as usize])?;
+//!     plan.run(Buffers { q: &q, k: &k, v: &v, o: &mut o, lse: None }, &stream)?;
+//!     println!("{:?}", &o.as_host_vec()?[..32]);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! cust's build script looks for a CUDA installation and fails without one. A program outside this workspace, on a machine
+//! without a toolkit, names any folder that has a subfolder `lib64` in its `.cargo/config.toml`:
+//!
+//! ```toml
+//! [env]
+//! CUDA_LIBRARY_PATH = { value = "cuda", relative = true } # cuda/lib64/ exists and may be empty
+//! ```
+//!
+//! This crate defines the driver symbols that cust links and brings the empty `libcuda.a` that `-lcuda` then finds, so such a
+//! program neither links nor needs the driver to start. It also means that a program can hold only one crate that does this.
+//! With `default-features = false` there is no cust, no such definition and nothing to set.
+//!
+//! # Kernels
+//!
+//! Prebuilt kernels travel inside the crate: machine code, and PTX that a driver compiles where it does not take the machine
+//! code. The environment variable [`KERNEL_DIR`] names a folder whose kernels are used instead.
 
+#[cfg(feature = "cust")]
+mod buffers;
 #[cfg(feature = "cust")]
 mod cust_symbols;
 mod device;
@@ -20,12 +94,13 @@ mod tensor_map;
 mod tests;
 
 pub use attn_kernel::forward::{Arch, DType, Kernel};
+#[cfg(feature = "cust")]
+pub use buffers::{Bf16, Buffers, Element, F16};
 pub use device::{Device, DeviceInfo};
 pub use error::{DriverVersion, Error, Unsupported};
 pub use kernels::KERNEL_DIR;
 pub use launch::{DevicePtr, Stream, Tensors};
 pub use plan::{Plan, Spans};
 pub use problem::{Mask, Problem, Shape, Strides};
-
 #[cfg(feature = "cust")]
-pub use cust;
+pub use {bytemuck, cust, half};

@@ -123,3 +123,46 @@ impl Tiled {
         Ok(map)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VALID: Tiled = Tiled {
+        argument: "k",
+        dtype: DType::Bf16,
+        dims: [72, 1000, 4, 2],
+        strides: [576, 144, 576_000],
+        tile: [64, 176, 1, 1],
+        swizzle: Swizzle::Bytes128,
+    };
+
+    fn refused(tiled: Tiled) -> (&'static str, u64) {
+        match tiled.checked() {
+            Err(Error::TensorMap { argument: "k", field, value, .. }) => (field, value),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_rule_names_its_field_and_value() {
+        assert_eq!(VALID.checked(), Ok(VALID));
+        for value in [0, (1 << 32) + 1] {
+            assert_eq!(refused(Tiled { dims: [72, value, 4, 2], ..VALID }), ("globalDim", value));
+        }
+        for value in [8, 1 << 40] {
+            assert_eq!(refused(Tiled { strides: [576, value, 0], ..VALID }), ("globalStrides", value));
+        }
+        for value in [0, 257] {
+            assert_eq!(refused(Tiled { tile: [64, value, 1, 1], ..VALID }), ("boxDim", u64::from(value)));
+        }
+        assert_eq!(refused(Tiled { tile: [32, 176, 1, 1], ..VALID }), ("boxDim[0] in bytes", 64));
+        assert_eq!(refused(Tiled { swizzle: Swizzle::Bytes64, ..VALID }), ("boxDim[0] in bytes", 128));
+    }
+
+    #[test]
+    fn the_limits_themselves_are_allowed() {
+        let limits = Tiled { dims: [1 << 32; 4], strides: [0, (1 << 40) - 16, 16], tile: [64, 256, 256, 256], ..VALID };
+        assert_eq!(limits.checked(), Ok(limits));
+    }
+}
