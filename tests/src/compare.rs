@@ -70,6 +70,16 @@ pub enum Mismatch {
     },
 }
 
+impl Mismatch {
+    /// The same with its position replaced: for comparisons of rows that were gathered from elsewhere.
+    pub fn moved(mut self, to: impl FnOnce((usize, usize, usize, usize)) -> (usize, usize, usize, usize)) -> Self {
+        if let Mismatch::Kind { at, .. } | Mismatch::Size { at, .. } = &mut self {
+            *at = to(*at);
+        }
+        self
+    }
+}
+
 /// The error that an output in `precision` may have.
 pub fn bound(reference: &[f64], lowp: &[f32], precision: Precision) -> Result<f64, Mismatch> {
     let (mut naive, mut rounding) = (0f64, 0f64);

@@ -104,26 +104,32 @@ impl View {
         self.offset + (batch - 1) * self.batch + (seq - 1) * self.seq + (heads - 1) * self.head + width
     }
 
-    fn at(&self, (b, s, h, c): (usize, usize, usize, usize)) -> usize {
+    /// Where an element (batch, seq, head, column) lies in the host's copy.
+    pub fn index(&self, (b, s, h, c): (usize, usize, usize, usize)) -> usize {
         self.offset + b * self.batch + s * self.seq + h * self.head + c
     }
 
-    /// Writes `tensor` into an arena's elements.
+    /// Writes `tensor`, rounded to `precision`, into an arena's elements.
     pub fn scatter(&self, tensor: &Dense<f32>, precision: Precision, to: &mut [u16]) {
+        self.scatter_bits(tensor, |x| precision.to_bits(x), to);
+    }
+
+    /// Writes `tensor` into an arena's elements.
+    pub fn scatter_bits<T>(&self, tensor: &Dense<f32>, bits: impl Fn(f32) -> T, to: &mut [T]) {
         for (i, x) in tensor.data.iter().enumerate() {
-            to[self.at(tensor.position(i))] = precision.to_bits(*x);
+            to[self.index(tensor.position(i))] = bits(*x);
         }
     }
 
     /// Reads the tensor out of an arena's elements.
     pub fn gather<T: Copy>(&self, from: &[T], convert: impl Fn(T) -> f32) -> Dense<f32> {
-        Dense::from_fn(self.dims, |b, s, h, c| convert(from[self.at((b, s, h, c))]))
+        Dense::from_fn(self.dims, |b, s, h, c| convert(from[self.index((b, s, h, c))]))
     }
 
     /// First element outside the tensor that is not `poison` any more.
     pub fn overwritten<T: Copy + PartialEq>(&self, arena: &[T], poison: T) -> Option<usize> {
         let mut own = vec![false; arena.len()];
-        let owned = Dense::from_fn(self.dims, |b, s, h, c| self.at((b, s, h, c)));
+        let owned = Dense::from_fn(self.dims, |b, s, h, c| self.index((b, s, h, c)));
         owned.data.into_iter().for_each(|i| own[i] = true);
         arena.iter().zip(own).position(|(x, own)| !own && *x != poison)
     }

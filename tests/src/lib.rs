@@ -11,7 +11,9 @@
 
 pub mod case;
 pub mod compare;
+pub mod demo;
 pub mod dense;
+pub mod gpu;
 pub mod input;
 pub mod layout;
 pub mod lists;
@@ -19,3 +21,5 @@ mod names;
 pub mod oracle;
 pub mod precision;
 pub mod sample;
+pub mod sampled;
+pub mod suite;

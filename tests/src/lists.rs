@@ -169,7 +169,7 @@ fn draw(rng: &mut ChaCha8Rng, seed: u64) -> Case {
         head_dim_v,
         causal: rng.random(),
         lse: rng.random_bool(0.7),
-        scale: rng.random_bool(0.3).then(|| (rng.random_range(2..40) as f32) / 100.0),
+        scale: rng.random_bool(0.3).then(|| (rng.random_range(2..20) as f32) / 100.0),
         layout,
         input: *Input::ALL.choose(rng).expect("not empty"),
         seed,

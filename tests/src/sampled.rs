@@ -1,0 +1,127 @@
+//! Some rows of an answer that is too large to check whole.
+
+use rayon::prelude::*;
+
+use crate::case::Case;
+use crate::compare::{self, Mismatch, Report};
+use crate::dense::{Dense, Dims};
+use crate::layout::{Placement, View};
+use crate::oracle::{Answer, Attention};
+
+/// Rows of a sampled block.
+const ROWS: usize = 32;
+
+/// The inputs and outputs of a case as the buffers that its [`Placement`] describes.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffers<'a> {
+    /// Q, K and V, each the buffer that its view indexes.
+    pub qkv: [&'a [u16]; 3],
+    /// O.
+    pub o: &'a [u16],
+    /// LSE, when it was asked for.
+    pub lse: Option<&'a [u32]>,
+}
+
+/// One block's rows: what came out, what should have, and what a naive program gives.
+struct Block {
+    rows: Vec<(usize, usize, usize)>,
+    o: Vec<f32>,
+    lse: Vec<f32>,
+    reference: (Vec<f64>, Vec<f64>),
+    lowp: (Vec<f32>, Vec<f32>),
+}
+
+/// Checks `blocks` blocks of 32 rows, spread evenly over batch, heads and queries, the first and the last among them.
+pub fn check(case: &Case, place: &Placement, buffers: &Buffers<'_>, blocks: usize) -> Result<Report, Mismatch> {
+    let per_head = case.seqlen_q.div_ceil(ROWS);
+    let total = case.batch * case.heads * per_head;
+    let blocks = blocks.clamp(1, total);
+    let chosen: Vec<usize> =
+        (0..blocks).map(|i| if i + 1 == blocks { total - 1 } else { i * total / blocks }).collect();
+    let done: Vec<Block> = chosen
+        .into_par_iter()
+        .map(|i| {
+            let (head, first) = (i / per_head, i % per_head * ROWS);
+            block(case, place, buffers, (head / case.heads, head % case.heads), first)
+        })
+        .collect();
+    let rows: Vec<_> = done.iter().flat_map(|b| b.rows.iter().copied()).collect();
+    let dims = |width| Dims { batch: 1, seq: rows.len(), heads: 1, width };
+    let o = Dense { dims: dims(case.head_dim_v), data: done.iter().flat_map(|b| b.o.iter().copied()).collect() };
+    let lse = Dense { dims: dims(1), data: done.iter().flat_map(|b| b.lse.iter().copied()).collect() };
+    let reference = Answer {
+        o: Dense { dims: o.dims, data: done.iter().flat_map(|b| b.reference.0.iter().copied()).collect() },
+        lse: Dense { dims: lse.dims, data: done.iter().flat_map(|b| b.reference.1.iter().copied()).collect() },
+    };
+    let lowp = Answer {
+        o: Dense { dims: o.dims, data: done.iter().flat_map(|b| b.lowp.0.iter().copied()).collect() },
+        lse: Dense { dims: lse.dims, data: done.iter().flat_map(|b| b.lowp.1.iter().copied()).collect() },
+    };
+    let lse = buffers.lse.map(|_| &lse);
+    compare::check(&o, lse, &reference, &lowp, case.precision).map_err(|mismatch| {
+        mismatch.moved(|(_, row, _, column)| {
+            let (batch, head, query) = rows[row];
+            (batch, query, head, column)
+        })
+    })
+}
+
+fn block(case: &Case, place: &Placement, buffers: &Buffers<'_>, (batch, head): (usize, usize), first: usize) -> Block {
+    let kv_head = head / (case.heads / case.kv_heads);
+    let widen = |bits| case.precision.from_bits(bits);
+    let of = |i: usize, head| one_head(&place.qkv[i].1, batch, head).gather(buffers.qkv[i], widen);
+    let (q, k, v) = (of(0, head), of(1, kv_head), of(2, kv_head));
+    let attention = Attention { q: &q, k: &k, v: &v, scale: case.scale(), causal: case.causal };
+    let rows = first..case.seqlen_q.min(first + ROWS);
+    let narrow = |view: &View| View {
+        offset: view.offset + batch * view.batch + head * view.head + first * view.seq,
+        dims: Dims { batch: 1, heads: 1, seq: rows.len(), ..view.dims },
+        ..*view
+    };
+    Block {
+        rows: rows.clone().map(|i| (batch, head, i)).collect(),
+        o: narrow(&place.o.0).gather(buffers.o, widen).data,
+        lse: buffers.lse.map_or(vec![0.0; rows.len()], |lse| narrow(&place.lse.0).gather(lse, f32::from_bits).data),
+        reference: attention.reference_rows(0, 0, rows.clone()),
+        lowp: attention.lowp_rows(0, 0, rows, case.precision),
+    }
+}
+
+fn one_head(view: &View, batch: usize, head: usize) -> View {
+    let offset = view.offset + batch * view.batch + head * view.head;
+    View { offset, dims: Dims { batch: 1, heads: 1, ..view.dims }, ..*view }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::Inputs;
+
+    #[test]
+    fn sampled_rows_are_those_of_the_whole() {
+        let case: Case = "bf16 b=2 h=4 hk=2 sq=70 sk=90 d=16 dv=24 causal lse layout=padded".parse().expect("valid");
+        let (inputs, place) = (Inputs::of(&case), case.layout.place(&case));
+        let answer = inputs.attention(&case).reference();
+        let mut arenas: Vec<Vec<u16>> = place.inputs.iter().map(|a| vec![0; a.host_len()]).collect();
+        for ((arena, view), tensor) in place.qkv.iter().zip([&inputs.q, &inputs.k, &inputs.v]) {
+            view.scatter(tensor, case.precision, &mut arenas[*arena]);
+        }
+        let narrow = |t: &Dense<f64>| Dense { dims: t.dims, data: t.data.iter().map(|x| *x as f32).collect() };
+        let mut o = vec![0; place.o.1.host_len()];
+        place.o.0.scatter(&narrow(&answer.o), case.precision, &mut o);
+        let mut lse = vec![0; place.lse.1.host_len()];
+        place.lse.0.scatter_bits(&narrow(&answer.lse), f32::to_bits, &mut lse);
+        let qkv = place.qkv.map(|(arena, _)| arenas[arena].as_slice());
+        let run = |o: &[u16], blocks| check(&case, &place, &Buffers { qkv, o, lse: Some(&lse) }, blocks);
+        for blocks in [1, 5, 24, 1000] {
+            run(&o, blocks).expect("the reference's own answer passes");
+        }
+        // The last row of the last head is always among the sampled ones.
+        let last = place.o.0.index((1, 69, 3, 7));
+        o[last] = case.precision.to_bits(100.0);
+        match run(&o, 2) {
+            Err(Mismatch::Size { at: (1, 69, 3, 7), count: 1, .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The GPU suite: every case of the lists on the GPU against the oracle, then the repeats.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::Instant;
+
+use clap::Parser;
+
+use crate::case::Case;
+use crate::compare::{self, Mismatch, Report};
+use crate::gpu::{Gpu, GpuError, LSE_POISON, Loaded, Output};
+use crate::input::Inputs;
+use crate::lists::{self, Entry};
+use crate::precision::POISON;
+use crate::sampled::{self, Buffers};
+
+/// How often a case of the `repeat` list runs.
+const REPEATS: usize = 20;
+/// Blocks of rows of a repeated case that are compared with the oracle.
+const SAMPLED_BLOCKS: usize = 64;
+
+/// Runs the attention kernels on the GPU against a reference in f64 on the CPU.
+///
+/// Outputs are poisoned before each run and what lies between and around them is checked after it. The last line counts
+/// what passed and failed; the exit status is 0 when nothing failed, 1 when something did, 2 when there is no GPU.
+#[derive(Parser, Debug, Default)]
+#[command(name = "attn-gpu-suite")]
+pub struct Options {
+    /// Only cases whose line, with the list's name before it ("corner: bf16 b=..."), contains this.
+    #[arg(long)]
+    filter: Option<String>,
+    /// Only this case, as a failure prints it.
+    #[arg(long, value_name = "LINE")]
+    case: Option<Case>,
+    /// Print the cases instead of running them.
+    #[arg(long)]
+    list: bool,
+    /// Every seventh case.
+    #[arg(long)]
+    quick: bool,
+    /// The short list for runs under compute-sanitizer.
+    #[arg(long)]
+    sanitizer: bool,
+}
+
+/// What became of a case.
+enum Outcome {
+    Passed(Report),
+    Skipped(String),
+    Failed(String),
+}
+
+/// Why an answer is not accepted.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    #[error(transparent)]
+    Wrong(#[from] Mismatch),
+    #[error("wrote outside {what}: element {at} of its buffer, where the guards and gaps are")]
+    Overwrite { what: &'static str, at: usize },
+    #[error("run {run} of {REPEATS} differs from run 1 in {what}, first at element {at} of its buffer")]
+    Unequal { run: usize, what: &'static str, at: usize },
+}
+
+/// Counts of one list.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+    /// Largest error as a part of its bound.
+    worst: f64,
+    worst_lse: f64,
+}
+
+impl Options {
+    fn entries(&self) -> Vec<Entry> {
+        let all = match (self.case, self.sanitizer) {
+            (Some(case), _) => return vec![Entry { list: "case", case }],
+            (None, true) => lists::sanitizer(),
+            (None, false) => lists::checked().into_iter().chain(lists::repeat()).collect(),
+        };
+        let wanted = |e: &Entry| self.filter.as_ref().is_none_or(|f| format!("{}: {}", e.list, e.case).contains(f));
+        all.into_iter().filter(wanted).step_by(if self.quick { 7 } else { 1 }).collect()
+    }
+}
+
+/// Runs what the options ask for; returns the exit status.
+pub fn run(options: &Options) -> u8 {
+    let entries = options.entries();
+    if options.list {
+        entries.iter().for_each(|Entry { list, case }| println!("{list}: {case}"));
+        return 0;
+    }
+    if entries.is_empty() {
+        eprintln!("no case matches the filter");
+        return 1;
+    }
+    let gpu = match Gpu::open() {
+        Ok(gpu) => gpu,
+        Err(error) => {
+            eprintln!("no GPU to run on: {error}");
+            return 2;
+        }
+    };
+    println!("device: {}", gpu.describe());
+    let tallies = run_all(&gpu, &entries);
+    print_table(&tallies, entries.len())
+}
+
+fn run_all(gpu: &Gpu, entries: &[Entry]) -> BTreeMap<&'static str, Tally> {
+    let (start, mut tallies) = (Instant::now(), BTreeMap::<_, Tally>::new());
+    let mut failed = 0;
+    for (i, Entry { list, case }) in entries.iter().enumerate() {
+        let (outcome, lost) = match check(gpu, list, case) {
+            Ok(report) => (Outcome::Passed(report), false),
+            Err(Failure::Gpu(error @ GpuError::TooLarge { .. })) => (Outcome::Skipped(error.to_string()), false),
+            Err(Failure::Gpu(error)) => (Outcome::Failed(error.to_string()), gpu.is_lost_after(&error)),
+            Err(failure) => (Outcome::Failed(failure.to_string()), false),
+        };
+        let tally = tallies.entry(*list).or_default();
+        match outcome {
+            Outcome::Passed(report) => tally.pass(&report),
+            Outcome::Skipped(why) => {
+                tally.skipped += 1;
+                println!("skipped {list}: {case}\n  {why}");
+            }
+            Outcome::Failed(why) => {
+                (tally.failed, failed) = (tally.failed + 1, failed + 1);
+                println!("FAILED {list}, again with --case '{case}'\n  {why}");
+            }
+        }
+        let done = i + 1;
+        if done.is_multiple_of(50) || done == entries.len() {
+            println!("{done} of {} cases, {failed} failed, {:.0} s", entries.len(), start.elapsed().as_secs_f64());
+        }
+        if lost {
+            println!("the CUDA context is lost: {} cases were not run", entries.len() - done);
+            break;
+        }
+        // A pipe would otherwise hold the lines back until the end, or for ever when a kernel hangs.
+        std::io::stdout().flush().unwrap_or(());
+    }
+    tallies
+}
+
+impl Tally {
+    fn pass(&mut self, report: &Report) {
+        self.passed += 1;
+        self.worst = self.worst.max(report.error / report.bound.max(f64::MIN_POSITIVE));
+        self.worst_lse = self.worst_lse.max(report.lse_error.unwrap_or(0.0));
+    }
+}
+
+fn print_table(tallies: &BTreeMap<&'static str, Tally>, expected: usize) -> u8 {
+    println!(
+        "{:<10} {:>6} {:>6} {:>7}   {:>20} {:>16}",
+        "list", "passed", "failed", "skipped", "worst error / bound", "worst LSE error"
+    );
+    for (list, t) in tallies {
+        println!(
+            "{list:<10} {:>6} {:>6} {:>7}   {:>20.2} {:>16.1e}",
+            t.passed, t.failed, t.skipped, t.worst, t.worst_lse
+        );
+    }
+    let sum = |of: fn(&Tally) -> usize| tallies.values().map(of).sum::<usize>();
+    let (passed, failed, skipped) = (sum(|t| t.passed), sum(|t| t.failed), sum(|t| t.skipped));
+    let not_run = expected - passed - failed - skipped;
+    if skipped + not_run > 0 {
+        println!("{skipped} skipped, {not_run} not run");
+    }
+    println!("{passed} passed, {failed} failed");
+    u8::from(failed + not_run > 0)
+}
+
+fn check(gpu: &Gpu, list: &str, case: &Case) -> Result<Report, Failure> {
+    let inputs = Inputs::of(case);
+    let loaded = gpu.load(case, &inputs)?;
+    let output = loaded.run()?;
+    untouched(&loaded, &output)?;
+    if list == "repeat" {
+        return repeat(case, &loaded, &output);
+    }
+    let attention = inputs.attention(case);
+    let (o, lse) = loaded.tensors(&output, case.precision);
+    let (reference, lowp) = (attention.reference(), attention.lowp(case.precision));
+    Ok(compare::check(&o, lse.as_ref(), &reference, &lowp, case.precision)?)
+}
+
+/// Whether the guards around the outputs and the gaps in them are as they were.
+fn untouched(loaded: &Loaded<'_>, output: &Output) -> Result<(), Failure> {
+    let place = loaded.place();
+    if let Some(at) = place.o.0.overwritten(&output.o, POISON) {
+        return Err(Failure::Overwrite { what: "o", at });
+    }
+    match output.lse.as_ref().and_then(|lse| place.lse.0.overwritten(lse, LSE_POISON)) {
+        Some(at) => Err(Failure::Overwrite { what: "lse", at }),
+        None => Ok(()),
+    }
+}
+
+/// Further runs equal the first bit by bit, and the first is right in the rows that are sampled.
+fn repeat(case: &Case, loaded: &Loaded<'_>, first: &Output) -> Result<Report, Failure> {
+    let qkv = loaded.place().qkv.map(|(arena, _)| loaded.arenas()[arena].as_slice());
+    let buffers = Buffers { qkv, o: &first.o, lse: first.lse.as_deref() };
+    let report = sampled::check(case, loaded.place(), &buffers, SAMPLED_BLOCKS)?;
+    for run in 2..=REPEATS {
+        let again = loaded.run()?;
+        if let Some(at) = again.o.iter().zip(&first.o).position(|(a, b)| a != b) {
+            return Err(Failure::Unequal { run, what: "o", at });
+        }
+        let lse = again.lse.iter().flatten().zip(first.lse.iter().flatten()).position(|(a, b)| a != b);
+        if let Some(at) = lse {
+            return Err(Failure::Unequal { run, what: "lse", at });
+        }
+    }
+    Ok(report)
+}
