@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use super::arch::Arch;
 use super::declare::Declared;
 use super::ptxas::Resources;
-use super::{lower, ptxas, sass};
+use super::{Codegen, lower, nvvm, ptxas, sass};
 use crate::hash::Key;
 use crate::toolchain::Toolchain;
 use crate::workspace;
@@ -17,6 +18,8 @@ use crate::workspace;
 pub struct Job {
     /// Where it will run.
     pub arch: Arch,
+    /// How it becomes PTX.
+    pub codegen: Codegen,
     /// What it says about itself.
     pub declared: Declared,
     /// Its module, annotated.
@@ -41,6 +44,9 @@ pub struct Built {
     /// The folder with `kernel.ll`, `kernel.ptx` and `kernel.cubin`.
     #[serde(skip)]
     pub dir: PathBuf,
+    /// What each step took, empty when the kernel came from the cache.
+    #[serde(skip)]
+    pub steps: Vec<(&'static str, Duration)>,
     /// Whether it came from the cache.
     #[serde(skip)]
     pub cached: bool,
@@ -57,7 +63,7 @@ impl Built {
 pub fn build(toolchain: &Toolchain, job: &Job) -> Result<Built> {
     let versions = serde_json::to_string(&toolchain.versions())?;
     let key = Key::new("kernel-1").add(versions).add(lower::flags()).add(job.arch.name()).add(&job.ir);
-    let key = key.add(format!("{:?}", job.declared)).finish();
+    let key = key.add(format!("{:?} {:?}", job.declared, job.codegen)).finish();
     let dir = workspace::target().join("ptx-cache").join(&key[..2]).join(&key[2..34]);
     if let Ok(report) = fs::read(dir.join("report.json")) {
         return Ok(Built { dir, cached: true, ..serde_json::from_slice(&report)? });
@@ -74,22 +80,44 @@ pub fn build(toolchain: &Toolchain, job: &Job) -> Result<Built> {
 /// The back end proper. On an error the files stay where the message says, for a look at them.
 fn compile(toolchain: &Toolchain, job: &Job, dir: &Path) -> Result<Built> {
     let stem = dir.join("kernel");
+    let read = || fs::read_to_string(stem.with_extension("ptx")).context("the compiler wrote no PTX");
     fs::write(stem.with_extension("ll"), &job.ir)?;
-    lower::llvm(&toolchain.rust, job.arch, &job.declared.name, &stem)?;
-    let ptx = fs::read_to_string(stem.with_extension("ptx"))?;
-    lower::check(&ptx).with_context(|| format!("see {}", stem.with_extension("ptx").display()))?;
-    let resources = ptxas::assemble(toolchain, job.arch, &stem)?;
-    let ptx = fs::read_to_string(stem.with_extension("ptx"))?;
+    let mut steps = Vec::new();
+    match job.codegen {
+        Codegen::Llvm => {
+            timed(&mut steps, "opt", || lower::optimise(&toolchain.rust, job.arch, &job.declared.name, &stem))?;
+            timed(&mut steps, "llc", || lower::generate(&toolchain.rust, job.arch, &stem))?;
+        }
+        Codegen::Nvvm => {
+            let ptx = timed(&mut steps, "libNVVM", || nvvm::compile(toolchain, job.arch, &job.ir))?;
+            fs::write(stem.with_extension("ptx"), lower::with_version(&ptx, job.arch.oldest_ptx())?)?;
+        }
+    }
+    lower::check(&read()?).with_context(|| format!("see {}", stem.with_extension("ptx").display()))?;
+    let resources = timed(&mut steps, "ptxas", || ptxas::assemble(toolchain, job.arch, &stem))?;
+    let sass = timed(&mut steps, "nvdisasm", || sass::disassemble(toolchain, &stem.with_extension("cubin")))?;
     let built = Built {
         name: job.declared.name.clone(),
         arch: job.arch.name().to_owned(),
-        ptx_version: lower::version(&ptx).context("the PTX states no version")?.to_string(),
+        ptx_version: lower::version(&read()?).context("the PTX states no version")?.to_string(),
         smem_dynamic: job.declared.smem,
         resources,
-        sass: sass::count(&sass::disassemble(toolchain, &stem.with_extension("cubin"))?),
+        sass: sass::count(&sass),
         dir: PathBuf::new(),
+        steps,
         cached: false,
     };
     fs::write(dir.join("report.json"), serde_json::to_vec(&built)?)?;
     Ok(built)
+}
+
+fn timed<T>(
+    steps: &mut Vec<(&'static str, Duration)>,
+    name: &'static str,
+    step: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let start = Instant::now();
+    let result = step();
+    steps.push((name, start.elapsed()));
+    result
 }

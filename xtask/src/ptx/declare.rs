@@ -42,7 +42,9 @@ impl Declared {
                 "minctasm" => kernel.minctasm = Some(number()?),
                 "maxnreg" => kernel.maxnreg = Some(number()?),
                 "smem" => kernel.smem = number()?,
-                "cluster" => kernel.cluster = Some(value.to_owned()),
+                // A block that is its own cluster needs no word.
+                "cluster" => kernel.cluster = Some(value.to_owned()).filter(|blocks| blocks != "1,1,1"),
+                "tensormap" if value.is_empty() => {}
                 "tensormap" => {
                     let positions = value.split(',').map(str::parse).collect::<Result<_, _>>();
                     kernel.tensormap = positions.with_context(|| format!("{key}={value}: not a list of positions"))?;
@@ -77,6 +79,8 @@ mod tests {
         assert_eq!((kernel.maxntid, kernel.smem), (384, 213_064));
         assert_eq!(kernel.tensormap, [1, 2, 3, 4]);
         assert_eq!(kernel.cluster.as_deref(), Some("2,1,1"));
+        let bare = Declared::parse("//@kernel k maxntid=32 tensormap= cluster=1,1,1").unwrap().unwrap();
+        assert_eq!((bare.tensormap.len(), bare.cluster), (0, None));
         assert_eq!(Declared::parse(".extern .shared .align 1024 .b8 smem[];").unwrap(), None);
     }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::arch::Arch;
 use crate::hash::Key;
@@ -79,8 +79,9 @@ pub struct Source<'a> {
 
 /// Compiles `source` for `arch` and returns the IR.
 pub fn emit(rust: &Rust, core: &Path, source: Source, arch: Arch) -> Result<String> {
-    let key = Key::new("ir").add(&rust.version).add(FLAGS.join(" ")).add(arch.name());
-    let key = key.add(source.probes.to_string()).tree(source.root.parent().unwrap_or(source.root))?.finish();
+    let arguments = arguments(source, arch);
+    let sources = source.root.parent().unwrap_or(source.root);
+    let key = Key::new("ir").add(&rust.version).add(arguments.join("\n")).tree(sources)?.finish();
     let cache = workspace::target().join("ptx-cache");
     let file = cache.join(format!("ir-{}-{}.ll", arch.name(), &key[..32]));
     if let Ok(text) = fs::read_to_string(&file) {
@@ -89,20 +90,36 @@ pub fn emit(rust: &Rust, core: &Path, source: Source, arch: Arch) -> Result<Stri
     fs::create_dir_all(&cache)?;
     let temporary = file.with_extension(format!("new-{}", std::process::id()));
     let mut command = rust.command("rustc");
-    command.args(FLAGS).arg("--crate-name=attn_kernel").arg("-L").arg(core);
-    command.arg("-Cno-prepopulate-passes").arg(format!("-Ctarget-cpu={}", arch.name()));
-    command.arg("--cfg").arg(format!("attn_arch=\"{}\"", arch.name()));
-    let known: Vec<_> = Arch::ALL.iter().map(|arch| format!("\"{}\"", arch.name())).collect();
-    command.arg("--check-cfg").arg(format!("cfg(attn_arch, values({}))", known.join(", ")));
-    command.args(["--check-cfg", "cfg(attn_probes)", "--check-cfg", "cfg(feature, values(\"rust-cuda\"))"]);
-    if source.probes {
-        command.args(["--cfg", "attn_probes"]);
-    }
-    command.arg(format!("--emit=llvm-ir={}", temporary.display())).arg(source.root);
+    command
+        .args(&arguments)
+        .arg("-L")
+        .arg(core)
+        .arg(format!("--emit=llvm-ir={}", temporary.display()))
+        .arg(source.root);
     // The compiler speaks to the user itself: warnings as well as errors.
     let status = command.status().with_context(|| format!("cannot start {}", rust.rustc.display()))?;
-    anyhow::ensure!(status.success(), "{} does not compile for {}", source.root.display(), arch.name());
+    ensure!(status.success(), "{} does not compile for {}", source.root.display(), arch.name());
     let text = fs::read_to_string(&temporary)?;
     fs::rename(&temporary, &file)?;
     Ok(text)
+}
+
+/// What rustc is told besides files and folders.
+fn arguments(source: Source, arch: Arch) -> Vec<String> {
+    let mut arguments: Vec<String> = FLAGS.iter().map(|&flag| flag.to_owned()).collect();
+    let mut add = |argument: &str| arguments.push(argument.to_owned());
+    add("--crate-name=attn_kernel");
+    add("-Cno-prepopulate-passes");
+    // An architecture without kernels uses none of the features that kernels need.
+    add("-Aunused-features");
+    add(&format!("-Ctarget-cpu={}", arch.name()));
+    add(&format!("--cfg=attn_arch=\"{}\"", arch.name()));
+    if source.probes {
+        add("--cfg=attn_probe");
+    }
+    let known: Vec<_> = Arch::ALL.iter().map(|arch| format!("\"{}\"", arch.name())).collect();
+    add(&format!("--check-cfg=cfg(attn_arch, values({}))", known.join(", ")));
+    add("--check-cfg=cfg(attn_probe, test)");
+    add("--check-cfg=cfg(feature, values(\"rust-cuda\"))");
+    arguments
 }

@@ -3,7 +3,7 @@
 //! A kernel's module holds what the kernel reaches and nothing else, in an order and numbering of its own. Its text
 //! therefore changes exactly when the kernel does, which is what makes caching by content work.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
 use anyhow::{Context, Result, bail};
@@ -155,13 +155,13 @@ impl Module {
         }
         // Metadata may name more metadata, which then queues behind it.
         let mut next = 0;
-        while let Some(&old) = numbers.metadata.get(next) {
+        while let Some(&old) = numbers.metadata.order.get(next) {
             let body = self.metadata.get(&old).with_context(|| format!("metadata !{old} is missing"))?;
             let body = numbers.renumber(body);
             line(&format!("!{next} = {body}"));
             next += 1;
         }
-        for (new, old) in numbers.attributes.iter().enumerate() {
+        for (new, old) in numbers.attributes.order.iter().enumerate() {
             line(&format!("attributes #{new} = {{ {} }}", self.attributes(*old)));
         }
         Ok(text)
@@ -186,25 +186,34 @@ impl Module {
 /// New numbers for attribute groups and metadata, given in the order of their first use.
 #[derive(Default)]
 struct Numbers {
-    attributes: Vec<u32>,
-    metadata: Vec<u32>,
+    attributes: Numbering,
+    metadata: Numbering,
+}
+
+/// Old numbers in their new order.
+#[derive(Default)]
+struct Numbering {
+    order: Vec<u32>,
+    new: HashMap<u32, usize>,
+}
+
+impl Numbering {
+    fn of(&mut self, old: u32) -> usize {
+        *self.new.entry(old).or_insert_with(|| {
+            self.order.push(old);
+            self.order.len() - 1
+        })
+    }
 }
 
 impl Numbers {
     fn renumber(&mut self, text: &str) -> String {
         rewrite(text, |token| match token {
-            Token::Attributes(old) => Some(format!("#{}", position(&mut self.attributes, old))),
-            Token::Metadata(old) => Some(format!("!{}", position(&mut self.metadata, old))),
+            Token::Attributes(old) => Some(format!("#{}", self.attributes.of(old))),
+            Token::Metadata(old) => Some(format!("!{}", self.metadata.of(old))),
             Token::Symbol => None,
         })
     }
-}
-
-fn position(list: &mut Vec<u32>, value: u32) -> usize {
-    list.iter().position(|&known| known == value).unwrap_or_else(|| {
-        list.push(value);
-        list.len() - 1
-    })
 }
 
 fn first_symbol(text: &str) -> Option<String> {

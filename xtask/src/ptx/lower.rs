@@ -17,31 +17,37 @@ pub fn flags() -> String {
     OPT_FLAGS.join(" ")
 }
 
-/// The `llvm` lane: LLVM's own optimiser and code generator. `stem` names the files: `STEM.ll` is read, `STEM.ptx`
-/// written.
-pub fn llvm(rust: &Rust, arch: Arch, kernel: &str, stem: &Path) -> Result<()> {
-    let version = arch.oldest_ptx();
-    let target = [format!("-mcpu={}", arch.name()), format!("-mattr=+ptx{}{}", version.major, version.minor)];
-    let optimised = stem.with_extension("opt.bc");
+/// LLVM's optimiser, from `STEM.ll` to `STEM.bc`.
+pub fn optimise(rust: &Rust, arch: Arch, kernel: &str, stem: &Path) -> Result<()> {
     process::run(
         rust.command("opt")
             .arg("-passes=internalize,globaldce,default<O3>")
             .arg(format!("-internalize-public-api-list={kernel}"))
             .args(OPT_FLAGS)
-            .args(&target)
+            .args(target(arch))
             .arg(stem.with_extension("ll"))
             .arg("-o")
-            .arg(&optimised),
-    )?;
+            .arg(stem.with_extension("bc")),
+    )
+    .map(drop)
+}
+
+/// LLVM's code generator, from `STEM.bc` to `STEM.ptx`.
+pub fn generate(rust: &Rust, arch: Arch, stem: &Path) -> Result<()> {
     process::run(
         rust.command("llc")
             .args(["-O3", "-filetype=asm"])
-            .args(&target)
-            .arg(&optimised)
+            .args(target(arch))
+            .arg(stem.with_extension("bc"))
             .arg("-o")
             .arg(stem.with_extension("ptx")),
-    )?;
-    Ok(())
+    )
+    .map(drop)
+}
+
+fn target(arch: Arch) -> [String; 2] {
+    let version = arch.oldest_ptx();
+    [format!("-mcpu={}", arch.name()), format!("-mattr=+ptx{}{}", version.major, version.minor)]
 }
 
 /// `ptx` with another `.version`.

@@ -11,16 +11,18 @@ mod declare;
 mod frontend;
 mod ir;
 mod lower;
+mod nvvm;
 mod ptxas;
 mod sass;
 mod scan;
 mod table;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -41,6 +43,9 @@ pub struct Options {
     /// Architectures, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "sm_90a")]
     arch: Vec<Arch>,
+    /// What turns the optimised program into PTX.
+    #[arg(long, value_enum, default_value = "llvm")]
+    codegen: Codegen,
     /// Only kernels whose name contains this.
     #[arg(long, value_name = "PART")]
     kernel: Option<String>,
@@ -53,9 +58,21 @@ pub struct Options {
     /// Also compile the kernels that only tests start.
     #[arg(long)]
     probes: bool,
+    /// Also print what each step took.
+    #[arg(short, long)]
+    verbose: bool,
     /// Kernels compiled at once [default: one per core].
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
+}
+
+/// A way from IR to PTX.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Codegen {
+    /// LLVM's opt and llc.
+    Llvm,
+    /// NVIDIA's libNVVM; from Blackwell on, for Hopper it takes only the IR of LLVM 7.
+    Nvvm,
 }
 
 /// A kind of result.
@@ -90,7 +107,10 @@ pub fn run(options: &Options) -> Result<()> {
     if jobs.is_empty() {
         bail!("no kernel matches");
     }
-    let (built, failed) = back(&toolchain, &jobs, options.jobs.unwrap_or_else(cores));
+    if options.verbose {
+        eprintln!("{:>6.2} s  front end, {} kernels", start.elapsed().as_secs_f64(), jobs.len());
+    }
+    let (built, failed) = back(&toolchain, &jobs, options);
     for kernel in &built {
         write(&toolchain, kernel, options)?;
     }
@@ -112,13 +132,13 @@ fn front(toolchain: &Toolchain, options: &Options) -> Result<Vec<Job>> {
     let mut jobs = Vec::new();
     for &arch in &options.arch {
         let ir = frontend::emit(&toolchain.rust, &core, Source { root: &root, probes: options.probes }, arch)?;
-        jobs.extend(split(&ir, arch, options.kernel.as_deref().unwrap_or_default())?);
+        jobs.extend(split(&ir, arch, options.kernel.as_deref().unwrap_or_default(), options.codegen)?);
     }
     Ok(jobs)
 }
 
 /// Annotates `ir` and cuts it into one job per kernel whose name contains `part`.
-fn split(ir: &str, arch: Arch, part: &str) -> Result<Vec<Job>> {
+fn split(ir: &str, arch: Arch, part: &str, codegen: Codegen) -> Result<Vec<Job>> {
     let mut module = ir::Module::parse(ir)?;
     let lines = module.assembly.iter().filter_map(|line| Declared::parse(line).transpose());
     let declared: Vec<Declared> = lines.collect::<Result<_>>()?;
@@ -126,44 +146,50 @@ fn split(ir: &str, arch: Arch, part: &str) -> Result<Vec<Job>> {
     let mut jobs = Vec::new();
     for kernel in declared.into_iter().filter(|kernel| kernel.name.contains(part)) {
         let ir = module.extract(&kernel.name, |line| matches!(Declared::parse(line), Ok(None)))?;
-        jobs.push(Job { arch, declared: kernel, ir });
+        jobs.push(Job { arch, codegen, declared: kernel, ir });
     }
     Ok(jobs)
 }
 
-/// Compiles all `jobs`, `threads` at once. Returns the kernels in the order of the jobs, and what failed.
-fn back(toolchain: &Toolchain, jobs: &[Job], threads: usize) -> (Vec<Built>, Vec<String>) {
+/// Compiles all `jobs` in parallel. Returns the kernels in the order of the jobs, and what failed.
+fn back(toolchain: &Toolchain, jobs: &[Job], options: &Options) -> (Vec<Built>, Vec<String>) {
     let next = AtomicUsize::new(0);
-    let results: Vec<Mutex<Option<Result<Built>>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
+    let results = Mutex::new(BTreeMap::new());
+    let threads = options.jobs.unwrap_or_else(cores);
     std::thread::scope(|scope| {
         for _ in 0..threads.clamp(1, jobs.len()) {
             scope.spawn(|| {
-                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(job) = jobs.get(index) else { break };
                     let start = Instant::now();
                     let result = build::build(toolchain, job);
-                    if !result.as_ref().is_ok_and(|built| built.cached) {
-                        eprintln!(
-                            "{:>6.1} s  {} {}",
-                            start.elapsed().as_secs_f64(),
-                            job.arch.name(),
-                            job.declared.name
-                        );
-                    }
-                    let index = jobs.iter().position(|other| std::ptr::eq(other, job)).unwrap_or_default();
-                    *results[index].lock().unwrap_or_else(|poison| poison.into_inner()) = Some(result);
+                    report_progress(job, &result, start.elapsed(), options.verbose);
+                    results.lock().unwrap_or_else(PoisonError::into_inner).insert(index, result);
                 }
             });
         }
     });
     let (mut built, mut failed) = (Vec::new(), Vec::new());
-    for (job, result) in jobs.iter().zip(results) {
-        match result.into_inner().unwrap_or_else(|poison| poison.into_inner()) {
-            Some(Ok(kernel)) => built.push(kernel),
-            Some(Err(error)) => failed.push(format!("{} {}: {error:#}", job.arch.name(), job.declared.name)),
-            None => failed.push(format!("{} {}: not compiled", job.arch.name(), job.declared.name)),
+    for (index, result) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        match result {
+            Ok(kernel) => built.push(kernel),
+            Err(error) => failed.push(format!("{} {}: {error:#}", jobs[index].arch.name(), jobs[index].declared.name)),
         }
     }
     (built, failed)
+}
+
+/// A line for a kernel that was compiled just now.
+fn report_progress(job: &Job, result: &Result<Built>, took: Duration, verbose: bool) {
+    let steps = match result {
+        Ok(built) if built.cached => return,
+        Ok(built) if verbose => built.steps.as_slice(),
+        Ok(_) => &[],
+        Err(_) => &[("failed", took)],
+    };
+    let steps: String = steps.iter().map(|(name, took)| format!("  {name} {:.2}", took.as_secs_f64())).collect();
+    eprintln!("{:>6.2} s  {} {}{steps}", took.as_secs_f64(), job.arch.name(), job.declared.name);
 }
 
 /// Copies what the user asked for out of the cache.

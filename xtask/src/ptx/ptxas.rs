@@ -46,9 +46,20 @@ pub fn assemble(toolchain: &Toolchain, arch: Arch, stem: &Path) -> Result<Resour
         let text = fs::read_to_string(&ptx)?;
         match (needed_version(&said), lower::version(&text)) {
             (Some(needed), Some(stated)) if needed > stated => fs::write(&ptx, lower::with_version(&text, needed)?)?,
-            _ => bail!("ptxas refuses {}:\n{}", ptx.display(), said.trim_end()),
+            _ => bail!("ptxas refuses {}:\n{}", ptx.display(), excerpt(&said)),
         }
     }
+}
+
+/// The beginning of what ptxas says, which repeats itself for every instruction that it does not like.
+fn excerpt(said: &str) -> String {
+    const LINES: usize = 6;
+    let more = said.lines().count().saturating_sub(LINES);
+    let mut lines: Vec<_> = said.lines().take(LINES).map(|line| format!("    {line}")).collect();
+    if more > 0 {
+        lines.push(format!("    ... and {more} lines more"));
+    }
+    lines.join("\n")
 }
 
 /// The newest version that ptxas asks for in `... requires PTX ISA .version 8.6 or later`.
