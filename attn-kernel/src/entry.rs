@@ -12,6 +12,9 @@
     allow(unused_variables, unreachable_code, reason = "on the host an instruction diverges and uses no operand")
 )]
 
+/// Whether the architecture compiled for is Blackwell: packed f32 pairs, three-input maxima, tcgen05.
+pub const BLACKWELL: bool = cfg!(any(attn_arch = "sm_100a", attn_arch = "sm_103a"));
+
 /// One PTX instruction, or a short fixed sequence, with the operands of `core::arch::asm!`.
 ///
 /// On the host it type-checks nothing but diverges, so a wrapper reads the same in both builds. The macro holds the
@@ -33,18 +36,20 @@ macro_rules! ptx {
 /// Emits a kernel's launch bounds where the build's annotation pass reads them: a `//@kernel` line of module assembly.
 ///
 /// `ptxas` honours `setmaxnreg` only when the entry's register count is known, hence `registers`. `tensor_maps` lists the
-/// positions of the parameters of type `*const TensorMap`, which the pass turns into by-value `.param` objects.
+/// positions of the parameters of type `*const TensorMap`, which the pass turns into by-value `.param` objects; `cluster` gives
+/// blocks per cluster as "x,y,z". Both may be left out.
 #[macro_export]
 macro_rules! launch_bounds {
-    ($name:ident: threads = $threads:expr, registers = $registers:expr, shared = $shared:expr, tensor_maps = $maps:literal) => {
-        $crate::launch_bounds!($name: threads = $threads, registers = $registers, shared = $shared, tensor_maps = $maps, cluster = "1,1,1");
-    };
-    ($name:ident: threads = $threads:expr, registers = $registers:expr, shared = $shared:expr, tensor_maps = $maps:literal, cluster = $cluster:literal) => {
+    (
+        $name:ident: threads = $threads:expr, registers = $registers:expr, shared = $shared:expr
+        $(, tensor_maps = $maps:literal)? $(, cluster = $cluster:literal)?
+    ) => {
+        const _: (u32, u32, u32) = ($threads, $registers, $shared);
         #[cfg(target_arch = "nvptx64")]
         ::core::arch::global_asm!(
             concat!(
-                "//@kernel ", stringify!($name),
-                " maxntid={threads} minctasm=1 maxnreg={registers} smem={shared} tensormap=", $maps, " cluster=", $cluster
+                "//@kernel ", stringify!($name), " maxntid={threads} minctasm=1 maxnreg={registers} smem={shared}"
+                $(, " tensormap=", $maps)? $(, " cluster=", $cluster)?
             ),
             threads = const $threads,
             registers = const $registers,
@@ -65,17 +70,26 @@ macro_rules! launch_bounds {
 #[macro_export]
 macro_rules! kernel {
     (
-        threads = $threads:expr, registers = $registers:expr, shared = $shared:expr, tensor_maps = $maps:literal
-            $(, cluster = $cluster:literal)?;
+        threads = $threads:expr, registers = $registers:expr, shared = $shared:expr
+            $(, tensor_maps = $maps:literal)? $(, cluster = $cluster:literal)?;
         $(#[$attr:meta])*
         pub unsafe fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block
     ) => {
-        $crate::launch_bounds!($name: threads = $threads, registers = $registers, shared = $shared, tensor_maps = $maps $(, cluster = $cluster)?);
+        $crate::launch_bounds!(
+            $name: threads = $threads, registers = $registers, shared = $shared
+            $(, tensor_maps = $maps)? $(, cluster = $cluster)?
+        );
         $(#[$attr])*
+        ///
+        /// # Safety
+        /// Started by a launch with the block, cluster and shared memory declared, and parameters as described.
         #[cfg(target_arch = "nvptx64")]
         #[unsafe(no_mangle)]
         pub unsafe extern "ptx-kernel" fn $name($($arg: $ty),*) $body
         $(#[$attr])*
+        ///
+        /// # Safety
+        /// Started by a launch, on a GPU: see the device build.
         #[cfg(not(target_arch = "nvptx64"))]
         pub unsafe extern "C" fn $name($($arg: $ty),*) $body
     };

@@ -10,6 +10,7 @@
 //! | [`mem`] | shared-memory addresses, swizzles, descriptors |
 //! | [`pipe`] | producer/consumer rings that own their phases, named barriers |
 //! | [`attn`] | the mathematics: online softmax, exp2 polynomials, masks, tile walk |
+//! | [`entry`] | what differs between compilers: kernel ABI, indices, shared memory |
 //! | [`forward`] | the forward kernels, their plans and parameters |
 #![no_std]
 #![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, asm_experimental_arch))]
@@ -22,6 +23,6 @@ pub mod entry;
 pub mod forward;
 pub mod mem;
 pub mod pipe;
-#[cfg(any(attn_probe, not(target_arch = "nvptx64")))]
+#[cfg(any(attn_probes, not(target_arch = "nvptx64")))]
 pub mod probe;
 pub mod ptx;

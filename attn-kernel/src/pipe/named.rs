@@ -26,7 +26,7 @@ impl NamedBarrier {
     #[inline(always)]
     pub const fn new(id: u32, threads: u32) -> Self {
         assert!(id >= 1 && id <= 15, "named barriers are 1 to 15");
-        assert!(threads % 32 == 0 && threads >= 32 && threads <= 1024, "barriers count whole warps");
+        assert!(threads.is_multiple_of(32) && threads >= 32 && threads <= 1024, "barriers count whole warps");
         NamedBarrier { id, threads }
     }
 

@@ -43,7 +43,7 @@ unsafe fn pv(o: &mut [f32; 64], p: &[u32; 32], v: Descriptor) {
 }
 
 kernel! {
-    threads = 384, registers = 168, shared = 200000, tensor_maps = "";
+    threads = 384, registers = 168, shared = 200000;
     pub unsafe fn probe_wgmma_overlap(n: u32, out: *mut f32) { unsafe {
         if thread_idx_x() >= 128 { crate::ptx::regs::setmaxnreg_dec::<24>(); return; }
         crate::ptx::regs::setmaxnreg_inc::<240>();

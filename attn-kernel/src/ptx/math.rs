@@ -3,10 +3,10 @@
 //! Rust's own operators are IEEE and never contract, so what must be an FMA says so. Except for the approximations (`ex2`,
 //! `lg2`, `rcp`, whose hardware error is given), a host twin gives the same bits.
 //!
-//! The packed pairs (`fma2`, `add2`, `mul2`) are one instruction from sm_100 on and two elsewhere; which is chosen by
-//! `cfg(target_feature = "sm_100")`, true for every later target too.
+//! The packed pairs (`fma2`, `add2`, `mul2`) and [`max3`] are one instruction on Blackwell and two elsewhere, as [`BLACKWELL`] says: a
+//! constant from `--cfg attn_arch`, because rustc 1.96 knows no target feature for sm_103a.
 
-#[cfg(target_arch = "nvptx64")]
+use crate::entry::BLACKWELL;
 use crate::ptx;
 
 macro_rules! arithmetic {
@@ -70,20 +70,17 @@ arithmetic!(
     min(a, b): "min.ftz.f32 {d}, {a}, {b}", -host::max(-a, -b)
 );
 
-/// The greatest of three: one `max.ftz.f32` with three inputs from sm_100 on, two of two elsewhere.
+/// The greatest of three: one `max.ftz.f32` with three inputs on Blackwell, two of two elsewhere.
 #[inline(always)]
 pub fn max3(a: f32, b: f32, c: f32) -> f32 {
-    #[cfg(all(target_arch = "nvptx64", target_feature = "sm_100"))]
-    {
+    if const { BLACKWELL } {
         let d: f32;
         ptx!(
             "max.ftz.f32 {d}, {a}, {b}, {c};",
             a = in(reg32) a, b = in(reg32) b, c = in(reg32) c, d = lateout(reg32) d, options(pure, nomem, nostack)
         );
         d
-    }
-    #[cfg(not(all(target_arch = "nvptx64", target_feature = "sm_100")))]
-    {
+    } else {
         max(max(a, b), c)
     }
 }
@@ -93,24 +90,21 @@ macro_rules! packed {
         $(#[$doc])*
         #[inline(always)]
         pub fn $name($($x: [f32; 2]),*) -> [f32; 2] {
-            #[cfg(all(target_arch = "nvptx64", target_feature = "sm_100"))]
-            {
+            if const { BLACKWELL } {
                 let d: u64;
                 ptx!(
                     concat!($asm, ".f32x2 {d}", $(", {", stringify!($x), "}",)* ";"),
                     $($x = in(reg64) pair($x),)* d = lateout(reg64) d, options(pure, nomem, nostack)
                 );
                 [f32::from_bits(d as u32), f32::from_bits((d >> 32) as u32)]
-            }
-            #[cfg(not(all(target_arch = "nvptx64", target_feature = "sm_100")))]
-            {
+            } else {
                 [$scalar($($x[0]),*), $scalar($($x[1]),*)]
             }
         }
     };
 }
 
-#[cfg(all(target_arch = "nvptx64", target_feature = "sm_100"))]
+/// A pair as the 64-bit register that holds it, element 0 in the low half.
 #[inline(always)]
 fn pair(x: [f32; 2]) -> u64 {
     u64::from(x[0].to_bits()) | u64::from(x[1].to_bits()) << 32

@@ -6,7 +6,7 @@
 use crate::ptx;
 
 const fn check(n: u32) -> u32 {
-    assert!(n % 8 == 0 && n >= 24 && n <= 256, "setmaxnreg takes a multiple of 8 from 24 to 256");
+    assert!(n.is_multiple_of(8) && n >= 24 && n <= 256, "setmaxnreg takes a multiple of 8 from 24 to 256");
     n
 }
 

@@ -60,7 +60,7 @@ pub unsafe fn wait<const N: u32>() {
 /// Expands `$op!` with the list of register indices of `R` registers: 8, 16, 24, ... 128. `R` is a constant and picks one.
 macro_rules! registers {
     ($r:ident, $op:ident $args:tt) => {{
-        const { assert!($r % 8 == 0 && $r >= 8 && $r <= 128, "registers come in 8 to 128, in steps of 8: N in 16 to 256") };
+        const { assert!($r.is_multiple_of(8) && $r >= 8 && $r <= 128, "registers come in 8 to 128, in steps of 8: N in 16 to 256") };
         registers!(@pick $r, $op $args, [],
             [0 1 2 3 4 5 6 7] [8 9 10 11 12 13 14 15]
             [16 17 18 19 20 21 22 23] [24 25 26 27 28 29 30 31]
