@@ -50,6 +50,9 @@ pub enum Error {
         /// The calling thread's context.
         current: usize,
     },
+    /// The context in which the plan was made has been destroyed, and its kernels with it.
+    #[error("the plan's CUDA context has been destroyed; make a plan in the present one")]
+    ContextGone,
     /// No kernel is compiled for this device's architecture.
     #[error("{device} has compute capability {}.{}; kernels exist for {allowed}", compute_capability.0, compute_capability.1)]
     WrongDevice {

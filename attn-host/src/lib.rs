@@ -67,13 +67,20 @@
 //! program neither links nor needs the driver to start. It also means that a program can hold only one crate that does this.
 //! With `default-features = false` there is no cust, no such definition and nothing to set.
 //!
+//! # With cudarc (feature `cudarc`)
+//!
+//! `Plan::launch_cudarc` takes cudarc's views and streams; `half`'s types are elements as they are. The program chooses the
+//! CUDA version of cudarc's bindings with a feature of cudarc (`cuda-12080`, say); any of 12.0 and above will do.
+//!
 //! # Kernels
 //!
 //! Prebuilt kernels travel inside the crate: machine code, and PTX that a driver compiles where it does not take the machine
 //! code. The environment variable [`KERNEL_DIR`] names a folder whose kernels are used instead.
 
+#[cfg(feature = "cudarc")]
+mod cudarc_launch;
 #[cfg(feature = "cust")]
-mod buffers;
+mod cust_launch;
 #[cfg(feature = "cust")]
 mod cust_symbols;
 mod device;
@@ -92,15 +99,23 @@ mod sys;
 mod tensor_map;
 #[cfg(test)]
 mod tests;
+#[cfg(any(feature = "cust", feature = "cudarc"))]
+mod typed;
 
 pub use attn_kernel::forward::{Arch, DType, Kernel};
+#[cfg(feature = "cudarc")]
+pub use cudarc;
+#[cfg(feature = "cudarc")]
+pub use cudarc_launch::CudarcBuffers;
 #[cfg(feature = "cust")]
-pub use buffers::{Bf16, Buffers, Element, F16};
+pub use cust_launch::{Bf16, Buffers, F16};
 pub use device::{Device, DeviceInfo};
 pub use error::{DriverVersion, Error, Unsupported};
 pub use kernels::KERNEL_DIR;
 pub use launch::{DevicePtr, Stream, Tensors};
 pub use plan::{Plan, Spans};
 pub use problem::{Mask, Problem, Shape, Strides};
+#[cfg(any(feature = "cust", feature = "cudarc"))]
+pub use typed::Element;
 #[cfg(feature = "cust")]
-pub use {bytemuck, cust, half};
+pub use {bytemuck, cust};

@@ -26,6 +26,7 @@ use crate::tensor_map::Tiled;
 pub struct Plan {
     pub(crate) driver: &'static Driver,
     pub(crate) context: Handle,
+    context_id: u64,
     pub(crate) ordinal: i32,
     pub(crate) function: Handle,
     pub(crate) kernel: &'static Kernel,
@@ -94,6 +95,7 @@ impl Plan {
         Ok(Plan {
             driver: device.driver,
             context: device.context,
+            context_id: device.context_id,
             ordinal: info.ordinal,
             function,
             kernel,
@@ -136,6 +138,15 @@ impl Plan {
         0
     }
 
+    /// Checks that the context that is current is the one that the plan was made in, and not a later one at its address.
+    ///
+    /// # Errors
+    /// [`Error::NoContext`], [`Error::WrongContext`], [`Error::ContextGone`]; [`Error::Cuda`] when the driver fails.
+    pub fn check_context(&self) -> Result<(), Error> {
+        current_is(self.driver, self.context)?;
+        if self.driver.context_id(self.context)? == self.context_id { Ok(()) } else { Err(Error::ContextGone) }
+    }
+
     /// Elements that each tensor's buffer must hold at least: Q, K, V, O and LSE.
     pub fn spans(&self) -> Spans {
         let Layouts { q, k, v, o, lse } = &self.layouts;
@@ -160,7 +171,7 @@ pub struct Spans {
 }
 
 impl Maps {
-    fn of(kernel: &Kernel, problem: &Problem, layouts: &Layouts) -> Result<Self, Error> {
+    pub(crate) fn of(kernel: &Kernel, problem: &Problem, layouts: &Layouts) -> Result<Self, Error> {
         /// Rows of Q and O that one copy moves: those of one consumer warpgroup.
         const ROWS: u32 = attn_kernel::forward::plan::ROWS;
         let KernelPlan { d, dv, bn, .. } = kernel.plan;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use attn_kernel::forward::DType;
+pub(crate) use attn_kernel::forward::DType;
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

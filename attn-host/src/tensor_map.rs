@@ -95,10 +95,14 @@ impl Tiled {
         Ok(self)
     }
 
+    /// `CU_TENSOR_MAP_L2_PROMOTION_*`: L2 fetches 128 or 256 bytes for each miss, no more than a row surely has.
+    fn l2_promotion(&self) -> i32 {
+        if self.dims[0] * u64::from(self.dtype.bytes()) >= 256 { 3 } else { 2 }
+    }
+
     /// The map of the tensor at `address`.
     pub(crate) fn encode(&self, driver: &Driver, address: u64) -> Result<TensorMap, Error> {
         const NO_INTERLEAVE: i32 = 0;
-        const L2_PROMOTION_256B: i32 = 3;
         const OUTSIDE_IS_ZERO: i32 = 0;
         let mut map = TensorMap([0; 16]);
         // SAFETY: `map` is 128 bytes, 64-byte aligned; the arrays have the 4, 3, 4 and 4 entries that rank 4 needs. The
@@ -115,7 +119,7 @@ impl Tiled {
                 [1u32; 4].as_ptr(),
                 NO_INTERLEAVE,
                 self.swizzle.code(),
-                L2_PROMOTION_256B,
+                self.l2_promotion(),
                 OUTSIDE_IS_ZERO,
             )
         };
