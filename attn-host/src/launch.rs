@@ -45,11 +45,28 @@ pub struct Tensors {
     pub workspace: Option<DevicePtr>,
 }
 
-impl Tensors {
-    /// The tensors' names, addresses and alignments.
-    fn each(&self) -> impl Iterator<Item = (&'static str, DevicePtr, u64)> {
-        let lse = self.lse.map(|lse| ("lse", lse, 4));
-        [("q", self.q, 16), ("k", self.k, 16), ("v", self.v, 16), ("o", self.o, 16)].into_iter().chain(lse)
+/// One tensor of a launch: where it must lie and how far it reaches.
+struct Placed {
+    argument: &'static str,
+    address: u64,
+    alignment: u64,
+    bytes: u64,
+}
+
+impl Placed {
+    /// Refuses a null or misaligned address and a tensor that would pass the end of the address space.
+    fn check(&self) -> Result<(), Error> {
+        let Placed { argument, address, alignment, bytes } = *self;
+        if address == 0 {
+            return Err(Error::NullPointer { argument });
+        }
+        if address % alignment != 0 {
+            return Err(Error::Misaligned { argument, address, alignment });
+        }
+        if address.checked_add(bytes).is_none() {
+            return Err(Error::Overflow { argument, what: "the address", allowed: "at most 2^64 at its end" });
+        }
+        Ok(())
     }
 }
 
@@ -64,13 +81,12 @@ impl Plan {
     /// debug assertions also those of [`check_devices`](Self::check_devices).
     ///
     /// # Safety
-    /// 1. Each address is device memory of the plan's device (or memory that it can reach) for as many elements as
-    ///    [`spans`](Self::spans) says.
+    /// 1. Each address is memory of the plan's device for as many elements as [`spans`](Self::spans) says.
     /// 2. Until the stream has passed the kernel, nothing writes Q, K and V, nothing else touches O and LSE, and none is freed.
     /// 3. O and LSE overlap none of the others.
     /// 4. The stream belongs to the plan's context, and the context has not been destroyed since the plan was made.
     pub unsafe fn launch(&self, tensors: &Tensors, stream: Stream) -> Result<(), Error> {
-        self.check_addresses(tensors)?;
+        self.placed(tensors).try_for_each(|tensor| tensor.check())?;
         current_is(self.driver, self.context)?;
         if cfg!(debug_assertions) {
             self.check_devices(tensors)?;
@@ -95,29 +111,24 @@ impl Plan {
         }
     }
 
-    /// Refuses null and misaligned addresses and tensors that would pass the end of the address space.
-    fn check_addresses(&self, tensors: &Tensors) -> Result<(), Error> {
+    /// The tensors of a launch with what the plan asks of them.
+    fn placed(&self, tensors: &Tensors) -> impl Iterator<Item = Placed> {
         let spans = self.spans();
         let bytes = u64::from(self.problem.dtype.bytes());
-        for (argument, DevicePtr(address), alignment) in tensors.each() {
-            if address == 0 {
-                return Err(Error::NullPointer { argument });
-            }
-            if address % alignment != 0 {
-                return Err(Error::Misaligned { argument, address, alignment });
-            }
-            let span = match argument {
-                "q" => spans.q * bytes,
-                "k" => spans.k * bytes,
-                "v" => spans.v * bytes,
-                "o" => spans.o * bytes,
-                _ => spans.lse * 4,
-            };
-            if address.checked_add(span).is_none() {
-                return Err(Error::Overflow { argument, what: "the address", allowed: "at most 2^64 at its end" });
-            }
-        }
-        Ok(())
+        let rows = [
+            ("q", tensors.q, spans.q),
+            ("k", tensors.k, spans.k),
+            ("v", tensors.v, spans.v),
+            ("o", tensors.o, spans.o),
+        ];
+        let rows = rows.map(|(argument, address, span)| Placed {
+            argument,
+            address: address.0,
+            alignment: 16,
+            bytes: span * bytes,
+        });
+        let lse = tensors.lse.map(|lse| Placed { argument: "lse", address: lse.0, alignment: 4, bytes: spans.lse * 4 });
+        rows.into_iter().chain(lse)
     }
 
     /// Checks that every tensor lies on the plan's device. A few hundred nanoseconds for each, so [`launch`](Self::launch)
@@ -126,7 +137,7 @@ impl Plan {
     /// # Errors
     /// [`Error::ForeignPointer`]; [`Error::Cuda`] for an address that the driver does not know.
     pub fn check_devices(&self, tensors: &Tensors) -> Result<(), Error> {
-        for (argument, DevicePtr(address), _) in tensors.each() {
+        for Placed { argument, address, .. } in self.placed(tensors) {
             let found = self.driver.pointer_device(address)?;
             if found != self.ordinal {
                 return Err(Error::ForeignPointer { argument, address, found, allowed: self.ordinal });
