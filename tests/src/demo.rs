@@ -73,7 +73,8 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<(), DemoError> {
     let (o, lse) = match Gpu::open() {
         Ok(gpu) => on_gpu(&gpu, &case, &inputs, expected, out)?,
         Err(error) => {
-            writeln!(out, "device   no GPU ({error}); the f64 reference on the CPU takes the kernel's place")?;
+            writeln!(out, "device   no GPU: {error}")?;
+            writeln!(out, "kernel   none; the reference runs on the CPU in its place, in f64")?;
             on_cpu(&case, &inputs, expected, out)?
         }
     };

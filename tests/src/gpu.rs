@@ -10,6 +10,7 @@ use attn_host::cust::memory::{CopyDestination, DeviceBuffer, DeviceCopy, mem_get
 use attn_host::cust::stream::{Stream, StreamFlags};
 use attn_host::cust::{self, CudaFlags};
 use attn_host::{Device, DevicePtr, Mask, Plan, Problem, Shape, Strides, Tensors};
+use attn_kernel::forward::KERNELS;
 
 use crate::case::Case;
 use crate::dense::Dense;
@@ -38,6 +39,14 @@ pub enum GpuError {
     /// The kernel is still running.
     #[error("the kernel has not finished after {} s", PATIENCE.as_secs())]
     Hangs,
+    /// No kernel runs on this device.
+    #[error("{device}; kernels exist for {allowed}")]
+    NoKernels {
+        /// The device.
+        device: String,
+        /// The architectures that have kernels.
+        allowed: String,
+    },
     /// The case does not fit the device's memory.
     #[error("needs {} MiB of device memory, {} MiB are free", need >> 20, free >> 20)]
     TooLarge {
@@ -59,7 +68,8 @@ impl Gpu {
     /// Opens the first GPU.
     ///
     /// # Errors
-    /// [`attn_host::Error::NoDriver`] when there is no driver, [`GpuError::Cuda`] when there is no device.
+    /// [`attn_host::Error::NoDriver`] when there is no driver, [`GpuError::Cuda`] when there is no device,
+    /// [`GpuError::NoKernels`] when it is of an architecture without kernels.
     pub fn open() -> Result<Self, GpuError> {
         // The launch side says best what is wrong with a driver; that no context is current yet is expected here.
         if let Err(error @ (attn_host::Error::NoDriver { .. } | attn_host::Error::DriverTooOld { .. })) =
@@ -71,7 +81,14 @@ impl Gpu {
         let context = Context::new(cust::device::Device::get_device(0)?)?;
         // A stream that waits for the legacy stream, on which cust's copies run.
         let stream = Stream::new(StreamFlags::DEFAULT, None)?;
-        Ok(Gpu { stream, device: Device::current()?, _context: context })
+        let gpu = Gpu { stream, device: Device::current()?, _context: context };
+        let here = gpu.device.info().compute_capability;
+        if KERNELS.iter().all(|kernel| kernel.arch.compute_capability() != here) {
+            let mut archs: Vec<_> = KERNELS.iter().map(|kernel| kernel.arch.name()).collect();
+            archs.dedup();
+            return Err(GpuError::NoKernels { device: gpu.describe(), allowed: archs.join(", ") });
+        }
+        Ok(gpu)
     }
 
     /// The device as the launch side sees it.

@@ -7,8 +7,12 @@
 //! | [`compare`] | when an output is right |
 //! | [`case`](mod@case), [`lists`] | one problem as a line of text, and the lists of them |
 //! | [`input`], [`layout`] | what the tensors hold, and where they lie in memory |
-//! | [`sample`] | attention inputs and expected outputs in a safetensors file |
+//! | [`sampled`] | some rows of an answer that is too large to check whole |
+//! | [`gpu`] | a case on the device |
+//! | [`suite`], [`bench`] | all cases checked, all shapes timed |
+//! | [`sample`], [`demo`] | inputs and expected outputs in a safetensors file, and the main job on them |
 
+pub mod bench;
 pub mod case;
 pub mod compare;
 pub mod demo;

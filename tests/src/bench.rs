@@ -1,0 +1,272 @@
+//! How fast the kernels are. Each line is checked against the oracle in sampled rows before it is timed.
+
+pub mod shapes;
+
+use std::path::PathBuf;
+
+use attn_host::cust::memory::{CopyDestination, DeviceBuffer};
+use attn_host::{DevicePtr, Plan, Tensors};
+use clap::Parser;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+use rayon::prelude::*;
+use serde_json::json;
+
+use crate::case::Case;
+use crate::gpu::{self, Gpu, GpuError, LSE_POISON};
+use crate::layout::Placement;
+use crate::precision::{POISON, Precision};
+use crate::sampled::{self, Buffers};
+use shapes::{LINES, Line};
+
+/// Dense 16-bit matrix products of an H100 SXM by its data sheet, TFLOP/s.
+const PEAK: f64 = 989.4;
+/// Blocks of rows of each line that are compared with the oracle.
+const SAMPLED_BLOCKS: usize = 16;
+/// Device time of a measurement, and of the warm-up before the first, microseconds.
+const MEASURED: f64 = 10_000.0;
+
+/// Times the forward kernels: 16,384 tokens in all, hidden size 2048, random normal inputs, LSE written.
+///
+/// Rounds go over all lines in turn, so that a change of clocks meets every line. In each round a line's launches are
+/// queued back to back between two events for about 10 ms; the median round is printed.
+#[derive(Parser, Debug)]
+#[command(name = "attn-gpu-bench")]
+pub struct Options {
+    /// Only lines that contain this.
+    #[arg(long)]
+    filter: Option<String>,
+    /// Rounds.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Format of Q, K, V and O.
+    #[arg(long, default_value = "bf16")]
+    dtype: Precision,
+    /// Also write the results to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The GPU or the launch side.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// The answer of a line is wrong.
+    #[error("{line}: {mismatch}")]
+    Wrong {
+        /// The line.
+        line: String,
+        /// What is wrong.
+        mismatch: crate::compare::Mismatch,
+    },
+    /// No line matches the filter.
+    #[error("no line contains '{0}'")]
+    NoLine(String),
+    /// The results' file cannot be written.
+    #[error("{}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Device buffers that every line uses from their start, and what the host knows of their contents.
+struct Pool {
+    host: [Vec<u16>; 3],
+    qkv: [DeviceBuffer<u16>; 3],
+    o: DeviceBuffer<u16>,
+    lse: DeviceBuffer<u32>,
+}
+
+/// A line ready to run, and its times so far.
+struct Prepared {
+    line: Line,
+    case: Case,
+    place: Placement,
+    plan: Plan,
+    count: u32,
+    micros: Vec<f64>,
+}
+
+/// Measures and prints; an `Err` is also a wrong answer.
+pub fn run(options: &Options) -> Result<(), BenchError> {
+    let wanted = |label: &str| options.filter.as_ref().is_none_or(|f| label.contains(f));
+    let cases: Vec<(Line, Case)> = LINES.iter().map(|line| (*line, line.case(options.dtype))).collect();
+    let cases: Vec<_> = cases.into_iter().filter(|(_, case)| wanted(&label(case))).collect();
+    if cases.is_empty() {
+        return Err(BenchError::NoLine(options.filter.clone().unwrap_or_default()));
+    }
+    let gpu = Gpu::open()?;
+    println!("{}", gpu.describe());
+    println!(
+        "{}, random normal, events around {:.0} ms of launches, median of {} interleaved rounds; L2 as the last launch left it; peak {PEAK} TFLOP/s",
+        options.dtype,
+        MEASURED / 1e3,
+        options.rounds
+    );
+    let pool = Pool::new(options.dtype, &cases)?;
+    let mut lines: Vec<Prepared> =
+        cases.into_iter().map(|(line, case)| pool.prepare(&gpu, line, case)).collect::<Result<_, _>>()?;
+    for _ in 0..options.rounds {
+        for line in &mut lines {
+            let micros = gpu.time(line.count, || pool.launch(&gpu, &line.plan, &line.place))?;
+            line.micros.push(micros);
+        }
+    }
+    lines.iter().for_each(|line| println!("{}", line.report()));
+    match &options.json {
+        Some(path) => write_json(path.clone(), &gpu, &lines),
+        None => Ok(()),
+    }
+}
+
+/// `fwd  d=128 causal  b=4 h=16 s=8192`.
+fn label(case: &Case) -> String {
+    let Case { batch, heads, kv_heads, seqlen_q, head_dim, head_dim_v, causal, .. } = case;
+    let width = if head_dim == head_dim_v { format!("d={head_dim}") } else { format!("d={head_dim},{head_dim_v}") };
+    let heads = if heads == kv_heads { format!("h={heads}") } else { format!("h={heads}:{kv_heads}") };
+    format!("fwd  {width:<9} {:<7} b={batch:<3} {heads:<6} s={seqlen_q:<6}", if *causal { "causal" } else { "" })
+}
+
+impl Pool {
+    fn new(precision: Precision, cases: &[(Line, Case)]) -> Result<Self, GpuError> {
+        let places: Vec<Placement> = cases.iter().map(|(_, case)| case.layout.place(case)).collect();
+        let longest = |of: &dyn Fn(&Placement) -> usize| places.iter().map(of).max().unwrap_or(0);
+        let host = [0, 1, 2].map(|i| normal_bits(precision, longest(&|p| p.inputs[i].host_len()), i as u64));
+        let [q, k, v] = &host;
+        let qkv = [DeviceBuffer::from_slice(q)?, DeviceBuffer::from_slice(k)?, DeviceBuffer::from_slice(v)?];
+        // SAFETY: only what a launch has written is read.
+        let (o, lse) = unsafe {
+            let lse = DeviceBuffer::uninitialized(longest(&|p| p.lse.1.host_len()))?;
+            (DeviceBuffer::uninitialized(longest(&|p| p.o.1.host_len()))?, lse)
+        };
+        Ok(Pool { host, qkv, o, lse })
+    }
+
+    fn launch(&self, gpu: &Gpu, plan: &Plan, place: &Placement) -> Result<(), GpuError> {
+        let [q, k, v] = [0, 1, 2].map(|i: usize| DevicePtr(self.qkv[i].as_device_ptr().as_raw()));
+        let tensors = Tensors {
+            q,
+            k,
+            v,
+            o: DevicePtr(self.o.as_device_ptr().as_raw() + 2 * place.o.0.offset as u64),
+            lse: Some(DevicePtr(self.lse.as_device_ptr().as_raw() + 4 * place.lse.0.offset as u64)),
+            workspace: None,
+        };
+        // SAFETY: the buffers are as long as the longest line needs and live in `self`; plan and stream belong to the
+        // context that `gpu` keeps; launches run one after another in that stream.
+        unsafe { plan.launch(&tensors, gpu.raw_stream()) }.map_err(GpuError::from)
+    }
+
+    /// Launches once over poison and reads back.
+    fn answer(&self, gpu: &Gpu, plan: &Plan, place: &Placement) -> Result<(Vec<u16>, Vec<u32>), GpuError> {
+        let (mut o, mut lse) = (vec![0; place.o.1.host_len()], vec![0; place.lse.1.host_len()]);
+        self.o.index(..o.len()).set_16(POISON)?;
+        self.lse.index(..lse.len()).set_32(LSE_POISON)?;
+        self.launch(gpu, plan, place)?;
+        gpu.wait()?;
+        self.o.index(..o.len()).copy_to(&mut o)?;
+        self.lse.index(..lse.len()).copy_to(&mut lse)?;
+        Ok((o, lse))
+    }
+
+    /// Plans a line, checks its answer and warms up.
+    fn prepare(&self, gpu: &Gpu, line: Line, case: Case) -> Result<Prepared, BenchError> {
+        let place = case.layout.place(&case);
+        let plan = Plan::new(gpu.device(), &gpu::problem(&case, &place)).map_err(GpuError::from)?;
+        let (o, lse) = self.answer(gpu, &plan, &place)?;
+        let qkv = [0, 1, 2].map(|i: usize| self.host[i].as_slice());
+        sampled::check(&case, &place, &Buffers { qkv, o: &o, lse: Some(&lse) }, SAMPLED_BLOCKS)
+            .map_err(|mismatch| BenchError::Wrong { line: label(&case), mismatch })?;
+
+        let launch = || self.launch(gpu, &plan, &place);
+        let once = gpu.time(3, launch)?;
+        let count = (MEASURED / once).ceil().clamp(1.0, 1000.0) as u32;
+        gpu.time(count, launch)?;
+        Ok(Prepared { line, case, place, plan, count, micros: Vec::new() })
+    }
+}
+
+impl Prepared {
+    fn median(&self) -> f64 {
+        let mut micros = self.micros.clone();
+        micros.sort_by(f64::total_cmp);
+        micros[micros.len() / 2]
+    }
+
+    fn tflops(&self) -> f64 {
+        self.plan.problem().flops() / self.median() * 1e-6
+    }
+
+    fn report(&self) -> String {
+        let (tflops, kernel) = (self.tflops(), self.plan.kernel());
+        let peer = self.line.peer.map_or(String::new(), |(best, name)| format!("{:.2} x {name}", tflops / best));
+        let regs = kernel.plan.regs;
+        format!(
+            "{} | {:8.1} us | {tflops:4.0} TFLOPS | {:.2} of peak | {peer:<12} | {}/{} regs | {}",
+            label(&self.case),
+            self.median(),
+            tflops / PEAK,
+            regs.consumer,
+            regs.producer,
+            kernel.name
+        )
+    }
+}
+
+fn write_json(path: PathBuf, gpu: &Gpu, lines: &[Prepared]) -> Result<(), BenchError> {
+    let rows: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            json!({
+                "case": line.case.to_string(),
+                "kernel": line.plan.kernel().name,
+                "median_us": line.median(),
+                "rounds_us": line.micros,
+                "tflops": line.tflops(),
+                "peer": line.line.peer.map(|(tflops, name)| json!({ "name": name, "tflops": tflops })),
+            })
+        })
+        .collect();
+    let text = format!("{:#}\n", json!({ "device": gpu.describe(), "lines": rows }));
+    std::fs::write(&path, text).map_err(|source| BenchError::Write { path, source })
+}
+
+/// Standard normal values as bits, made on all cores; the same for any number of them.
+fn normal_bits(precision: Precision, len: usize, seed: u64) -> Vec<u16> {
+    const PIECE: usize = 1 << 18;
+    let mut bits = vec![0; len];
+    bits.par_chunks_mut(PIECE).enumerate().for_each(|(stream, piece)| {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(stream as u64);
+        piece.iter_mut().zip(StandardNormal.sample_iter(&mut rng)).for_each(|(to, x)| *to = precision.to_bits(x));
+    });
+    bits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_are_normal_and_repeat() {
+        let bits = normal_bits(Precision::F16, 600_000, 1);
+        assert_eq!(bits[..300_000], normal_bits(Precision::F16, 300_000, 1)[..]);
+        let values = || bits.iter().map(|b| f64::from(Precision::F16.from_bits(*b)));
+        let (mean, square) = (values().sum::<f64>() / 6e5, values().map(|x| x * x).sum::<f64>() / 6e5);
+        assert!(mean.abs() < 0.01 && (square - 1.0).abs() < 0.01, "{mean} {square}");
+    }
+
+    #[test]
+    fn lines_are_labelled_as_problems_read() {
+        let gqa = Line { group: 4, ..LINES[3] }.case(Precision::Bf16);
+        assert_eq!(label(&gqa), "fwd  d=128     causal  b=2   h=16:4 s=8192  ");
+        let wide = Line { head_dim: 192, ..LINES[0] }.case(Precision::Bf16);
+        assert!(label(&wide).contains("d=192,128"));
+    }
+}

@@ -1,0 +1,16 @@
+//! The benchmark as a program that needs nothing but a driver.
+
+use std::process::ExitCode;
+
+use attn_tests::bench;
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match bench::run(&bench::Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
