@@ -4,8 +4,10 @@ pub mod addr;
 pub mod descriptor;
 pub mod element;
 pub mod swizzle;
+pub mod tile;
 
 pub use addr::Smem;
 pub use descriptor::Descriptor;
 pub use element::{Bf16, Element, F16};
 pub use swizzle::Swizzle;
+pub use tile::Layout;

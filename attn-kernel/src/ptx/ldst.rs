@@ -179,3 +179,12 @@ pub unsafe fn st_shared_f32x2(ptr: Smem<f32>, x: [f32; 2]) {
         in(reg32) x[0], in(reg32) x[1], ptr = in(reg32) ptr.addr(), options(nostack)
     );
 }
+
+/// `st.shared.b16`: one 16-bit element.
+///
+/// # Safety
+/// `ptr` is 2-byte aligned shared memory of this block that nobody reads or writes at the same time.
+#[inline(always)]
+pub unsafe fn st_shared_u16(ptr: Smem<u16>, x: u16) {
+    ptx!("st.shared::cta.b16 [{ptr}], {x};", x = in(reg16) x, ptr = in(reg32) ptr.addr(), options(nostack));
+}

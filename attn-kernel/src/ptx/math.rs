@@ -70,7 +70,7 @@ arithmetic!(
     min(a, b): "min.ftz.f32 {d}, {a}, {b}", -host::max(-a, -b)
 );
 
-/// The greatest of three: one `max.ftz.f32` with three inputs on Blackwell, two of two elsewhere.
+/// The greatest of three: one `max.ftz.f32` with three inputs on Blackwell (PTX 8.8), two of two elsewhere.
 #[inline(always)]
 pub fn max3(a: f32, b: f32, c: f32) -> f32 {
     if const { BLACKWELL } {

@@ -7,7 +7,7 @@
 //!
 //! # What keeps two multiplies in flight
 //!
-//! Learned with rustc 1.96 (LLVM 22) and ptxas 13.5 on `probe_wgmma_overlap`: S = Q K^T and O += P V in flight at once, softmax on S
+//! Learned with rustc 1.96 (LLVM 22) and ptxas 13.5 on `probe_overlap`: S = Q K^T and O += P V in flight at once, softmax on S
 //! under the second. The machine code has all HGMMAs of a product back to back, no moves of accumulators, no spills, no
 //! "serialized" warning. What it takes:
 //!
