@@ -103,7 +103,7 @@ impl Plan {
             layouts,
             maps,
             params,
-            grid: params.tiles.min(info.sm_count),
+            grid: kernel.plan.blocks(params.tiles, info.sm_count),
             sm_count: info.sm_count,
         })
     }

@@ -67,6 +67,17 @@ impl Exp2 {
     pub const HARDWARE: Exp2 = Exp2 { period: 1, emulated: 0 };
 }
 
+/// How the tiles of a problem are dealt to blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// As many blocks as multiprocessors, each walking every n-th tile: for tiles of equal length. Q of the next tile arrives
+    /// while the last one is still being stored.
+    Persistent,
+    /// A block a tile, the longest first: the hardware hands the next tile to the multiprocessor that is free first, which
+    /// evens out tiles of unequal length.
+    LongestFirst,
+}
+
 /// Tile shapes, stages, registers and tuning knobs of one Hopper forward kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Plan {
@@ -88,6 +99,8 @@ pub struct Plan {
     pub exp2: Exp2,
     /// Consumer warpgroups take turns on the tensor cores (ping-pong), so that one's softmax hides under the other's MMA.
     pub ping_pong: bool,
+    /// How tiles are dealt to blocks.
+    pub schedule: Schedule,
 }
 
 /// Byte offsets of what lies in a forward kernel's dynamic shared memory, in memory order.
@@ -128,6 +141,14 @@ impl Plan {
         (self.consumers() + 1) * WARPGROUP
     }
 
+    /// Blocks of a launch of `tiles` tiles on a device of `multiprocessors`.
+    pub const fn blocks(&self, tiles: u32, multiprocessors: u32) -> u32 {
+        match self.schedule {
+            Schedule::Persistent if tiles > multiprocessors => multiprocessors,
+            _ => tiles,
+        }
+    }
+
     /// Registers per thread at kernel entry: the even share, which `setmaxnreg` then redistributes.
     pub const fn entry_registers(&self) -> u32 {
         let even = REGISTER_FILE / self.threads() / 8 * 8;
@@ -137,7 +158,7 @@ impl Plan {
     /// Elements of a swizzled panel's row: a tile of head dimension `d` is stored as `d / panel(d)` panels of
     /// `rows x panel(d)` elements, each panel row one swizzle span (128 or 64 bytes).
     pub const fn panel(d: u32) -> u32 {
-        if d % 64 == 0 { 64 } else { 32 }
+        if d.is_multiple_of(64) { 64 } else { 32 }
     }
 
     /// Bytes of the Q tile.
@@ -191,20 +212,29 @@ impl Plan {
 
     /// The plan itself, after proving at compile time that the hardware can run it.
     pub const fn checked(self) -> Self {
-        assert!(self.d % 32 == 0 && self.d >= 32 && self.d <= 256, "head_dim is instantiated in steps of 32 up to 256");
         assert!(
-            self.dv % 32 == 0 && self.dv >= 32 && self.dv <= 256,
+            self.d.is_multiple_of(32) && self.d >= 32 && self.d <= 256,
+            "head_dim is instantiated in steps of 32 up to 256"
+        );
+        assert!(
+            self.dv.is_multiple_of(32) && self.dv >= 32 && self.dv <= 256,
             "value head_dim is instantiated in steps of 32 up to 256"
         );
         assert!(self.bm == 64 || self.bm == 128 || self.bm == 192, "one to three consumer warpgroups of 64 rows");
-        assert!(self.bn % 16 == 0 && self.bn <= 256, "a key tile is whole k-steps of P V and one N of Q K^T");
+        assert!(self.bn.is_multiple_of(16) && self.bn <= 256, "a key tile is whole k-steps of P V and one N of Q K^T");
         assert!(self.stages >= 2, "one stage cannot overlap a load with a multiply");
         let map = self.smem();
-        assert!(map.k % 1024 == 0 && map.v % 1024 == 0 && map.o % 1024 == 0, "swizzled tiles start on 1024 bytes");
-        assert!(self.k_bytes() % 1024 == 0 && self.v_bytes() % 1024 == 0, "every stage starts on 1024 bytes");
+        assert!(
+            map.k.is_multiple_of(1024) && map.v.is_multiple_of(1024) && map.o.is_multiple_of(1024),
+            "swizzled tiles start on 1024 bytes"
+        );
+        assert!(
+            self.k_bytes().is_multiple_of(1024) && self.v_bytes().is_multiple_of(1024),
+            "every stage starts on 1024 bytes"
+        );
         assert!(map.end <= SMEM_LIMIT, "shared memory does not fit one multiprocessor");
         let r = self.regs;
-        assert!(r.consumer % 8 == 0 && r.producer % 8 == 0, "setmaxnreg counts in steps of 8");
+        assert!(r.consumer.is_multiple_of(8) && r.producer.is_multiple_of(8), "setmaxnreg counts in steps of 8");
         assert!(r.consumer >= 24 && r.consumer <= 240 && r.producer >= 24, "setmaxnreg takes 24 to 240 here");
         assert!(
             r.consumer * self.consumers() + r.producer <= self.entry_registers() * (self.consumers() + 1),

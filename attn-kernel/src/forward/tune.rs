@@ -1,6 +1,6 @@
 //! Numbers found by measuring, one line per shape class.
 
-use super::plan::{Exp2, Plan, Registers};
+use super::plan::{Exp2, Plan, Registers, Schedule};
 
 const TWO: Registers = Registers { consumer: 240, producer: 24 };
 const THREE: Registers = Registers { consumer: 160, producer: 32 };
@@ -9,14 +9,18 @@ const THREE: Registers = Registers { consumer: 160, producer: 32 };
 pub const fn plan(d: u32, dv: u32, causal: bool) -> Plan {
     let (bm, bn, stages, regs, exp2, threshold) = match (d, dv, causal) {
         (32, 32, _) => (192, 128, 2, THREE, Exp2::HARDWARE, 8.0),
-        (64, 64, _) => (192, 128, 2, THREE, Exp2 { period: 8, emulated: 1 }, 8.0),
+        (64, 64, false) => (192, 128, 2, THREE, Exp2 { period: 8, emulated: 1 }, 8.0),
+        (64, 64, true) => (192, 128, 2, THREE, Exp2::HARDWARE, 8.0),
         (96, 96, _) => (128, 128, 2, TWO, Exp2::HARDWARE, 8.0),
         (128, 128, false) => (128, 176, 2, TWO, Exp2::HARDWARE, 8.0),
         (128, 128, true) => (128, 128, 2, TWO, Exp2::HARDWARE, 8.0),
         (192, 128, _) => (128, 128, 2, TWO, Exp2::HARDWARE, 8.0),
-        (192, 192, _) => (128, 96, 2, TWO, Exp2::HARDWARE, 8.0),
-        (256, 256, _) => (128, 80, 2, TWO, Exp2::HARDWARE, 8.0),
+        (192, 192, false) => (128, 96, 2, TWO, Exp2::HARDWARE, 8.0),
+        (192, 192, true) => (128, 80, 2, TWO, Exp2::HARDWARE, 8.0),
+        (256, 256, false) => (128, 80, 2, TWO, Exp2::HARDWARE, 8.0),
+        (256, 256, true) => (128, 64, 2, TWO, Exp2::HARDWARE, 8.0),
         _ => panic!("no plan for these head dimensions"),
     };
-    Plan { d, dv, bm, bn, stages, regs, rescale_threshold: threshold, exp2, ping_pong: true }.checked()
+    let schedule = if causal { Schedule::LongestFirst } else { Schedule::Persistent };
+    Plan { d, dv, bm, bn, stages, regs, rescale_threshold: threshold, exp2, ping_pong: true, schedule }.checked()
 }

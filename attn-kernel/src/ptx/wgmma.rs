@@ -57,6 +57,16 @@ pub unsafe fn wait<const N: u32>() {
     ptx!("wgmma.wait_group.sync.aligned {n};", n = const N, options(nostack));
 }
 
+/// Keeps the waits that follow behind the arithmetic that made `x`: traps if `x`'s sign bit is set, which the caller knows
+/// it never is.
+///
+/// Nothing orders arithmetic with `wait_group`, and ptxas (13.5) moves the wait up over a whole softmax, which then no longer
+/// runs under the multiply. It cannot move a wait over a trap that may end the grid. One compare and one predicated trap.
+#[inline(always)]
+pub fn hold_waits(x: f32) {
+    ptx!("{{", ".reg .pred p;", "setp.lt.s32 p, {x}, 0;", "@p trap;", "}}", x = in(reg32) x, options(nostack));
+}
+
 /// Expands `$op!` with the list of register indices of `R` registers: 8, 16, 24, ... 128. `R` is a constant and picks one.
 macro_rules! registers {
     ($r:ident, $op:ident $args:tt) => {{
