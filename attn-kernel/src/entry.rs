@@ -4,6 +4,7 @@
 //! | reader | kernel | instruction | index, shared memory |
 //! |---|---|---|---|
 //! | rustc, `nvptx64-nvidia-cuda` | `extern "ptx-kernel"`, `no_mangle` | inline PTX | special registers, one extern array |
+//! | Rust-CUDA (feature `rust-cuda`) | `cuda_std`'s `#[kernel]` | inline PTX | `cuda_std::thread`; the same array, as its own is aligned to 16 bytes |
 //! | rustc, the host | a plain `extern "C"` function | [`device_only`] panics | [`device_only`] panics |
 //!
 //! The host compiles every kernel so that `cargo check` and clippy see it; it can call none of them.
@@ -82,15 +83,22 @@ macro_rules! kernel {
         $(#[$attr])*
         ///
         /// # Safety
-        /// Started by a launch with the block, cluster and shared memory declared, and parameters as described.
-        #[cfg(target_arch = "nvptx64")]
+        /// Started by a launch, on a GPU, with the block, cluster and shared memory declared and parameters as described.
+        #[cfg(all(target_arch = "nvptx64", not(feature = "rust-cuda")))]
         #[unsafe(no_mangle)]
         pub unsafe extern "ptx-kernel" fn $name($($arg: $ty),*) $body
         $(#[$attr])*
         ///
         /// # Safety
-        /// Started by a launch, on a GPU: see the device build.
-        #[cfg(not(target_arch = "nvptx64"))]
+        /// Started by a launch, on a GPU, with the block, cluster and shared memory declared and parameters as described.
+        #[cfg(feature = "rust-cuda")]
+        #[::cuda_std::kernel]
+        pub unsafe fn $name($($arg: $ty),*) $body
+        $(#[$attr])*
+        ///
+        /// # Safety
+        /// Started by a launch, on a GPU, with the block, cluster and shared memory declared and parameters as described.
+        #[cfg(not(any(target_arch = "nvptx64", feature = "rust-cuda")))]
         pub unsafe extern "C" fn $name($($arg: $ty),*) $body
     };
 }
