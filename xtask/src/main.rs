@@ -1,9 +1,12 @@
 //! `cargo xtask`: everything around the kernels that is not a kernel.
 
+mod demo;
+mod gpu_bundle;
 mod hash;
 mod process;
 mod ptx;
 mod setup;
+mod test;
 mod toolchain;
 mod workspace;
 
@@ -23,14 +26,32 @@ enum Command {
     Setup(setup::Options),
     /// Compile the kernels from Rust to PTX and cubin, and print their resources.
     BuildPtx(ptx::Options),
+    /// Run the main job on real input: a file's Q, K and V through the kernel, checked and timed.
+    Demo(demo::Options),
+    /// Run every test that needs no GPU; with --gpu those on the GPU too.
+    Test(test::Options),
+    /// Pack the GPU tests and benchmarks into a folder that runs on a machine with only a driver.
+    GpuBundle(gpu_bundle::Options),
+}
+
+/// Runs a command.
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Setup(options) => setup::run(&options),
+        Command::BuildPtx(options) => ptx::run(&options),
+        Command::Demo(options) => demo::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::GpuBundle(options) => gpu_bundle::run(&options),
+    }
+}
+
+/// Runs a command given by its words, for commands that are made of others.
+fn invoke<'a>(words: impl IntoIterator<Item = &'a str>) -> anyhow::Result<()> {
+    dispatch(Cli::try_parse_from(std::iter::once("xtask").chain(words))?.command)
 }
 
 fn main() -> std::process::ExitCode {
-    let result = match Cli::parse().command {
-        Command::Setup(options) => setup::run(&options),
-        Command::BuildPtx(options) => ptx::run(&options),
-    };
-    match result {
+    match dispatch(Cli::parse().command) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

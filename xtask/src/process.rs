@@ -14,6 +14,23 @@ pub fn run(command: &mut Command) -> Result<Output> {
     Ok(output)
 }
 
+/// cargo itself, the one that runs this program, at the repository's root.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(crate::workspace::root());
+    cargo
+}
+
+/// Runs `command` with its output going where this program's goes; an exit status other than 0 is an error.
+pub fn show(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("cannot start {name}"))?;
+    if !status.success() {
+        bail!("{name} failed ({status})");
+    }
+    Ok(())
+}
+
 /// What a program wrote to both of its outputs.
 pub fn text(output: &Output) -> String {
     let mut all = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,0 +1,101 @@
+//! `cargo xtask test`: everything that runs without a GPU, and the GPU suite where it is asked for.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process;
+
+/// Runs the tests of every crate and takes every kernel through ptxas.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Also run the GPU suite on this machine's GPU. Fails where there is none.
+    #[arg(long)]
+    gpu: bool,
+}
+
+/// Exit status of the GPU suite on a machine without a usable GPU.
+const NO_GPU: i32 = 2;
+
+/// Runs the command.
+pub fn run(options: &Options) -> Result<()> {
+    let start = Instant::now();
+    heading("tests of all crates");
+    let passed = cargo_tests()?;
+    heading("every kernel from Rust through ptxas");
+    crate::invoke(["build-ptx"])?;
+    if options.gpu {
+        heading("GPU suite");
+        gpu_suite()?;
+    }
+    let gpu = if options.gpu { "the GPU suite passed" } else { "the GPU suite was not asked for (--gpu)" };
+    println!("\n{passed} tests passed, every kernel compiles, {gpu}; {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn heading(text: &str) {
+    println!("\n== {text}");
+}
+
+/// Runs `cargo test` on the workspace and returns how many tests passed. Optimised, because references in f64 are many
+/// times slower otherwise.
+fn cargo_tests() -> Result<u32> {
+    let mut command = process::cargo();
+    command.args(["test", "--release", "--workspace", "--no-fail-fast"]).stdout(Stdio::piped());
+    let mut child = command.spawn().context("cannot start cargo")?;
+    let lines = BufReader::new(child.stdout.take().context("cargo has an output")?).lines();
+    let (mut passed, mut failed) = (0, 0);
+    for line in lines {
+        let line = line?;
+        if let Some((p, f)) = counts(&line) {
+            (passed, failed) = (passed + p, failed + f);
+        }
+        println!("{line}");
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("cargo test: {passed} passed, {failed} failed ({status})");
+    }
+    Ok(passed)
+}
+
+/// Passed and failed of a line like `test result: ok. 43 passed; 0 failed; 1 ignored; ...`.
+fn counts(line: &str) -> Option<(u32, u32)> {
+    let rest = line.strip_prefix("test result: ")?;
+    let number = |word: &str| {
+        let words: Vec<&str> = rest.split([' ', ';']).collect();
+        let at = words.iter().position(|w| *w == word)?;
+        words.get(at.checked_sub(1)?)?.parse().ok()
+    };
+    Some((number("passed")?, number("failed")?))
+}
+
+fn gpu_suite() -> Result<()> {
+    let mut command: Command = process::cargo();
+    command.args(["run", "--quiet", "--release", "--package", "attn-tests", "--bin", "attn-gpu-suite"]);
+    let status = command.status().context("cannot start cargo")?;
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(NO_GPU) => bail!(
+            "this machine has no GPU that the kernels run on; everything else passed \
+             (`cargo xtask gpu-bundle` packs the suite for a machine that has one)"
+        ),
+        _ => bail!("the GPU suite failed ({status})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counts;
+
+    #[test]
+    fn test_counts_are_read_from_cargos_lines() {
+        let line = "test result: ok. 43 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.35s";
+        assert_eq!(counts(line), Some((43, 0)));
+        let line = "test result: FAILED. 7 passed; 12 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s";
+        assert_eq!(counts(line), Some((7, 12)));
+        assert_eq!(counts("test tests::result ... ok"), None);
+    }
+}
