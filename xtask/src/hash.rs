@@ -24,12 +24,14 @@ impl Key {
         self
     }
 
-    /// Adds every file below `dir`, by its path in there and its content.
-    pub fn tree(mut self, dir: &Path) -> Result<Key> {
+    /// Adds every file below `dir` for whose path in there `wanted` says so, by that path and its content.
+    pub fn tree(mut self, dir: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Key> {
         for path in files(dir)? {
-            let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let name = path.strip_prefix(dir).unwrap_or(&path).to_string_lossy().into_owned();
-            self = self.add(name).add(content);
+            let name = path.strip_prefix(dir).unwrap_or(&path);
+            if wanted(name) {
+                let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                self = self.add(name.to_string_lossy().as_bytes()).add(content);
+            }
         }
         Ok(self)
     }

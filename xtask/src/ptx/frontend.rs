@@ -81,7 +81,7 @@ pub struct Source<'a> {
 pub fn emit(rust: &Rust, core: &Path, source: Source, arch: Arch) -> Result<String> {
     let arguments = arguments(source, arch);
     let sources = source.root.parent().unwrap_or(source.root);
-    let key = Key::new("ir").add(&rust.version).add(arguments.join("\n")).tree(sources)?.finish();
+    let key = Key::new("ir").add(&rust.version).add(arguments.join("\n")).tree(sources, |_| true)?.finish();
     let cache = workspace::target().join("ptx-cache");
     let file = cache.join(format!("ir-{}-{}.ll", arch.name(), &key[..32]));
     if let Ok(text) = fs::read_to_string(&file) {
@@ -107,7 +107,7 @@ pub fn emit(rust: &Rust, core: &Path, source: Source, arch: Arch) -> Result<Stri
 }
 
 /// What rustc is told besides files and folders.
-fn arguments(source: Source, arch: Arch) -> Vec<String> {
+pub fn arguments(source: Source, arch: Arch) -> Vec<String> {
     let mut arguments: Vec<String> = FLAGS.iter().map(|&flag| flag.to_owned()).collect();
     let mut add = |argument: &str| arguments.push(argument.to_owned());
     add("--crate-name=attn_kernel");
@@ -117,11 +117,11 @@ fn arguments(source: Source, arch: Arch) -> Vec<String> {
     add(&format!("-Ctarget-cpu={}", arch.name()));
     add(&format!("--cfg=attn_arch=\"{}\"", arch.name()));
     if source.probes {
-        add("--cfg=attn_probe");
+        add("--cfg=attn_probes");
     }
     let known: Vec<_> = Arch::ALL.iter().map(|arch| format!("\"{}\"", arch.name())).collect();
     add(&format!("--check-cfg=cfg(attn_arch, values({}))", known.join(", ")));
-    add("--check-cfg=cfg(attn_probe, test)");
+    add("--check-cfg=cfg(attn_probes, test)");
     add("--check-cfg=cfg(feature, values(\"rust-cuda\"))");
     arguments
 }

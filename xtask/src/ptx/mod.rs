@@ -12,6 +12,7 @@ mod frontend;
 mod ir;
 mod lower;
 mod nvvm;
+mod prebuilt;
 mod ptxas;
 mod sass;
 mod scan;
@@ -40,7 +41,7 @@ use crate::workspace;
 /// Fails when a kernel spills registers, has a stack frame or draws a performance warning from ptxas.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Architectures, separated by commas.
+    /// Architectures, separated by commas; the default are those that have kernels.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "sm_90a")]
     arch: Vec<Arch>,
     /// What turns the optimised program into PTX.
@@ -58,6 +59,12 @@ pub struct Options {
     /// Also compile the kernels that only tests start.
     #[arg(long)]
     probes: bool,
+    /// Also write the kernels that attn-host carries: `attn-host/prebuilt`.
+    #[arg(long, conflicts_with_all = ["kernel", "probes", "codegen"])]
+    prebuilt: bool,
+    /// Prove that the kernels that attn-host carries are those of the source.
+    #[arg(long, conflicts_with_all = ["kernel", "probes", "codegen", "prebuilt"])]
+    check_prebuilt: bool,
     /// Also print what each step took.
     #[arg(short, long)]
     verbose: bool,
@@ -117,7 +124,16 @@ pub fn run(options: &Options) -> Result<()> {
     print!("{}", table::render(&built));
     let cached = built.iter().filter(|kernel| kernel.cached).count();
     println!("{} kernels, {cached} unchanged, in {:.1} s", built.len(), start.elapsed().as_secs_f64());
-    report_defects(&built, failed)
+    report_defects(&built, failed)?;
+    for &arch in &options.arch {
+        if options.prebuilt {
+            prebuilt::write(&built, arch, toolchain.versions())?;
+        }
+        if options.check_prebuilt {
+            prebuilt::check(&built, arch, &toolchain.versions())?;
+        }
+    }
+    Ok(())
 }
 
 /// Compiles ahead what every later build uses.

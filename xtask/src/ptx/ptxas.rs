@@ -22,7 +22,8 @@ pub struct Resources {
     pub stack: u32,
     /// Bytes of static shared memory.
     pub smem_static: u32,
-    /// ptxas's complaints that make the kernel unusable: warnings, serialised wgmma, ignored setmaxnreg.
+    /// Complaints of ptxas that make the kernel unusable: warnings, serialised wgmma, ignored setmaxnreg.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub complaints: Vec<String>,
 }
 
