@@ -28,28 +28,27 @@ const MAX_MIB: f64 = 30.0;
 pub fn run(options: &Options) -> Result<()> {
     let out = options.out.clone().unwrap_or_else(|| workspace::target().join("gpu-bundle"));
     clear(&out)?;
-    let kernels = out.join("kernels");
-    let kernels = kernels.to_str().with_context(|| format!("{} is not UTF-8", kernels.display()))?;
-    crate::invoke(["build-ptx", "--emit", "cubin", "--out", kernels])?;
-
-    let built = build_programs()?;
-    for program in built {
-        let name = program.file_name().with_context(|| format!("{} has no name", program.display()))?;
-        fs::copy(&program, out.join(name)).with_context(|| format!("cannot copy {}", program.display()))?;
-    }
-    fs::create_dir_all(out.join("data"))?;
-    let sample = "data/minilm_layer3.safetensors";
-    fs::copy(workspace::root().join("tests").join(sample), out.join(sample))?;
     let script = out.join("run.sh");
     fs::write(&script, SCRIPT)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    fs::create_dir_all(out.join("data"))?;
+    let sample = "data/minilm_layer3.safetensors";
+    fs::copy(workspace::root().join("tests").join(sample), out.join(sample))?;
+    for program in build_programs()? {
+        let name = program.file_name().with_context(|| format!("{} has no name", program.display()))?;
+        fs::copy(&program, out.join(name)).with_context(|| format!("cannot copy {}", program.display()))?;
+    }
+    // A kernel with a defect is written all the same, and may be what the bundle is made to look at.
+    let kernels = out.join("kernels");
+    let kernels = kernels.to_str().with_context(|| format!("{} is not UTF-8", kernels.display()))?;
+    let defects = crate::invoke(["build-ptx", "--emit", "cubin", "--out", kernels]);
 
     let mib = size(&out)? as f64 / f64::from(1 << 20);
     println!("{}: {mib:.1} MiB; there, run ./run.sh", out.display());
     if mib > MAX_MIB {
         bail!("the bundle is larger than {MAX_MIB} MiB");
     }
-    Ok(())
+    defects.context("the bundle is filled, but the kernels in it have defects")
 }
 
 /// Empties a folder of an earlier bundle, and refuses to empty any other.
