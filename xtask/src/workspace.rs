@@ -1,6 +1,9 @@
 //! Where things lie in the repository.
 
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
 
 /// The repository's root.
 pub fn root() -> PathBuf {
@@ -12,4 +15,14 @@ pub fn root() -> PathBuf {
 /// whatever `CARGO_TARGET_DIR` says.
 pub fn target() -> PathBuf {
     root().join("target")
+}
+
+/// Waits until no other process or thread holds the lock `path`; it is held until the result is dropped.
+pub fn lock(path: &Path) -> Result<File> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    }
+    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
 }

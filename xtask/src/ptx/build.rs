@@ -78,7 +78,7 @@ pub fn build(toolchain: &Toolchain, job: &Job) -> Result<Built> {
 }
 
 /// The back end proper. On an error the files stay where the message says, for a look at them.
-fn compile(toolchain: &Toolchain, job: &Job, dir: &Path) -> Result<Built> {
+pub fn compile(toolchain: &Toolchain, job: &Job, dir: &Path) -> Result<Built> {
     let stem = dir.join("kernel");
     let read = || fs::read_to_string(stem.with_extension("ptx")).context("the compiler wrote no PTX");
     fs::write(stem.with_extension("ll"), &job.ir)?;

@@ -38,6 +38,10 @@ pub fn core(rust: &Rust) -> Result<PathBuf> {
     if dir.is_dir() {
         return Ok(dir);
     }
+    let _lock = workspace::lock(&dir.with_extension("lock"))?;
+    if dir.is_dir() {
+        return Ok(dir);
+    }
     eprintln!("compiling `core` for {TARGET}, once for {} ...", rust.version);
     let temporary = dir.with_extension(format!("new-{}", std::process::id()));
     fs::create_dir_all(&temporary).with_context(|| format!("cannot create {}", temporary.display()))?;
@@ -61,10 +65,8 @@ pub fn core(rust: &Rust) -> Result<PathBuf> {
             .arg(&builtins),
     )
     .context("cannot compile the empty `compiler_builtins`")?;
-    // Only a complete folder gets the final name. Losing a race against another build is as good as winning it.
-    if fs::rename(&temporary, &dir).is_err() {
-        fs::remove_dir_all(&temporary)?;
-    }
+    // Only a complete folder gets the final name.
+    fs::rename(&temporary, &dir).with_context(|| format!("cannot create {}", dir.display()))?;
     Ok(dir)
 }
 
@@ -73,6 +75,8 @@ pub fn core(rust: &Rust) -> Result<PathBuf> {
 pub struct Source<'a> {
     /// The crate's root file.
     pub root: &'a Path,
+    /// The crate's name.
+    pub name: &'a str,
     /// Whether kernels that only tests start are compiled too.
     pub probes: bool,
 }
@@ -83,16 +87,15 @@ pub fn emit(rust: &Rust, core: &Path, source: Source, arch: Arch) -> Result<Stri
     let sources = source.root.parent().unwrap_or(source.root);
     let key = Key::new("ir").add(&rust.version).add(arguments.join("\n")).tree(sources, |_| true)?.finish();
     let cache = workspace::target().join("ptx-cache");
-    let file = cache.join(format!("ir-{}-{}.ll", arch.name(), &key[..32]));
+    let file = cache.join(format!("ir-{}-{}-{}.ll", source.name, arch.name(), &key[..32]));
     if let Ok(text) = fs::read_to_string(&file) {
         return Ok(text);
     }
-    let incremental = cache.join("incremental").join(arch.name());
+    let incremental = cache.join("incremental").join(source.name).join(arch.name());
     fs::create_dir_all(&incremental).with_context(|| format!("cannot create {}", incremental.display()))?;
     // Another build of the same kernels waits here: both would write the same file. Its name is always the same because
     // rustc starts from nothing when it changes.
-    let lock = fs::File::create(incremental.with_extension("lock"))?;
-    lock.lock().context("cannot wait for another build")?;
+    let _lock = workspace::lock(&incremental.with_extension("lock"))?;
     let output = incremental.with_extension("ll");
     let mut command = rust.command("rustc");
     command.args(&arguments).arg("-L").arg(core).arg(format!("--emit=llvm-ir={}", output.display()));
@@ -110,7 +113,7 @@ pub fn emit(rust: &Rust, core: &Path, source: Source, arch: Arch) -> Result<Stri
 pub fn arguments(source: Source, arch: Arch) -> Vec<String> {
     let mut arguments: Vec<String> = FLAGS.iter().map(|&flag| flag.to_owned()).collect();
     let mut add = |argument: &str| arguments.push(argument.to_owned());
-    add("--crate-name=attn_kernel");
+    add(&format!("--crate-name={}", source.name));
     add("-Cno-prepopulate-passes");
     // An architecture without kernels uses none of the features that kernels need.
     add("-Aunused-features");

@@ -17,6 +17,8 @@ mod ptxas;
 mod sass;
 mod scan;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -147,7 +149,12 @@ fn front(toolchain: &Toolchain, options: &Options) -> Result<Vec<Job>> {
     let root = workspace::root().join("attn-kernel/src/lib.rs");
     let mut jobs = Vec::new();
     for &arch in &options.arch {
-        let ir = frontend::emit(&toolchain.rust, &core, Source { root: &root, probes: options.probes }, arch)?;
+        let ir = frontend::emit(
+            &toolchain.rust,
+            &core,
+            Source { root: &root, name: "attn_kernel", probes: options.probes },
+            arch,
+        )?;
         jobs.extend(split(&ir, arch, options.kernel.as_deref().unwrap_or_default(), options.codegen)?);
     }
     Ok(jobs)

@@ -13,6 +13,8 @@ use anyhow::{Context, Result, bail};
 
 use find::Search;
 
+use crate::workspace;
+
 /// A complete kernel toolchain.
 #[derive(Clone, Debug)]
 pub struct Toolchain {
@@ -99,29 +101,32 @@ impl Toolchain {
 
 /// Finds the toolchain; what is nowhere is fetched.
 pub fn ready() -> Result<Toolchain> {
-    let rust = match find::rust()? {
-        Search::Found(rust) => rust,
-        Search::Missing(reasons) => {
-            explain("rustc for kernels", &reasons);
-            fetch("rust", debian::fetch)?;
-            match find::rust()? {
-                Search::Found(rust) => rust,
-                Search::Missing(reasons) => bail!("the fetched rustc does not work: {}", reasons.join("; ")),
-            }
-        }
-    };
-    let cuda = match find::cuda() {
-        Search::Found(cuda) => cuda,
-        Search::Missing(reasons) => {
-            explain("NVIDIA's tools", &reasons);
-            fetch("cuda", wheels::fetch)?;
-            match find::cuda() {
-                Search::Found(cuda) => cuda,
-                Search::Missing(reasons) => bail!("the fetched tools do not work: {}", reasons.join("; ")),
-            }
-        }
-    };
-    Ok(Toolchain { rust, cuda })
+    Ok(Toolchain {
+        rust: find_or_fetch("rustc for kernels", "rust", find::rust, debian::fetch)?,
+        cuda: find_or_fetch("NVIDIA's tools", "cuda", || Ok(find::cuda()), wheels::fetch)?,
+    })
+}
+
+fn find_or_fetch<T>(
+    what: &str,
+    part: &str,
+    find: impl Fn() -> Result<Search<T>>,
+    fetch: fn(&Path) -> Result<()>,
+) -> Result<T> {
+    if let Search::Found(found) = find()? {
+        return Ok(found);
+    }
+    // Whoever comes second finds what the first has fetched.
+    let _lock = workspace::lock(&find::private(part).with_extension("lock"))?;
+    match find()? {
+        Search::Found(found) => return Ok(found),
+        Search::Missing(reasons) => explain(what, &reasons),
+    }
+    fetch_part(part, fetch)?;
+    match find()? {
+        Search::Found(found) => Ok(found),
+        Search::Missing(reasons) => bail!("what was fetched does not work: {}", reasons.join("; ")),
+    }
 }
 
 fn explain(what: &str, reasons: &[String]) {
@@ -132,7 +137,7 @@ fn explain(what: &str, reasons: &[String]) {
 }
 
 /// Runs `fetch` on an empty folder, which becomes `target/toolchain/PART` when it succeeds.
-fn fetch(part: &str, fetch: fn(&Path) -> Result<()>) -> Result<()> {
+fn fetch_part(part: &str, fetch: fn(&Path) -> Result<()>) -> Result<()> {
     let start = Instant::now();
     let staging = host::Staging::new(&find::private(part))?;
     fetch(staging.path()).with_context(|| format!("cannot fetch {part}"))?;
