@@ -23,6 +23,6 @@ pub mod entry;
 pub mod forward;
 pub mod mem;
 pub mod pipe;
-#[cfg(any(attn_probe, not(target_arch = "nvptx64")))]
+#[cfg(any(attn_probes, not(target_arch = "nvptx64")))]
 pub mod probe;
 pub mod ptx;

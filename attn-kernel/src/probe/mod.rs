@@ -1,7 +1,7 @@
 //! Probe kernels: every instruction wrapper in a kernel small enough to understand, for `ptxas` to assemble on each
 //! architecture and for a GPU or a simulator to run against known answers.
 //!
-//! They are part of a device build only under `--cfg attn_probe`. The host always has this module: the lists say what each
+//! They are part of a device build only under `--cfg attn_probes`. The host always has this module: the lists say what each
 //! probe expects, and functions shared with the device ([`arith::arith`]) compute the answers.
 //!
 //! Unless a probe says otherwise it is launched as one block, and its dynamic shared memory is what its `SHARED` says.

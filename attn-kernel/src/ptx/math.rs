@@ -86,17 +86,23 @@ pub fn max3(a: f32, b: f32, c: f32) -> f32 {
 }
 
 macro_rules! packed {
-    ($(#[$doc:meta])* $name:ident($($x:ident),*): $asm:literal, $scalar:path) => {
+    ($(#[$doc:meta])* $name:ident($($x:ident: $x0:ident $x1:ident),*): $asm:literal, $scalar:path) => {
         $(#[$doc])*
         #[inline(always)]
         pub fn $name($($x: [f32; 2]),*) -> [f32; 2] {
             if const { BLACKWELL } {
-                let d: u64;
+                let (low, high): (f32, f32);
+                // Packed and unpacked inside: in Rust, LLVM would merge the shifts with the caller's. ptxas leaves no moves.
                 ptx!(
-                    concat!($asm, ".f32x2 {d}", $(", {", stringify!($x), "}",)* ";"),
-                    $($x = in(reg64) pair($x),)* d = lateout(reg64) d, options(pure, nomem, nostack)
+                    concat!(
+                        "{{ .reg .b64 d", $(", ", stringify!($x),)* "; ",
+                        $("mov.b64 ", stringify!($x), ", {{{", stringify!($x0), "}, {", stringify!($x1), "}}}; ",)*
+                        $asm, ".f32x2 d", $(", ", stringify!($x),)* "; mov.b64 {{{low}, {high}}}, d; }}"
+                    ),
+                    $($x0 = in(reg32) $x[0], $x1 = in(reg32) $x[1],)*
+                    low = lateout(reg32) low, high = lateout(reg32) high, options(pure, nomem, nostack)
                 );
-                [f32::from_bits(d as u32), f32::from_bits((d >> 32) as u32)]
+                [low, high]
             } else {
                 [$scalar($($x[0]),*), $scalar($($x[1]),*)]
             }
@@ -104,31 +110,25 @@ macro_rules! packed {
     };
 }
 
-/// A pair as the 64-bit register that holds it, element 0 in the low half.
-#[inline(always)]
-fn pair(x: [f32; 2]) -> u64 {
-    u64::from(x[0].to_bits()) | u64::from(x[1].to_bits()) << 32
-}
-
 packed!(
     /// `fma.rn.ftz.f32x2`: [`fma`] of both elements.
-    fma2(a, b, c): "fma.rn.ftz", fma
+    fma2(a: a0 a1, b: b0 b1, c: c0 c1): "fma.rn.ftz", fma
 );
 packed!(
     /// `add.rn.ftz.f32x2`: [`add`] of both elements.
-    add2(a, b): "add.rn.ftz", add
+    add2(a: a0 a1, b: b0 b1): "add.rn.ftz", add
 );
 packed!(
     /// `sub.rn.ftz.f32x2`: [`sub`] of both elements.
-    sub2(a, b): "sub.rn.ftz", sub
+    sub2(a: a0 a1, b: b0 b1): "sub.rn.ftz", sub
 );
 packed!(
     /// `mul.rn.ftz.f32x2`: [`mul`] of both elements.
-    mul2(a, b): "mul.rn.ftz", mul
+    mul2(a: a0 a1, b: b0 b1): "mul.rn.ftz", mul
 );
 packed!(
     /// `add.rm.ftz.f32x2`: [`add_down`] of both elements.
-    add_down2(a, b): "add.rm.ftz", add_down
+    add_down2(a: a0 a1, b: b0 b1): "add.rm.ftz", add_down
 );
 
 #[cfg(not(target_arch = "nvptx64"))]
