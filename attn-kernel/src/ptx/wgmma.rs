@@ -12,12 +12,14 @@
 //! "serialized" warning. What it takes:
 //!
 //! 1. Accumulators are register operands of every instruction (`inout`), and of the wait that finishes them ([`wait_with`]). Then
-//!    neither LLVM nor ptxas can touch them between. A and P registers that are rewritten after a wait are tied to it too ([`tie_packed`]).
+//!    neither LLVM nor ptxas can touch them between. A and P registers that are rewritten after a wait are tied to it too
+//!    ([`tie_packed`]): to LLVM the old P is dead once the multiply has been issued, so it may compute the new P into the same
+//!    registers above the wait.
 //! 2. The first multiply of a fresh S is [`ss_zero`]: no 64 moves of zero, no dependence on the old S, which may still be read.
 //! 3. One [`fence`] before the first multiply of both products, none between them; a `commit` after each.
 //! 4. **ptxas moves a wait up.** `wait_with::<0>(O)` written after softmax's arithmetic was scheduled before it, right behind the first
-//!    shuffle, and the overlap was gone: nothing in arithmetic orders it with a wait. It does not cross a branch. So the wait for O
-//!    follows a loop or a branch: an mbarrier wait that is due anyway (the next K or V stage) between softmax and the wait for O
+//!    shuffle, and the overlap was gone: nothing in arithmetic orders it with a wait. It does not cross a branch or a trap. So the
+//!    wait for O follows one: an mbarrier wait that is due anyway (the next K or V stage) between softmax and the wait for O, or [`hold_waits`],
 //!    keeps all 64 exponentials under the multiply. Look for `MUFU` between the two `WARPGROUP.DEPBAR` to check a kernel.
 
 use crate::mem::{Descriptor, Element};
