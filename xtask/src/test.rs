@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::process;
 
-/// Runs the tests of every crate and takes every kernel through ptxas.
+/// Runs the tests of every crate, takes every kernel through ptxas, and proves that the prebuilt kernels are the source's.
 #[derive(clap::Args)]
 pub struct Options {
     /// Also run the GPU suite on this machine's GPU. Fails where there is none.
@@ -25,13 +25,18 @@ pub fn run(options: &Options) -> Result<()> {
     heading("tests of all crates");
     let passed = cargo_tests()?;
     heading("every kernel from Rust through ptxas");
-    crate::invoke(["build-ptx"])?;
+    crate::invoke(["build-ptx", "--probes"])?;
+    heading("the kernels that attn-host carries are those of the source");
+    crate::invoke(["build-ptx", "--check-prebuilt"])?;
     if options.gpu {
         heading("GPU suite");
         gpu_suite()?;
     }
     let gpu = if options.gpu { "the GPU suite passed" } else { "the GPU suite was not asked for (--gpu)" };
-    println!("\n{passed} tests passed, every kernel compiles, {gpu}; {:.0} s", start.elapsed().as_secs_f64());
+    println!(
+        "\n{passed} tests passed, every kernel compiles and is the one that attn-host carries, {gpu}; {:.0} s",
+        start.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 
