@@ -114,6 +114,7 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
         cases.into_iter().map(|(line, case)| pool.prepare(&gpu, line, case)).collect::<Result<_, _>>()?;
     for _ in 0..options.rounds {
         for line in &mut lines {
+            gpu.announce(label(&line.case));
             let micros = gpu.time(line.count, || pool.launch(&gpu, &line.plan, &line.place))?;
             line.micros.push(micros);
         }
@@ -177,6 +178,7 @@ impl Pool {
 
     /// Plans a line, checks its answer and warms up.
     fn prepare(&self, gpu: &Gpu, line: Line, case: Case) -> Result<Prepared, BenchError> {
+        gpu.announce(label(&case));
         let place = case.layout.place(&case);
         let plan = Plan::new(gpu.device(), &gpu::problem(&case, &place)).map_err(GpuError::from)?;
         let (o, lse) = self.answer(gpu, &plan, &place)?;

@@ -1,6 +1,8 @@
 //! Cases on a GPU: upload, launch, wait, read back.
 
+use std::cell::RefCell;
 use std::ffi::c_void;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use attn_host::cust::context::Context;
@@ -36,9 +38,6 @@ pub enum GpuError {
     /// A driver call for memory, streams or events failed.
     #[error("CUDA: {0}")]
     Cuda(#[from] CudaError),
-    /// The kernel is still running.
-    #[error("the kernel has not finished after {} s", PATIENCE.as_secs())]
-    Hangs,
     /// No kernel runs on this device.
     #[error("{device}; kernels exist for {allowed}")]
     NoKernels {
@@ -60,6 +59,8 @@ pub enum GpuError {
 /// The first GPU, with a context and a stream of its own.
 pub struct Gpu {
     stream: Stream,
+    /// What runs at the moment.
+    running: RefCell<String>,
     device: Device,
     _context: Context,
 }
@@ -81,7 +82,7 @@ impl Gpu {
         let context = Context::new(cust::device::Device::get_device(0)?)?;
         // A stream that waits for the legacy stream, on which cust's copies run.
         let stream = Stream::new(StreamFlags::DEFAULT, None)?;
-        let gpu = Gpu { stream, device: Device::current()?, _context: context };
+        let gpu = Gpu { stream, running: RefCell::default(), device: Device::current()?, _context: context };
         let here = gpu.device.info().compute_capability;
         if KERNELS.iter().all(|kernel| kernel.arch.compute_capability() != here) {
             let mut archs: Vec<_> = KERNELS.iter().map(|kernel| kernel.arch.name()).collect();
@@ -103,9 +104,14 @@ impl Gpu {
         format!("{}, sm_{major}{minor}, {} SMs, driver for CUDA {}", info.name, info.sm_count, info.driver_version)
     }
 
-    /// Whether an error has ended the context, so that nothing more can run in this process.
-    pub fn is_lost_after(&self, error: &GpuError) -> bool {
-        matches!(error, GpuError::Hangs) || mem_get_info().is_err()
+    /// Whether an earlier error has ended the context, so that nothing more can run in this process.
+    pub fn is_lost(&self) -> bool {
+        mem_get_info().is_err()
+    }
+
+    /// Says what the following launches belong to, for the message when one never ends.
+    pub fn announce(&self, what: impl Into<String>) {
+        self.running.replace(what.into());
     }
 
     /// The stream as the launch side takes it.
@@ -115,6 +121,7 @@ impl Gpu {
 
     /// Plans a case and uploads its inputs.
     pub fn load(&self, case: &Case, inputs: &Inputs) -> Result<Loaded<'_>, GpuError> {
+        self.announce(format!("--case '{case}'"));
         let place = case.layout.place(case);
         let mut arenas: Vec<Vec<u16>> = place.inputs.iter().map(|arena| vec![POISON; arena.host_len()]).collect();
         for ((arena, view), tensor) in place.qkv.iter().zip([&inputs.q, &inputs.k, &inputs.v]) {
@@ -145,16 +152,19 @@ impl Gpu {
         Ok(Loaded { gpu: self, plan, place, arenas, tensors, _inputs: inputs, o, lse })
     }
 
-    /// Waits for the work queued so far, but not for ever.
+    /// Waits for the work queued so far.
+    ///
+    /// A kernel that never ends takes its process with it, since freeing its buffers would wait for it too: after a
+    /// minute this says what was running and aborts.
     pub fn wait(&self) -> Result<(), GpuError> {
         let done = Event::new(EventFlags::DISABLE_TIMING)?;
         done.record(&self.stream)?;
         let start = Instant::now();
         while done.query()? == EventStatus::NotReady {
             if start.elapsed() > PATIENCE {
-                // Destroying the event, or anything else of this context, would wait for the kernel.
-                std::mem::forget(done);
-                return Err(GpuError::Hangs);
+                println!("FAILED: no end after {} s: {}", PATIENCE.as_secs(), self.running.borrow());
+                std::io::stdout().flush().unwrap_or(());
+                std::process::abort();
             }
             std::thread::sleep(Duration::from_micros(20));
         }

@@ -116,7 +116,7 @@ fn run_all(gpu: &Gpu, entries: &[Entry]) -> BTreeMap<&'static str, Tally> {
         let (outcome, lost) = match check(gpu, list, case) {
             Ok(report) => (Outcome::Passed(report), false),
             Err(Failure::Gpu(error @ GpuError::TooLarge { .. })) => (Outcome::Skipped(error.to_string()), false),
-            Err(Failure::Gpu(error)) => (Outcome::Failed(error.to_string()), gpu.is_lost_after(&error)),
+            Err(Failure::Gpu(error)) => (Outcome::Failed(error.to_string()), gpu.is_lost()),
             Err(failure) => (Outcome::Failed(failure.to_string()), false),
         };
         let tally = tallies.entry(*list).or_default();
