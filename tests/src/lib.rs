@@ -9,7 +9,7 @@
 //! | [`input`], [`layout`] | what the tensors hold, and where they lie in memory |
 //! | [`sampled`] | some rows of an answer that is too large to check whole |
 //! | [`gpu`] | a case on the device |
-//! | [`suite`], [`bench`] | all cases checked, all shapes timed |
+//! | [`suite`], [`bench`](mod@bench) | all cases checked, all shapes timed |
 //! | [`sample`], [`demo`] | inputs and expected outputs in a safetensors file, and the main job on them |
 
 pub mod bench;
