@@ -27,7 +27,7 @@ const WHEELS: &[&str] = &[
 /// What is kept of them, by the end of the path.
 const MEMBERS: &[&str] = &["bin/ptxas", "bin/nvdisasm", "bin/cuobjdump", "lib/libnvvm.so.4"];
 
-/// Unpacks the members of the wheels in argv[3:] that end in one of argv[2] into argv[1].
+/// Unpacks the members of the wheels in `argv[3:]` that end in one of `argv[2]` into `argv[1]`.
 const UNPACK: &str = "
 import os, sys, zipfile
 into, members = sys.argv[1], tuple('/' + m for m in sys.argv[2].split(':'))
