@@ -16,22 +16,44 @@
 
 use super::{Smem, Swizzle};
 
-/// A wgmma matrix descriptor.
+/// A wgmma matrix descriptor, in two halves: what moves along a tile (address, leading offset) and what stays (stride, swizzle).
+///
+/// As one 64-bit number, every step along K costs an addition with carry and two moves to uniform registers in machine code; in
+/// halves it costs one of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Descriptor(pub u64);
+pub struct Descriptor {
+    low: u32,
+    high: u32,
+}
 
 impl Descriptor {
     /// A descriptor from its parts, in bytes; each is a multiple of 16 below 2^18.
     #[inline(always)]
     pub const fn new(swizzle: Swizzle, start: u32, lbo: u32, sbo: u32) -> Self {
-        let layout: u64 = match swizzle {
+        let layout: u32 = match swizzle {
             Swizzle::None => 0,
             Swizzle::B128 => 1,
             Swizzle::B64 => 2,
             Swizzle::B32 => 3,
         };
-        let low = ((start & 0x3ffff) >> 4) | (((lbo & 0x3ffff) >> 4) << 16);
-        Descriptor((layout << 62) | ((((sbo & 0x3ffff) >> 4) as u64) << 32) | low as u64)
+        Descriptor { low: field(start) | field(lbo) << 16, high: field(sbo) | layout << 30 }
+    }
+
+    /// Bits 31:0, which hold the address.
+    #[inline(always)]
+    pub const fn low(self) -> u32 {
+        self.low
+    }
+
+    /// Bits 63:32, the same for every part of a tile.
+    #[inline(always)]
+    pub const fn high(self) -> u32 {
+        self.high
+    }
+
+    /// The whole descriptor.
+    pub const fn bits(self) -> u64 {
+        (self.high as u64) << 32 | self.low as u64
     }
 
     /// A K-major tile in panels of one swizzle span: rows follow each other at the span. The reduction dimension is contiguous.
@@ -65,8 +87,14 @@ impl Descriptor {
     /// Works inside a swizzle's period too, because the hardware swizzles absolute addresses.
     #[inline(always)]
     pub const fn advance(self, bytes: u32) -> Self {
-        Descriptor(self.0 + (bytes >> 4) as u64)
+        Descriptor { low: self.low + (bytes >> 4), high: self.high }
     }
+}
+
+/// An address or offset as its 14-bit field counts it.
+#[inline(always)]
+const fn field(bytes: u32) -> u32 {
+    (bytes & 0x3ffff) >> 4
 }
 
 /// Byte offset of k-step `step` (16 elements of 16 bits, 32 bytes) in a K-major tile of `rows` rows: along the panel's row,
@@ -92,13 +120,13 @@ mod tests {
     #[test]
     fn bit_patterns() {
         // Layout 1, SBO 1024, LBO field 1, address field 0x1240.
-        assert_eq!(Descriptor::k_major(Swizzle::B128, TILE).0, 0x4000_0040_0001_1240);
-        assert_eq!(Descriptor::k_major(Swizzle::B64, TILE).0, 0x8000_0020_0001_1240);
-        assert_eq!(Descriptor::k_major(Swizzle::B32, TILE).0, 0xc000_0010_0001_1240);
+        assert_eq!(Descriptor::k_major(Swizzle::B128, TILE).bits(), 0x4000_0040_0001_1240);
+        assert_eq!(Descriptor::k_major(Swizzle::B64, TILE).bits(), 0x8000_0020_0001_1240);
+        assert_eq!(Descriptor::k_major(Swizzle::B32, TILE).bits(), 0xc000_0010_0001_1240);
         // 128 keys x 128: the second panel is 128 rows of 128 bytes away, LBO field 0x400.
-        assert_eq!(Descriptor::mn_major(Swizzle::B128, TILE, 128 * 128).0, 0x4000_0040_0400_1240);
-        assert_eq!(Descriptor::k_major_plain(TILE, 128, 256).0, 0x0000_0010_0008_1240);
-        assert_eq!(Descriptor::mn_major_plain(TILE, 256, 128).0, 0x0000_0008_0010_1240);
+        assert_eq!(Descriptor::mn_major(Swizzle::B128, TILE, 128 * 128).bits(), 0x4000_0040_0400_1240);
+        assert_eq!(Descriptor::k_major_plain(TILE, 128, 256).bits(), 0x0000_0010_0008_1240);
+        assert_eq!(Descriptor::mn_major_plain(TILE, 256, 128).bits(), 0x0000_0008_0010_1240);
     }
 
     #[test]
@@ -120,7 +148,7 @@ mod tests {
     fn advance_counts_16_byte_units() {
         let d = Descriptor::k_major(Swizzle::B128, TILE);
         assert_eq!(d.advance(32), Descriptor::k_major(Swizzle::B128, TILE.offset(32)));
-        assert_eq!(d.advance(2048).0, d.0 + 0x80);
+        assert_eq!(d.advance(2048).bits(), d.bits() + 0x80);
     }
 
     /// The formulas of the module's table against the box that TMA writes: row `k` or `mn` at `span` bytes, panels apart.

@@ -72,9 +72,9 @@ mod tests {
 
     /// How the tensor core finds element `(mn, k)` of a k-step: the descriptor's fields through the hardware's formulas.
     fn hardware_address(d: Descriptor, mn_major: bool, mn: u32, k: u32) -> u32 {
-        let field = |shift: u32| ((d.0 >> shift) as u32 & 0x3fff) << 4;
+        let field = |shift: u32| ((d.bits() >> shift) as u32 & 0x3fff) << 4;
         let (start, lbo, sbo) = (field(0), field(16), field(32));
-        let (swizzle, w) = match d.0 >> 62 {
+        let (swizzle, w) = match d.bits() >> 62 {
             0 => (Swizzle::None, 16),
             1 => (Swizzle::B128, 128),
             2 => (Swizzle::B64, 64),
