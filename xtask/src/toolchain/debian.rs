@@ -15,10 +15,13 @@ use crate::process;
 use crate::workspace;
 
 /// Unpacked packages, archives and apt's lists, with some room.
-const SPACE: u64 = 900_000_000;
+const SPACE: u64 = 700_000_000;
 
 const ELSEWHERE: &str = "Instead of Debian's packages, `rustup toolchain install nightly --component rust-src,llvm-tools` \
                          also does, or ATTN_KERNEL_RUSTC naming another rustc";
+
+const NO_SOURCE: &str = "no package source has what is needed: is the network there, and a mirror of Debian 12 or newer \
+                         in apt's sources?";
 
 /// Libraries that every machine has: the programs around here could not run without them.
 const EVERYWHERE: &[&str] = &["libc6", "libgcc-s1", "libstdc++6"];
@@ -41,7 +44,7 @@ pub fn fetch(into: &Path) -> Result<()> {
     host::need_space(into, SPACE)?;
     let downloads = workspace::target().join("toolchain/downloads");
     fs::create_dir_all(&downloads)?;
-    let system = Apt { options: Vec::new() };
+    let system = Apt { config: None };
     // The machine's own package lists may be absent or so old that their packages are gone; then fresh ones are read
     // into a folder of ours, which needs no root either.
     let first = system.packages().and_then(|packages| system.download(&packages, &downloads));
@@ -50,7 +53,7 @@ pub fn fetch(into: &Path) -> Result<()> {
         Err(reason) => {
             eprintln!("  this machine's package lists do not do ({reason:#}); reading fresh ones");
             let private = Apt::private(&downloads.join("apt"))?;
-            let packages = private.packages()?;
+            let packages = private.packages().context(NO_SOURCE)?;
             private.download(&packages, &downloads)?
         }
     };
@@ -91,9 +94,9 @@ fn unpack(deb: &Path, patterns: &[&str], into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// apt, with the options that say which lists it uses.
+/// apt, with a configuration of its own where the machine's package lists do not do.
 struct Apt {
-    options: Vec<String>,
+    config: Option<PathBuf>,
 }
 
 impl Apt {
@@ -102,18 +105,16 @@ impl Apt {
         for sub in ["state/lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(dir.join(sub))?;
         }
-        let options = [
-            format!("Dir::State={}", dir.join("state").display()),
-            format!("Dir::Cache={}", dir.join("cache").display()),
-            "Dir::State::status=/var/lib/dpkg/status".to_owned(),
-            // A distribution's hooks clean up folders that only root may touch.
-            "APT::Update::Post-Invoke::=".to_owned(),
-            "Acquire::Languages=none".to_owned(),
-            "Acquire::Retries=2".to_owned(),
-            "Acquire::http::Timeout=30".to_owned(),
-            "Acquire::https::Timeout=30".to_owned(),
-        ];
-        let apt = Apt { options: options.into_iter().collect() };
+        let config = dir.join("apt.conf");
+        // A distribution's hooks clean up folders that only root may touch.
+        let text = format!(
+            "Dir::State \"{0}\";\nDir::State::Lists \"{0}/lists\";\nDir::Cache \"{1}\";\nDir::State::status \"/var/lib/dpkg/status\";\n\
+             Acquire::Languages \"none\";\n#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n",
+            dir.join("state").display(),
+            dir.join("cache").display()
+        );
+        fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
+        let apt = Apt { config: Some(config) };
         let status = apt.command("apt-get").arg("update").status()?;
         // One dead source of several is no reason to stop: what counts is whether the packages are found.
         if !status.success() {
@@ -125,11 +126,12 @@ impl Apt {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
-        // As root, apt would download as another user who may not write here.
-        command.args(["-o", "APT::Sandbox::User=root"]);
-        for option in &self.options {
-            command.args(["-o", option]);
+        if let Some(config) = &self.config {
+            command.arg("-c").arg(config);
         }
+        // As root, apt would download as another user, who may not write here.
+        command.args(["-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=1"]);
+        command.args(["-o", "Acquire::http::Timeout=30", "-o", "Acquire::https::Timeout=30"]);
         command
     }
 
@@ -191,7 +193,7 @@ impl Apt {
             command.current_dir(dir).arg("download");
             command.args(missing.iter().map(|package| format!("{}={}", package.name, package.version)));
             if !command.status()?.success() {
-                bail!("apt-get cannot download them: is the network there, and the mirror in apt's sources?");
+                bail!("apt-get cannot download them: is the network there? {ELSEWHERE}");
             }
         }
         packages.iter().map(|package| Ok((package.clone(), package.verified(dir)?))).collect()

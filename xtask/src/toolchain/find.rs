@@ -1,5 +1,6 @@
 //! Looking for the tools where they may already be, in order: environment, rustup, the private copy.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -76,7 +77,13 @@ pub fn cuda() -> Search<Cuda> {
         reasons.push("CUDA_HOME is not set".to_owned());
     }
     let private = private("cuda");
-    for (home, origin) in home.into_iter().map(|home| (home, "CUDA_HOME")).chain([(private, "PyPI's wheels")]) {
+    if !private.is_dir() {
+        reasons.push(format!("{} does not exist yet", private.display()));
+    }
+    let private = Some(private).filter(|dir| dir.is_dir());
+    for (home, origin) in
+        home.into_iter().map(|home| (home, "CUDA_HOME")).chain(private.map(|dir| (dir, "PyPI's wheels")))
+    {
         match cuda_in(&home, origin) {
             Ok(cuda) => return Search::Found(cuda),
             Err(error) => reasons.push(format!("{}: {error:#}", home.display())),
@@ -176,10 +183,13 @@ fn nightlies() -> Vec<PathBuf> {
     found
 }
 
-/// The folder of shared libraries beside a rustc that was unpacked rather than installed.
-fn shared_libraries(rustc: &Path) -> Option<PathBuf> {
-    let lib = rustc.parent()?.parent()?.join("lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
-    lib.is_dir().then_some(lib)
+/// The folders of shared libraries around a rustc that was unpacked rather than installed: `usr/lib` and `lib` of its tree.
+fn shared_libraries(rustc: &Path) -> Option<OsString> {
+    let usr = rustc.parent()?.parent()?;
+    let folder = Path::new("lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
+    let folders = [Some(usr), usr.parent()].into_iter().flatten().map(|root| root.join(&folder));
+    let folders: Vec<_> = folders.filter(|folder| folder.is_dir()).collect();
+    if folders.is_empty() { None } else { std::env::join_paths(folders).ok() }
 }
 
 fn env_path(name: &str) -> Option<PathBuf> {

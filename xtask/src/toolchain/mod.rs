@@ -5,6 +5,7 @@ mod find;
 mod host;
 mod wheels;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -33,8 +34,8 @@ pub struct Rust {
     pub library: PathBuf,
     /// The folder of `opt` and `llc`.
     pub llvm_bin: PathBuf,
-    /// Folder with the shared libraries of these programs, when the loader does not search it by itself.
-    pub shared: Option<PathBuf>,
+    /// Folders with the shared libraries of these programs, for `LD_LIBRARY_PATH`, when they are in unusual places.
+    pub shared: Option<OsString>,
     /// For instance `1.96.0 (ac68faa20 2026-05-25)`.
     pub version: String,
     /// For instance `22.1.8`.
@@ -122,7 +123,7 @@ fn find_or_fetch<T>(
         Search::Found(found) => return Ok(found),
         Search::Missing(reasons) => explain(what, &reasons),
     }
-    fetch_part(part, fetch)?;
+    fetch_part(part, fetch).with_context(|| format!("cannot fetch {what}"))?;
     match find()? {
         Search::Found(found) => Ok(found),
         Search::Missing(reasons) => bail!("what was fetched does not work: {}", reasons.join("; ")),
@@ -140,7 +141,7 @@ fn explain(what: &str, reasons: &[String]) {
 fn fetch_part(part: &str, fetch: fn(&Path) -> Result<()>) -> Result<()> {
     let start = Instant::now();
     let staging = host::Staging::new(&find::private(part))?;
-    fetch(staging.path()).with_context(|| format!("cannot fetch {part}"))?;
+    fetch(staging.path())?;
     staging.finish()?;
     eprintln!("  done in {:.0} s", start.elapsed().as_secs_f64());
     Ok(())

@@ -10,7 +10,7 @@ use super::host;
 use crate::process;
 
 /// Archives and programs, with some room.
-const SPACE: u64 = 600_000_000;
+const SPACE: u64 = 400_000_000;
 
 const ELSEWHERE: &str =
     "Instead of PyPI's wheels, an installed CUDA 13 toolkit also does: name its folder in CUDA_HOME";
