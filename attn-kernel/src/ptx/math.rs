@@ -67,7 +67,7 @@ arithmetic!(
 );
 arithmetic!(
     /// `min.ftz.f32`: the lesser; the other one if one is NaN. sm_20.
-    min(a, b): "min.ftz.f32 {d}, {a}, {b}", -host::max(-a, -b)
+    min(a, b): "min.ftz.f32 {d}, {a}, {b}", host::min(a, b)
 );
 
 /// The greatest of three: one `max.ftz.f32` with three inputs on Blackwell (PTX 8.8), two of two elsewhere.
@@ -151,10 +151,23 @@ mod host {
         }
     }
 
+    /// PTX's minimum: a NaN loses, -0 wins against +0, two NaNs give the canonical one.
+    #[inline(always)]
+    pub fn min(a: f32, b: f32) -> f32 {
+        if a.is_nan() && b.is_nan() { max(a, b) } else { -max(-a, -b) }
+    }
+
     /// `a + b` toward minus infinity. The exact rounding error of the nearest sum tells whether that went up.
     #[inline(always)]
     pub fn add_down(a: f32, b: f32) -> f32 {
         let sum = a + b;
+        if sum == 0.0 {
+            // The zero of a difference is negative in this rounding.
+            return if a.is_sign_positive() && b.is_sign_positive() { 0.0 } else { -0.0 };
+        }
+        if sum == f32::INFINITY && a.is_finite() && b.is_finite() {
+            return f32::MAX;
+        }
         let b_part = sum - a;
         let error = (a - (sum - b_part)) + (b - b_part);
         if error < 0.0 { sum.next_down() } else { sum }
@@ -173,6 +186,11 @@ mod tests {
             let down = add_down(a, b);
             assert!(f64::from(down) <= exact && f64::from(down.next_up()) > exact, "{a} + {b} gave {down}");
         }
+        assert_eq!(add_down(1.0, -1.0).to_bits(), 0x8000_0000);
+        assert_eq!(add_down(0.0, 0.0).to_bits(), 0);
+        assert_eq!(add_down(f32::MAX, f32::MAX), f32::MAX);
+        assert_eq!(add_down(-f32::MAX, -f32::MAX), f32::NEG_INFINITY);
+        assert_eq!(add_down(f32::INFINITY, 1.0), f32::INFINITY);
     }
 
     #[test]
@@ -193,6 +211,8 @@ mod tests {
         assert_eq!(max(0.0, -0.0).to_bits(), 0);
         assert_eq!(min(0.0, -0.0).to_bits(), 0x8000_0000);
         assert_eq!(max(f32::NAN, f32::NAN).to_bits(), 0x7fff_ffff);
+        assert_eq!(min(f32::NAN, f32::NAN).to_bits(), 0x7fff_ffff);
+        assert_eq!(min(f32::NAN, 1.0), 1.0);
         assert_eq!(max3(1.0, 3.0, 2.0), 3.0);
         assert_eq!(max3(f32::NEG_INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY), f32::NEG_INFINITY);
     }

@@ -24,7 +24,7 @@ pub unsafe fn elect() -> bool {
 
 /// Lane 0's `x` in every lane (`shfl.sync.idx`), which `ptxas` then keeps in a uniform register. sm_70.
 ///
-/// For values that are equal in all lanes anyway, such as a warp's index: it is safe only in the sense that all lanes call it.
+/// For values that are equal in all lanes anyway, such as a warp's index or a ring's stage. All 32 lanes call it together.
 #[inline(always)]
 pub fn uniform(x: u32) -> u32 {
     shfl_idx(x, 0)
