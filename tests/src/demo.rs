@@ -42,8 +42,13 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// The input or output file.
-    #[error(transparent)]
-    Sample(#[from] SampleError),
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: SampleError,
+    },
     /// The GPU or the launch side.
     #[error(transparent)]
     Gpu(#[from] GpuError),
@@ -58,7 +63,7 @@ pub enum DemoError {
 /// Runs the demo and reports to `out`. An `Err` is also a wrong answer.
 pub fn run(options: &Options, out: &mut impl Write) -> Result<(), DemoError> {
     let sample = match &options.input {
-        Some(path) => Sample::read(path)?,
+        Some(path) => Sample::read(path).map_err(|source| DemoError::File { path: path.clone(), source })?,
         None => Sample::minilm(),
     };
     let causal = options.causal || sample.causal;
@@ -79,7 +84,8 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<(), DemoError> {
         }
     };
     if let Some(path) = &options.output {
-        sample::write_answer(path, &o, &lse, case.precision)?;
+        sample::write_answer(path, &o, &lse, case.precision)
+            .map_err(|source| DemoError::File { path: path.clone(), source })?;
         writeln!(out, "output   o ({}) and lse (f32) in {}", case.precision, path.display())?;
     }
     Ok(())

@@ -12,7 +12,7 @@
 //! number or `1/sqrt(N)`, by default `1/sqrt(head_dim)`.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
@@ -44,13 +44,8 @@ pub struct Sample {
 #[derive(Debug, thiserror::Error)]
 pub enum SampleError {
     /// The file cannot be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
     /// The bytes are no safetensors file, or a truncated one.
     #[error("not a complete safetensors file: {0}")]
     Format(#[from] safetensors::SafeTensorError),
@@ -102,8 +97,7 @@ impl Sample {
 
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, SampleError> {
-        let bytes = std::fs::read(path).map_err(|source| SampleError::Io { path: path.into(), source })?;
-        Sample::parse(&bytes)
+        Sample::parse(&std::fs::read(path)?)
     }
 
     /// Reads a file's bytes.
@@ -150,7 +144,7 @@ pub fn write_answer(path: &Path, o: &Dense<f32>, lse: &Dense<f32>, precision: Pr
         ("lse", TensorView::new(Dtype::F32, vec![batch, heads, seq], &lse_bytes)?),
     ];
     let bytes = safetensors::serialize(views, None)?;
-    std::fs::write(path, bytes).map_err(|source| SampleError::Io { path: path.into(), source })
+    Ok(std::fs::write(path, bytes)?)
 }
 
 fn optional<'a>(file: &SafeTensors<'a>, name: &'static str) -> Result<Option<TensorView<'a>>, SampleError> {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::process;
 
@@ -37,5 +37,10 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     command.args(options.causal.then_some("--causal"));
-    process::show(&mut command)
+    let status = command.status().context("cannot start cargo")?;
+    if !status.success() {
+        // The program has said what is wrong.
+        std::process::exit(status.code().unwrap_or(1));
+    }
+    Ok(())
 }

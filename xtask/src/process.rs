@@ -21,16 +21,6 @@ pub fn cargo() -> Command {
     cargo
 }
 
-/// Runs `command` with its output going where this program's goes; an exit status other than 0 is an error.
-pub fn show(command: &mut Command) -> Result<()> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let status = command.status().with_context(|| format!("cannot start {name}"))?;
-    if !status.success() {
-        bail!("{name} failed ({status})");
-    }
-    Ok(())
-}
-
 /// What a program wrote to both of its outputs.
 pub fn text(output: &Output) -> String {
     let mut all = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -98,7 +98,7 @@ fn truncated_and_foreign_files_are_refused() {
     }
     assert!(Sample::parse(b"PK\x03\x04 this is some other kind of file").is_err());
     let missing = Sample::read(Path::new("/nonexistent/a.safetensors")).expect_err("no file");
-    assert!(missing.to_string().starts_with("/nonexistent/a.safetensors: "), "{missing}");
+    assert!(matches!(missing, SampleError::Io(_)), "{missing}");
 }
 
 #[test]
