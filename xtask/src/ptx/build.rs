@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::arch::Arch;
 use super::declare::Declared;
@@ -88,6 +88,7 @@ pub fn compile(toolchain: &Toolchain, job: &Job, dir: &Path) -> Result<Built> {
             timed(&mut steps, "opt", || lower::optimise(&toolchain.rust, job.arch, &job.declared.name, &stem))?;
             timed(&mut steps, "llc", || lower::generate(&toolchain.rust, job.arch, &stem))?;
         }
+        Codegen::RustCuda => bail!("Rust-CUDA compiles whole crates"),
         Codegen::Nvvm => {
             let ptx = timed(&mut steps, "libNVVM", || nvvm::compile(toolchain, job.arch, &job.ir))?;
             fs::write(stem.with_extension("ptx"), lower::with_version(&ptx, job.arch.oldest_ptx())?)?;

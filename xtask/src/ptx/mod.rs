@@ -14,6 +14,7 @@ mod lower;
 mod nvvm;
 mod prebuilt;
 mod ptxas;
+mod rust_cuda;
 mod sass;
 mod scan;
 mod table;
@@ -75,6 +76,12 @@ pub struct Options {
     jobs: Option<usize>,
 }
 
+impl Options {
+    fn out(&self) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| workspace::target().join("ptx"))
+    }
+}
+
 /// A way from IR to PTX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Codegen {
@@ -82,6 +89,8 @@ pub enum Codegen {
     Llvm,
     /// NVIDIA's libNVVM; from Blackwell on, for Hopper it takes only the IR of LLVM 7.
     Nvvm,
+    /// Rust-CUDA's code generator, for Hopper: needs a nightly, LLVM 7 and NVIDIA's toolkit, and is not exercised by CI.
+    RustCuda,
 }
 
 /// A kind of result.
@@ -110,6 +119,9 @@ impl Emit {
 
 /// Runs the command.
 pub fn run(options: &Options) -> Result<()> {
+    if options.codegen == Codegen::RustCuda {
+        return rust_cuda::run(&options.arch, &options.out());
+    }
     let start = Instant::now();
     let toolchain = toolchain::ready()?;
     let jobs = front(&toolchain, options)?;
@@ -217,7 +229,7 @@ fn report_progress(job: &Job, result: &Result<Built>, took: Duration, verbose: b
 
 /// Copies what the user asked for out of the cache.
 fn write(toolchain: &Toolchain, kernel: &Built, options: &Options) -> Result<()> {
-    let out = options.out.clone().unwrap_or_else(|| workspace::target().join("ptx")).join(&kernel.arch);
+    let out = options.out().join(&kernel.arch);
     fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
     for emit in &options.emit {
         let file = out.join(format!("{}.{}", kernel.name, emit.extension()));
