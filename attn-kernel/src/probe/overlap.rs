@@ -91,8 +91,9 @@ unsafe fn attend(base: u32, mut ring: Consumer<2>, n: u32) -> (Tile, [f32; 2]) {
             pv(&mut o, &p, v(i & 1));
             wgmma::wait_with::<1, 64>(&mut s);
             let scale = softmax(&mut s, &mut row_max, &mut row_sum);
-            // Before the wait for O, so that ptxas does not move that one above the softmax.
-            let stage = ring.wait();
+            let stage = ring.wait_converged();
+            // The sums depend on every exponential: ptxas may not move the wait for O above the softmax.
+            wgmma::hold_waits(row_sum[0] + row_sum[1]);
             wgmma::wait_with::<0, 64>(&mut o);
             wgmma::tie_packed(&mut p);
             stage.release();

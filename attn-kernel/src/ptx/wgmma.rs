@@ -18,9 +18,10 @@
 //! 2. The first multiply of a fresh S is [`ss_zero`]: no 64 moves of zero, no dependence on the old S, which may still be read.
 //! 3. One [`fence`] before the first multiply of both products, none between them; a `commit` after each.
 //! 4. **ptxas moves a wait up.** `wait_with::<0>(O)` written after softmax's arithmetic was scheduled before it, right behind the first
-//!    shuffle, and the overlap was gone: nothing in arithmetic orders it with a wait. It does not cross a branch or a trap. So the
-//!    wait for O follows one: an mbarrier wait that is due anyway (the next K or V stage) between softmax and the wait for O, or [`hold_waits`],
-//!    keeps all 64 exponentials under the multiply. Look for `MUFU` between the two `WARPGROUP.DEPBAR` to check a kernel.
+//!    shuffle, and the overlap was gone: nothing in arithmetic orders it with a wait. It does not cross a branch. An mbarrier wait
+//!    between softmax and the wait for O kept 52 to 66 of 66 exponentials under the multiply, as ptxas chose to sink the rest behind it;
+//!    [`hold_waits`], given the row sums that depend on all of them, keeps every one. Count `MUFU` between the two `WARPGROUP.DEPBAR` to
+//!    check a kernel.
 //! 5. Descriptors belong in uniform registers. ptxas does not see that a stage index which went through a loop is the same in all lanes and
 //!    then computes each k-step's descriptor in vector registers, with two `R2UR` behind. Taking the stage from lane 0
 //!    ([`Consumer::wait_converged`](crate::pipe::ring::Consumer::wait_converged)) and adding to the low half alone ([`Descriptor`]) took the issue of S and O from
@@ -63,14 +64,15 @@ pub unsafe fn wait<const N: u32>() {
     ptx!("wgmma.wait_group.sync.aligned {n};", n = const N, options(nostack));
 }
 
-/// Keeps the waits that follow behind the arithmetic that made `x`: traps if `x`'s sign bit is set, which the caller knows
-/// it never is.
+/// Keeps the waits that follow behind the arithmetic that made `x`: synchronises the warp by a mask that depends on `x`.
 ///
 /// Nothing orders arithmetic with `wait_group`, and ptxas (13.5) moves the wait up over a whole softmax, which then no longer
-/// runs under the multiply. It cannot move a wait over a trap that may end the grid. One compare and one predicated trap.
+/// runs under the multiply. It moves nothing over a `bar.warp.sync` whose mask it does not know. The mask is "`x` is at most infinity or
+/// not a number", all ones for every `x`. A trap on an impossible `x` held the wait too, but in `probe_overlap` such an exit with multiplies
+/// in flight made ptxas serialise all of them (C7512, C7518). All 32 lanes call it together.
 #[inline(always)]
 pub fn hold_waits(x: f32) {
-    ptx!("{{", ".reg .pred p;", "setp.lt.s32 p, {x}, 0;", "@p trap;", "}}", x = in(reg32) x, options(nostack));
+    ptx!("{{", ".reg .b32 m;", "set.leu.u32.f32 m, {x}, 0f7F800000;", "bar.warp.sync m;", "}}", x = in(reg32) x, options(nostack));
 }
 
 /// Expands `$op!` with the list of register indices of `R` registers: 8, 16, 24, ... 128. `R` is a constant and picks one.
