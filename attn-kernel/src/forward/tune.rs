@@ -8,9 +8,10 @@ const THREE: Registers = Registers { consumer: 160, producer: 32 };
 /// The plan for head dimensions `(d, dv)`, causal or not.
 pub const fn plan(d: u32, dv: u32, causal: bool) -> Plan {
     let (bm, bn, stages, regs, exp2, threshold) = match (d, dv, causal) {
-        (32, 32, _) => (192, 128, 2, THREE, Exp2::HARDWARE, 8.0),
-        (64, 64, false) => (192, 128, 2, THREE, Exp2 { period: 8, emulated: 1 }, 8.0),
-        (64, 64, true) => (192, 128, 2, THREE, Exp2::HARDWARE, 8.0),
+        (32, 32, false) => (192, 128, 2, THREE, Exp2 { period: 16, emulated: 1 }, 8.0),
+        (32, 32, true) => (192, 128, 2, THREE, Exp2::HARDWARE, 8.0),
+        (64, 64, false) => (192, 128, 2, THREE, Exp2::HARDWARE, 8.0),
+        (64, 64, true) => (192, 112, 2, THREE, Exp2::HARDWARE, 8.0),
         (96, 96, _) => (128, 128, 2, TWO, Exp2::HARDWARE, 8.0),
         (128, 128, false) => (128, 176, 2, TWO, Exp2::HARDWARE, 8.0),
         (128, 128, true) => (128, 128, 2, TWO, Exp2::HARDWARE, 8.0),
