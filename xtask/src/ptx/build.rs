@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::arch::Arch;
 use super::declare::Declared;
 use super::ptxas::Resources;
-use super::{Codegen, lower, nvvm, ptxas, sass};
+use super::{Codegen, lower, nvvm, prune, ptxas, sass};
 use crate::hash::Key;
 use crate::toolchain::Toolchain;
 use crate::workspace;
@@ -66,6 +66,7 @@ pub fn build(toolchain: &Toolchain, job: &Job) -> Result<Built> {
     let key = key.add(format!("{:?} {:?}", job.declared, job.codegen)).finish();
     let dir = workspace::target().join("ptx-cache").join(&key[..2]).join(&key[2..34]);
     if let Ok(report) = fs::read(dir.join("report.json")) {
+        prune::touch(&dir.join("report.json"));
         return Ok(Built { dir, cached: true, ..serde_json::from_slice(&report)? });
     }
     let temporary = dir.with_extension(format!("new-{}", std::process::id()));

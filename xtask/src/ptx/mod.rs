@@ -13,6 +13,7 @@ mod ir;
 mod lower;
 mod nvvm;
 mod prebuilt;
+mod prune;
 mod ptxas;
 mod rust_cuda;
 mod sass;
@@ -77,6 +78,10 @@ pub struct Options {
 }
 
 impl Options {
+    fn arch_names(&self) -> String {
+        self.arch.iter().map(|arch| arch.name()).collect::<Vec<_>>().join(", ")
+    }
+
     fn out(&self) -> PathBuf {
         self.out.clone().unwrap_or_else(|| workspace::target().join("ptx"))
     }
@@ -126,7 +131,11 @@ pub fn run(options: &Options) -> Result<()> {
     let toolchain = toolchain::ready()?;
     let jobs = front(&toolchain, options)?;
     if jobs.is_empty() {
-        bail!("no kernel matches");
+        bail!(
+            "no kernel {}for {}",
+            options.kernel.as_ref().map_or_else(String::new, |part| format!("with `{part}` in its name ")),
+            options.arch_names()
+        );
     }
     if options.verbose {
         eprintln!("{:>6.2} s  front end, {} kernels", start.elapsed().as_secs_f64(), jobs.len());
@@ -138,6 +147,7 @@ pub fn run(options: &Options) -> Result<()> {
     print!("{}", table::render(&built));
     let cached = built.iter().filter(|kernel| kernel.cached).count();
     println!("{} kernels, {cached} unchanged, in {:.1} s", built.len(), start.elapsed().as_secs_f64());
+    prune::prune(&workspace::target().join("ptx-cache"))?;
     report_defects(&built, failed)?;
     for &arch in &options.arch {
         if options.prebuilt {
