@@ -1,2 +1,4 @@
 //! A PTX machine on the CPU: runs the PTX that a GPU runs, Hopper's and Blackwell's asynchronous instructions included, and
 //! makes the checks that hardware does not make.
+
+pub mod ptx;
