@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{find, host};
+use super::{host, rust};
 use crate::process;
 use crate::workspace;
 
@@ -146,11 +146,11 @@ impl Apt {
     fn packages(&self) -> Result<Vec<Package>> {
         let rustc = self.show("rustc-web")?;
         ensure!(
-            find::at_least(&rustc.version, find::OLDEST_RUSTC),
+            rust::at_least(&rustc.version, rust::OLDEST),
             "apt's rustc-web is {}, the kernels need {}.{}",
             rustc.version,
-            find::OLDEST_RUSTC.0,
-            find::OLDEST_RUSTC.1
+            rust::OLDEST.0,
+            rust::OLDEST.1
         );
         let runtime = self.show(self.show("libstd-rust-web-dev")?.dependency("libstd-rust-web-")?)?;
         let libllvm = runtime.dependency("libllvm")?;

@@ -3,16 +3,16 @@
 mod debian;
 mod find;
 mod host;
+mod rust;
 mod wheels;
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
 use find::Search;
+pub use rust::Rust;
 
 use crate::workspace;
 
@@ -23,25 +23,6 @@ pub struct Toolchain {
     pub rust: Rust,
     /// NVIDIA's programs.
     pub cuda: Cuda,
-}
-
-/// A rustc and the LLVM that it was built with.
-#[derive(Clone, Debug)]
-pub struct Rust {
-    /// The compiler.
-    pub rustc: PathBuf,
-    /// The source of the standard library that belongs to it: the folder that holds `core/src/lib.rs`.
-    pub library: PathBuf,
-    /// The folder of `opt` and `llc`.
-    pub llvm_bin: PathBuf,
-    /// Folders with the shared libraries of these programs, for `LD_LIBRARY_PATH`, when they are in unusual places.
-    pub shared: Option<OsString>,
-    /// For instance `1.96.0 (ac68faa20 2026-05-25)`.
-    pub version: String,
-    /// For instance `22.1.8`.
-    pub llvm_version: String,
-    /// Where it was found.
-    pub origin: &'static str,
 }
 
 /// NVIDIA's programs.
@@ -68,25 +49,6 @@ pub struct Versions {
     pub llvm: String,
     /// NVIDIA's tools.
     pub cuda: String,
-}
-
-impl Rust {
-    /// A command for `rustc`, `opt` or `llc`. rustc may use unstable features, whatever channel it was built for.
-    pub fn command(&self, program: &str) -> Command {
-        let mut command = match program {
-            "rustc" => Command::new(&self.rustc),
-            _ => Command::new(self.llvm_bin.join(program)),
-        };
-        if let Some(shared) = &self.shared {
-            command.env("LD_LIBRARY_PATH", shared);
-        }
-        // The host toolchain's settings are not for this compiler.
-        for name in ["RUSTFLAGS", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "CARGO_ENCODED_RUSTFLAGS"] {
-            command.env_remove(name);
-        }
-        command.env("RUSTC_BOOTSTRAP", "1");
-        command
-    }
 }
 
 impl Toolchain {
