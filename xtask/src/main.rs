@@ -22,9 +22,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Find or fetch the toolchain that compiles kernels.
     Setup(setup::Options),
-    /// Compile the kernels from Rust to PTX and cubin, and print their resources.
     BuildPtx(ptx::Options),
     /// Run the main job on real input: a file's Q, K and V through the kernel, checked and timed.
     Demo(demo::Options),

@@ -7,7 +7,9 @@ use anyhow::Result;
 use crate::ptx;
 use crate::toolchain;
 
-/// Finds the kernel toolchain, or fetches it into `target/toolchain`. A second run does nothing.
+/// Find or fetch the toolchain that compiles kernels.
+///
+/// What is fetched goes to `target/toolchain`; nothing is installed and no root is needed. A second run does nothing.
 ///
 /// rustc and LLVM are taken from ATTN_KERNEL_RUSTC (with ATTN_KERNEL_LIBRARY and ATTN_KERNEL_LLVM_BIN where they do not
 /// lie in its sysroot), else from a rustup nightly that has rust-src and llvm-tools, else from Debian's packages,

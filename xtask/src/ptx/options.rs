@@ -7,9 +7,10 @@ use clap::ValueEnum;
 use super::arch::Arch;
 use crate::workspace;
 
-/// Compiles the kernels of `attn-kernel` and prints one table of what they occupy.
+/// Compile the kernels from Rust to PTX and cubin, and print their resources.
 ///
-/// Fails when a kernel spills registers, has a stack frame or draws a performance warning from ptxas.
+/// Fails when a kernel spills registers, has a stack frame or draws a performance warning from ptxas. Fetches the toolchain
+/// first where `setup` has not. Only kernels that changed are compiled again.
 #[derive(clap::Args)]
 pub struct Options {
     /// Architectures, separated by commas; the default are those that have kernels.
