@@ -2,7 +2,7 @@
 //!
 //! - Every function and every inline-asm call with side effects becomes `convergent`, as clang does for CUDA. Without
 //!   it LLVM may copy a barrier into both sides of a branch.
-//! - Functions that are not kernels become `alwaysinline`: a kernel is one piece of code without calls.
+//! - Functions that are not kernels become `internal` and `alwaysinline`: a kernel is one piece of code without calls.
 //! - A kernel gets its launch bounds. ptxas ignores `setmaxnreg` unless the register count at entry is known.
 //! - Tensor maps, `*const TensorMap` in Rust, become 128 bytes by value in parameter space, where the TMA unit reads
 //!   them.
@@ -31,7 +31,7 @@ pub fn annotate(module: &mut Module, declared: &[Declared]) -> Result<()> {
             _ => {
                 let groups = tokens(head).into_iter().map(|(_, token)| token);
                 let inline = !groups.into_iter().any(|t| matches!(t, Token::Attributes(n) if refuses.contains(&n)));
-                function_attributes(head, if inline { "convergent alwaysinline" } else { "convergent" })?
+                function_attributes(&internal(head), if inline { "convergent alwaysinline" } else { "convergent" })?
             }
         };
         function.text = head + &body.lines().map(convergent_call).collect::<Vec<_>>().join("\n");
@@ -41,6 +41,30 @@ pub fn annotate(module: &mut Module, declared: &[Declared]) -> Result<()> {
 
 fn refuses_inlining(attributes: &str) -> bool {
     attributes.split_whitespace().any(|attribute| matches!(attribute, "noinline" | "optnone" | "cold"))
+}
+
+/// Gives a function internal linkage, so that nothing remains of it once it is inlined.
+fn internal(head: &str) -> String {
+    const LINKAGE: &[&str] = &[
+        "private",
+        "internal",
+        "available_externally",
+        "linkonce",
+        "linkonce_odr",
+        "weak",
+        "weak_odr",
+        "external",
+        "dso_local",
+        "dso_preemptable",
+        "default",
+        "hidden",
+        "protected",
+    ];
+    let mut rest = head.strip_prefix("define ").unwrap_or(head);
+    while let Some((_, after)) = rest.split_once(' ').filter(|(word, _)| LINKAGE.contains(word)) {
+        rest = after;
+    }
+    format!("define internal {rest}")
 }
 
 /// Adds attributes at the end of a `define` line.
@@ -165,13 +189,14 @@ mod tests {
     fn functions_become_convergent_and_inlined_and_kernels_bounded() {
         let mut module = Module::parse(
             "define internal void @f() unnamed_addr #0 {\n  ret void\n}\n\
-             define internal void @slow() unnamed_addr #1 {\n  ret void\n}\n\
+             define hidden void @slow() unnamed_addr #1 {\n  ret void\n}\n\
              define ptx_kernel void @k() unnamed_addr #0 {\n  call void @f()\n  call void @slow()\n  ret void\n}\n\
              attributes #0 = { nounwind }\nattributes #1 = { cold noreturn }\n",
         )
         .unwrap();
         annotate(&mut module, &[kernel("//@kernel k maxntid=384 minctasm=1 maxnreg=168 cluster=2,1,1")]).unwrap();
         let text = module.extract("k", |_| false).unwrap();
+        assert!(text.contains("define internal void @slow()"), "{text}");
         assert!(text.contains("@f() unnamed_addr #0 convergent alwaysinline {"), "{text}");
         assert!(text.contains("@slow() unnamed_addr #2 convergent {") || text.contains("#1 convergent {"), "{text}");
         let bounds = "convergent \"nvvm.maxntid\"=\"384\" \"nvvm.minctasm\"=\"1\" \"nvvm.maxnreg\"=\"168\" \
