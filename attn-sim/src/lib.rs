@@ -2,3 +2,5 @@
 //! makes the checks that hardware does not make.
 
 pub mod ptx;
+pub mod tensor_map;
+pub mod tma_copy;
