@@ -357,7 +357,7 @@ unsafe fn consume<V: Variant, const S: usize, const O: usize, const P: usize, co
     }
 
     while let Some(work) = walker.next::<V>() {
-        let tile = q.wait();
+        let tile = q.wait_converged();
         let queries = Descriptor::k_major(swizzle, tile.tile().offset(group * ROWS * plan.d * 2));
         let ctx = Context { seat, knobs, queries };
         let first_row = work.tile.m_block * plan.bm + group * ROWS;
@@ -435,7 +435,7 @@ fn first_step<V: Variant, const S: usize, const O: usize, const P: usize, const 
     limits: [i32; 2],
     block: u32,
 ) {
-    let keys = k.wait();
+    let keys = k.wait_converged();
     let mut scores = issue_scores::<V, S>(ctx.queries, keys.tile());
     // SAFETY: the whole warpgroup waits for its own multiply.
     unsafe { wgmma::wait_with::<0, S>(&mut scores) };
@@ -454,10 +454,10 @@ fn step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES
     state: &mut State<O, P>,
     mask: impl FnOnce(&mut [f32; S]),
 ) {
-    let keys = k.wait();
+    let keys = k.wait_converged();
     ctx.seat.take_turn::<V>();
     let mut scores = issue_scores::<V, S>(ctx.queries, keys.tile());
-    let values = v.wait();
+    let values = v.wait_converged();
     issue_output::<V, O, P>(&mut state.acc, &state.p, values.tile());
     ctx.seat.pass_turn::<V>();
 
@@ -469,7 +469,10 @@ fn step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES
     wgmma::hold_waits(state.rows.witness());
 
     // SAFETY: as above; after this, O and P are ordinary registers again.
-    unsafe { wgmma::wait_with::<0, O>(&mut state.acc) };
+    unsafe {
+        wgmma::wait_with::<0, O>(&mut state.acc);
+        wgmma::tie_packed(&mut state.p);
+    }
     ctx.seat.release(values);
     state.p = pack::<V::Element, S, P>(&scores);
     // Voted, so that the multiplications are skipped by a branch that the whole warp takes.
@@ -485,7 +488,7 @@ fn last_step<V: Variant, const O: usize, const P: usize, const STAGES: u32>(
     v: &mut Consumer<STAGES>,
     state: &mut State<O, P>,
 ) {
-    let values = v.wait();
+    let values = v.wait_converged();
     issue_output::<V, O, P>(&mut state.acc, &state.p, values.tile());
     // SAFETY: the whole warpgroup waits for its own multiply.
     unsafe { wgmma::wait_with::<0, O>(&mut state.acc) };

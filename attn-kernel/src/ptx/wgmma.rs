@@ -191,13 +191,23 @@ pub unsafe fn tie<const R: usize>(regs: &mut [f32; R]) {
     registers!(R, tie("", regs,))
 }
 
-/// [`tie`] for packed registers, such as P.
+/// [`tie`] for packed registers, such as P: whole fragments of four.
 ///
 /// # Safety
 /// As [`tie`].
 #[inline(always)]
 pub unsafe fn tie_packed<const R: usize>(regs: &mut [u32; R]) {
-    registers!(R, tie("", regs,))
+    const { assert!(R.is_multiple_of(4), "an A fragment is four registers") };
+    for [a, b, c, d] in regs.as_chunks_mut().0 {
+        ptx!(
+            "// {a} {b} {c} {d}",
+            a = inout(reg32) * a,
+            b = inout(reg32) * b,
+            c = inout(reg32) * c,
+            d = inout(reg32) * d,
+            options(nostack)
+        );
+    }
 }
 
 /// [`wait`], after which `acc` holds finished sums: the compiler can move no read of it above the wait.
