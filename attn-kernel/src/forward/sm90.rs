@@ -15,19 +15,24 @@
 //! With [`Plan::ping_pong`] the warpgroups also take turns: one issues its two multiplies, hands the tensor cores on, and
 //! computes its softmax while the others' multiplies run.
 
+mod block;
+mod epilogue;
+pub mod kernels;
+
+pub use kernels::KERNELS;
+
+use self::block::{Rings, Seat, Walker, WarpQuad, Work};
 use super::params::{ForwardParams, TensorMap};
-use super::plan::{Arch, DType, Kernel, Plan, ROWS, Schedule, WARPGROUP};
-use super::tune;
-use crate::attn::mask::{self, Causal, Full, Lengths, Mask};
-use crate::attn::softmax::{self, Knobs, Quad, Rows};
-use crate::attn::walk::{self, Grid, Tile};
+use super::plan::{Plan, ROWS, WARPGROUP};
+use crate::attn::mask::{self, Lengths, Mask};
+use crate::attn::softmax::{self, Knobs, Rows};
+use crate::attn::walk;
 use crate::entry;
 use crate::mem::descriptor::{Descriptor, k_major_step, mn_major_step};
-use crate::mem::{Bf16, Element, F16, Smem, Swizzle};
-use crate::pipe::named::NamedBarrier;
-use crate::pipe::ring::{self, Consumer, Producer, Ring};
+use crate::mem::{Element, Smem, Swizzle};
+use crate::pipe::ring::{self, Consumer, Producer};
 use crate::ptx::wgmma::{self, K_MAJOR, MN_MAJOR};
-use crate::ptx::{barrier, fence, ldst, math, matrix, regs, tma, warp};
+use crate::ptx::{barrier, fence, tma, warp};
 
 /// What distinguishes one instantiation from another.
 pub trait Variant {
@@ -58,82 +63,6 @@ struct Maps {
     k: *const TensorMap,
     v: *const TensorMap,
     o: *const TensorMap,
-}
-
-/// Barrier-guarded buffers: the Q tile as a ring of one, then K and V.
-#[derive(Clone, Copy)]
-struct Rings<const STAGES: u32> {
-    q: Ring<1>,
-    k: Ring<STAGES>,
-    v: Ring<STAGES>,
-}
-
-impl<const STAGES: u32> Rings<STAGES> {
-    #[inline(always)]
-    fn new<V: Variant>(smem: Smem<()>) -> Self {
-        let (plan, map) = const { (V::PLAN, V::PLAN.smem()) };
-        let q = smem.offset(map.barriers);
-        let k = q.offset(Ring::<1>::BARRIER_BYTES);
-        let v = k.offset(Ring::<STAGES>::BARRIER_BYTES);
-        // SAFETY: the plan's map gives each ring memory of its own, and `forward` initialises before the roles part.
-        unsafe {
-            Rings {
-                q: Ring::new(smem.offset(map.q).cast(), plan.q_bytes(), q.cast()),
-                k: Ring::new(smem.offset(map.k).cast(), plan.k_bytes(), k.cast()),
-                v: Ring::new(smem.offset(map.v).cast(), plan.v_bytes(), v.cast()),
-            }
-        }
-    }
-
-    /// # Safety
-    /// Called by one thread, before any other touches the barriers.
-    #[inline(always)]
-    unsafe fn init<V: Variant>(&self) {
-        let (groups, shared) = const { (V::PLAN.consumers(), V::PLAN.o_in_q()) };
-        let warps = groups * WARPGROUP / 32;
-        // SAFETY: passed on to the caller.
-        unsafe {
-            // Where O reuses Q's memory, Q is given back by the one thread of a warpgroup that knows that O has left.
-            self.q.init(1, if shared { groups } else { warps });
-            self.k.init(1, warps);
-            self.v.init(1, warps);
-        }
-    }
-}
-
-/// The tiles of this block, in order. Every role walks the same ones.
-#[derive(Clone, Copy)]
-struct Walker {
-    grid: Grid,
-    lengths: Lengths,
-    round: u32,
-}
-
-/// A tile and the number of key blocks that it needs.
-#[derive(Clone, Copy)]
-struct Work {
-    tile: Tile,
-    blocks: u32,
-}
-
-impl Walker {
-    #[inline(always)]
-    fn new(p: &ForwardParams) -> Self {
-        let grid = Grid { m_blocks: p.m_blocks, heads: p.heads, tiles: p.tiles, section: p.heads_in_l2 };
-        Walker { grid, lengths: Lengths { q: p.seqlen_q, k: p.seqlen_k }, round: 0 }
-    }
-
-    #[inline(always)]
-    fn next<V: Variant>(&mut self) -> Option<Work> {
-        let index = walk::index(self.round, entry::block_idx_x(), entry::grid_dim_x(), self.grid.tiles)?;
-        self.round += 1;
-        let tile = match const { V::PLAN.schedule } {
-            Schedule::Persistent => walk::by_head(&self.grid, index),
-            Schedule::LongestFirst => walk::longest_first(&self.grid, index),
-        };
-        let (bm, bn) = const { (V::PLAN.bm, V::PLAN.bn) };
-        Some(Work { tile, blocks: V::Mask::blocks(self.lengths, tile.m_block * bm, bm, bn) })
-    }
 }
 
 /// The kernel. `S`, `O` and `P` are a thread's registers for the scores (f32), the output (f32) and the packed
@@ -255,67 +184,6 @@ unsafe fn load<const STAGES: u32>(
 
 // ---- consumers ----
 
-/// Named barriers of the ping-pong: the turn of each consumer warpgroup, met by it and by the one that passes the turn on.
-const TURN: NamedBarrier = NamedBarrier::new(1, 2 * WARPGROUP);
-/// Named barriers inside each consumer warpgroup.
-const INSIDE: NamedBarrier = NamedBarrier::new(4, WARPGROUP);
-
-/// A thread's place among the consumers.
-#[derive(Clone, Copy)]
-struct Seat {
-    /// Consumer warpgroup, from 0.
-    group: u32,
-    /// Thread of the warpgroup.
-    thread: u32,
-}
-
-impl Seat {
-    /// First of the thread's two rows within the warpgroup's 64; the other one is 8 further.
-    #[inline(always)]
-    fn row(self) -> u32 {
-        self.thread / 32 * 16 + self.thread % 32 / 4
-    }
-
-    /// The thread's first column within every 8 of a fragment.
-    #[inline(always)]
-    fn column(self) -> u32 {
-        self.thread % 4 * 2
-    }
-
-    /// Gives a stage back: one arrival a warp.
-    #[inline(always)]
-    fn release(self, stage: ring::Full) {
-        stage.release_by(self.thread.is_multiple_of(32));
-    }
-
-    /// Waits until the tensor cores are this warpgroup's.
-    #[inline(always)]
-    fn take_turn<V: Variant>(self) {
-        if const { V::PLAN.ping_pong && V::PLAN.consumers() > 1 } {
-            // SAFETY: all threads of this warpgroup wait here, and the warpgroup before it arrives once for each wait.
-            unsafe { TURN.of(self.group).sync() }
-        }
-    }
-
-    /// Hands the tensor cores to the next warpgroup.
-    #[inline(always)]
-    fn pass_turn<V: Variant>(self) {
-        if const { V::PLAN.ping_pong && V::PLAN.consumers() > 1 } {
-            let next = self.group + 1;
-            let next = if next == const { V::PLAN.consumers() } { 0 } else { next };
-            // SAFETY: as in `take_turn`.
-            unsafe { TURN.of(next).arrive() }
-        }
-    }
-
-    /// All threads of this warpgroup meet.
-    #[inline(always)]
-    fn sync(self) {
-        // SAFETY: called on paths that the whole warpgroup takes.
-        unsafe { INSIDE.of(self.group).sync() }
-    }
-}
-
 /// What stays the same while a warpgroup works on a tile.
 #[derive(Clone, Copy)]
 struct Context {
@@ -394,9 +262,9 @@ unsafe fn consume<V: Variant, const S: usize, const O: usize, const P: usize, co
         softmax::scale_rows(&mut state.acc, inverse);
         // SAFETY: `o` is this warpgroup's; where it is also Q's memory, its multiplies with Q have been waited for.
         unsafe {
-            stage_output::<V, O>(seat, o, &state.acc);
+            epilogue::stage_output::<V, O>(seat, o, &state.acc);
             if seat.thread == 0 {
-                store_output::<V>(maps.o, o, work.tile, first_row, walker.lengths.q);
+                epilogue::store_output::<V>(maps.o, o, work.tile, first_row, walker.lengths.q);
             }
             if let Some(tile) = tile {
                 if seat.thread == 0 {
@@ -404,7 +272,7 @@ unsafe fn consume<V: Variant, const S: usize, const O: usize, const P: usize, co
                 }
                 tile.release_by(seat.thread == 0);
             }
-            store_lse(params, work.tile, first_row, seat, lse);
+            epilogue::store_lse(params, work.tile, first_row, seat, lse);
         }
     }
     if seat.thread == 0 {
@@ -550,187 +418,4 @@ fn pack<E: Element, const S: usize, const P: usize>(scores: &[f32; S]) -> [u32; 
         i += 1;
     }
     p
-}
-
-/// The four threads of a warp that share a fragment's rows.
-struct WarpQuad;
-
-impl Quad for WarpQuad {
-    #[inline(always)]
-    fn max(x: f32) -> f32 {
-        let x = math::max(x, warp::shfl_xor_f32(x, 1));
-        math::max(x, warp::shfl_xor_f32(x, 2))
-    }
-
-    #[inline(always)]
-    fn sum(x: f32) -> f32 {
-        let x = x + warp::shfl_xor_f32(x, 1);
-        x + warp::shfl_xor_f32(x, 2)
-    }
-}
-
-// ---- epilogue ----
-
-/// Writes the warpgroup's 64 rows of O to shared memory, rounded and swizzled as the TMA store expects.
-///
-/// # Safety
-/// `o` is the warpgroup's own 64 x dv tile; called by all its threads, converged.
-#[inline(always)]
-unsafe fn stage_output<V: Variant, const O: usize>(seat: Seat, o: Smem<()>, acc: &[f32; O]) {
-    let swizzle = const { Swizzle::of_span(Plan::panel(V::PLAN.dv) * 2) };
-    let panel = const { Plan::panel(V::PLAN.dv) as usize };
-    // The previous tile's store has read this memory; all warps are done with what else lies in it.
-    if seat.thread == 0 {
-        tma::wait_group_read::<0>();
-    }
-    seat.sync();
-    // stmatrix takes four 8x8 matrices: both row halves of two neighbouring column groups. Lane `l` names row `l % 16` of
-    // group `l / 16`.
-    let lane = seat.thread % 32;
-    let row = (seat.thread / 32 * 16 + lane % 16) * swizzle.span() + lane / 16 * 16;
-    let mut i = 0;
-    while i < O {
-        let column = 2 * i; // 8 registers are 16 columns
-        let at = (column / panel) as u32 * ROWS * swizzle.span() + (column % panel) as u32 * 2;
-        let pairs = [0, 2, 4, 6].map(|j| V::Element::pack(acc[i + j], acc[i + j + 1]));
-        // SAFETY: inside the tile; the tile starts on the swizzle's period, so swizzling the offset swizzles the address.
-        unsafe { matrix::stmatrix_x4(o.addr() + swizzle.apply(row + at), pairs) };
-        i += 8;
-    }
-    fence::proxy_async_shared_cta();
-    seat.sync();
-}
-
-/// Stores the staged rows, a panel a copy; the map cuts off rows and columns that do not exist.
-///
-/// # Safety
-/// Called by one thread after [`stage_output`].
-#[inline(always)]
-unsafe fn store_output<V: Variant>(map: *const TensorMap, o: Smem<()>, tile: Tile, first_row: u32, seqlen_q: u32) {
-    if first_row >= seqlen_q {
-        return;
-    }
-    let dv = const { V::PLAN.dv };
-    let mut column = 0;
-    while column < dv {
-        let coords = [column as i32, first_row as i32, tile.head as i32, tile.batch as i32];
-        // SAFETY: the panel lies in the staged tile.
-        unsafe { tma::store(map, coords, o.offset(column * ROWS * 2)) };
-        column += Plan::panel(dv);
-    }
-    tma::commit_group();
-}
-
-/// Writes the LSE of the warpgroup's rows, one thread of each quad.
-///
-/// # Safety
-/// `params.lse` is null or the LSE array that [`ForwardParams`] describes.
-#[inline(always)]
-unsafe fn store_lse(params: &ForwardParams, tile: Tile, first_row: u32, seat: Seat, lse: [f32; 2]) {
-    if params.lse.is_null() || seat.column() != 0 {
-        return;
-    }
-    let line = tile.batch as u64 * params.lse_batch_stride + tile.head as u64 * params.lse_head_stride;
-    for (r, &value) in lse.iter().enumerate() {
-        let row = first_row + seat.row() + 8 * r as u32;
-        if row < params.seqlen_q {
-            // SAFETY: the row exists.
-            unsafe { ldst::st_global_f32(params.lse.wrapping_add((line + row as u64) as usize), value) };
-        }
-    }
-}
-
-// ---- instantiations ----
-
-macro_rules! kernels {
-    ($($name:ident: $dtype:ident, $d:literal, $dv:literal, $mask:ident;)*) => {
-        /// The kernels of this file.
-        pub const KERNELS: &[Kernel] = &[$(Kernel {
-            name: stringify!($name),
-            arch: Arch::Sm90a,
-            dtype: DType::$dtype,
-            causal: <$mask as Mask>::PARTIAL_BLOCKS,
-            plan: tune::plan($d, $dv, <$mask as Mask>::PARTIAL_BLOCKS),
-        }),*];
-
-        $(
-        /// One instantiation: its plan, element type and mask, and the entry point.
-        pub mod $name {
-            use super::*;
-
-            const PLAN: Plan = tune::plan($d, $dv, <$mask as Mask>::PARTIAL_BLOCKS);
-
-            enum This {}
-
-            impl Variant for This {
-                const PLAN: Plan = PLAN;
-                type Element = $dtype;
-                type Mask = $mask;
-
-                #[inline(always)]
-                unsafe fn enter_consumer() {
-                    // SAFETY: the caller's promise.
-                    unsafe { regs::setmaxnreg_inc::<{ PLAN.regs.consumer }>() }
-                }
-
-                #[inline(always)]
-                unsafe fn enter_producer() {
-                    // SAFETY: the caller's promise.
-                    unsafe { regs::setmaxnreg_dec::<{ PLAN.regs.producer }>() }
-                }
-            }
-
-            crate::kernel! {
-                threads = PLAN.threads(), registers = PLAN.entry_registers(), shared = PLAN.smem().end, tensor_maps = "1,2,3,4";
-                /// Forward attention; see [`ForwardParams`].
-                ///
-                /// # Safety
-                /// As [`forward`].
-                pub unsafe fn $name(
-                    params: ForwardParams,
-                    q: *const TensorMap,
-                    k: *const TensorMap,
-                    v: *const TensorMap,
-                    o: *const TensorMap,
-                ) {
-                    const S: usize = PLAN.bn as usize / 2;
-                    const O: usize = PLAN.dv as usize / 2;
-                    const P: usize = PLAN.bn as usize / 4;
-                    // SAFETY: the caller's promise.
-                    unsafe { forward::<This, S, O, P, { PLAN.stages }>(params, Maps { q, k, v, o }) }
-                }
-            }
-        })*
-    };
-}
-
-kernels! {
-    fwd_sm90_bf16_d32: Bf16, 32, 32, Full;
-    fwd_sm90_bf16_d32_causal: Bf16, 32, 32, Causal;
-    fwd_sm90_bf16_d64: Bf16, 64, 64, Full;
-    fwd_sm90_bf16_d64_causal: Bf16, 64, 64, Causal;
-    fwd_sm90_bf16_d96: Bf16, 96, 96, Full;
-    fwd_sm90_bf16_d96_causal: Bf16, 96, 96, Causal;
-    fwd_sm90_bf16_d128: Bf16, 128, 128, Full;
-    fwd_sm90_bf16_d128_causal: Bf16, 128, 128, Causal;
-    fwd_sm90_bf16_d192_128: Bf16, 192, 128, Full;
-    fwd_sm90_bf16_d192_128_causal: Bf16, 192, 128, Causal;
-    fwd_sm90_bf16_d192: Bf16, 192, 192, Full;
-    fwd_sm90_bf16_d192_causal: Bf16, 192, 192, Causal;
-    fwd_sm90_bf16_d256: Bf16, 256, 256, Full;
-    fwd_sm90_bf16_d256_causal: Bf16, 256, 256, Causal;
-    fwd_sm90_f16_d32: F16, 32, 32, Full;
-    fwd_sm90_f16_d32_causal: F16, 32, 32, Causal;
-    fwd_sm90_f16_d64: F16, 64, 64, Full;
-    fwd_sm90_f16_d64_causal: F16, 64, 64, Causal;
-    fwd_sm90_f16_d96: F16, 96, 96, Full;
-    fwd_sm90_f16_d96_causal: F16, 96, 96, Causal;
-    fwd_sm90_f16_d128: F16, 128, 128, Full;
-    fwd_sm90_f16_d128_causal: F16, 128, 128, Causal;
-    fwd_sm90_f16_d192_128: F16, 192, 128, Full;
-    fwd_sm90_f16_d192_128_causal: F16, 192, 128, Causal;
-    fwd_sm90_f16_d192: F16, 192, 192, Full;
-    fwd_sm90_f16_d192_causal: F16, 192, 192, Causal;
-    fwd_sm90_f16_d256: F16, 256, 256, Full;
-    fwd_sm90_f16_d256_causal: F16, 256, 256, Causal;
 }

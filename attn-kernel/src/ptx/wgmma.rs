@@ -198,16 +198,22 @@ pub unsafe fn tie<const R: usize>(regs: &mut [f32; R]) {
 #[inline(always)]
 pub unsafe fn tie_packed<const R: usize>(regs: &mut [u32; R]) {
     const { assert!(R.is_multiple_of(4), "an A fragment is four registers") };
-    for [a, b, c, d] in regs.as_chunks_mut().0 {
-        ptx!(
-            "// {a} {b} {c} {d}",
-            a = inout(reg32) * a,
-            b = inout(reg32) * b,
-            c = inout(reg32) * c,
-            d = inout(reg32) * d,
-            options(nostack)
-        );
+    for fragment in regs.as_chunks_mut().0 {
+        tie_fragment(fragment);
     }
+}
+
+/// [`tie_packed`] of one fragment.
+#[inline(always)]
+fn tie_fragment([a, b, c, d]: &mut [u32; 4]) {
+    ptx!(
+        "// {a} {b} {c} {d}",
+        a = inout(reg32) * a,
+        b = inout(reg32) * b,
+        c = inout(reg32) * c,
+        d = inout(reg32) * d,
+        options(nostack)
+    );
 }
 
 /// [`wait`], after which `acc` holds finished sums: the compiler can move no read of it above the wait.

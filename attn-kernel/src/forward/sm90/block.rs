@@ -1,0 +1,167 @@
+//! What the roles of a block share: the rings between them, the tiles that they all walk, and a consumer thread's place.
+
+use super::Variant;
+use crate::attn::mask::{Lengths, Mask};
+use crate::attn::softmax::Quad;
+use crate::attn::walk::{self, Grid, Tile};
+use crate::entry;
+use crate::forward::ForwardParams;
+use crate::forward::plan::{Schedule, WARPGROUP};
+use crate::mem::Smem;
+use crate::pipe::named::NamedBarrier;
+use crate::pipe::ring::{self, Ring};
+use crate::ptx::{math, warp};
+
+/// Barrier-guarded buffers: the Q tile as a ring of one, then K and V.
+#[derive(Clone, Copy)]
+pub(super) struct Rings<const STAGES: u32> {
+    pub(super) q: Ring<1>,
+    pub(super) k: Ring<STAGES>,
+    pub(super) v: Ring<STAGES>,
+}
+
+impl<const STAGES: u32> Rings<STAGES> {
+    #[inline(always)]
+    pub(super) fn new<V: Variant>(smem: Smem<()>) -> Self {
+        let (plan, map) = const { (V::PLAN, V::PLAN.smem()) };
+        let q = smem.offset(map.barriers);
+        let k = q.offset(Ring::<1>::BARRIER_BYTES);
+        let v = k.offset(Ring::<STAGES>::BARRIER_BYTES);
+        // SAFETY: the plan's map gives each ring memory of its own, and `forward` initialises before the roles part.
+        unsafe {
+            Rings {
+                q: Ring::new(smem.offset(map.q).cast(), plan.q_bytes(), q.cast()),
+                k: Ring::new(smem.offset(map.k).cast(), plan.k_bytes(), k.cast()),
+                v: Ring::new(smem.offset(map.v).cast(), plan.v_bytes(), v.cast()),
+            }
+        }
+    }
+
+    /// # Safety
+    /// Called by one thread, before any other touches the barriers.
+    #[inline(always)]
+    pub(super) unsafe fn init<V: Variant>(&self) {
+        let (groups, shared) = const { (V::PLAN.consumers(), V::PLAN.o_in_q()) };
+        let warps = groups * WARPGROUP / 32;
+        // SAFETY: passed on to the caller.
+        unsafe {
+            // Where O reuses Q's memory, Q is given back by the one thread of a warpgroup that knows that O has left.
+            self.q.init(1, if shared { groups } else { warps });
+            self.k.init(1, warps);
+            self.v.init(1, warps);
+        }
+    }
+}
+
+/// The tiles of this block, in order. Every role walks the same ones.
+#[derive(Clone, Copy)]
+pub(super) struct Walker {
+    pub(super) grid: Grid,
+    pub(super) lengths: Lengths,
+    pub(super) round: u32,
+}
+
+/// A tile and the number of key blocks that it needs.
+#[derive(Clone, Copy)]
+pub(super) struct Work {
+    pub(super) tile: Tile,
+    pub(super) blocks: u32,
+}
+
+impl Walker {
+    #[inline(always)]
+    pub(super) fn new(p: &ForwardParams) -> Self {
+        let grid = Grid { m_blocks: p.m_blocks, heads: p.heads, tiles: p.tiles, section: p.heads_in_l2 };
+        Walker { grid, lengths: Lengths { q: p.seqlen_q, k: p.seqlen_k }, round: 0 }
+    }
+
+    #[inline(always)]
+    pub(super) fn next<V: Variant>(&mut self) -> Option<Work> {
+        let index = walk::index(self.round, entry::block_idx_x(), entry::grid_dim_x(), self.grid.tiles)?;
+        self.round += 1;
+        let tile = match const { V::PLAN.schedule } {
+            Schedule::Persistent => walk::by_head(&self.grid, index),
+            Schedule::LongestFirst => walk::longest_first(&self.grid, index),
+        };
+        let (bm, bn) = const { (V::PLAN.bm, V::PLAN.bn) };
+        Some(Work { tile, blocks: V::Mask::blocks(self.lengths, tile.m_block * bm, bm, bn) })
+    }
+}
+
+/// Named barriers of the ping-pong: the turn of each consumer warpgroup, met by it and by the one that passes the turn on.
+pub(super) const TURN: NamedBarrier = NamedBarrier::new(1, 2 * WARPGROUP);
+/// Named barriers inside each consumer warpgroup.
+pub(super) const INSIDE: NamedBarrier = NamedBarrier::new(4, WARPGROUP);
+
+/// A thread's place among the consumers.
+#[derive(Clone, Copy)]
+pub(super) struct Seat {
+    /// Consumer warpgroup, from 0.
+    pub(super) group: u32,
+    /// Thread of the warpgroup.
+    pub(super) thread: u32,
+}
+
+impl Seat {
+    /// First of the thread's two rows within the warpgroup's 64; the other one is 8 further.
+    #[inline(always)]
+    pub(super) fn row(self) -> u32 {
+        self.thread / 32 * 16 + self.thread % 32 / 4
+    }
+
+    /// The thread's first column within every 8 of a fragment.
+    #[inline(always)]
+    pub(super) fn column(self) -> u32 {
+        self.thread % 4 * 2
+    }
+
+    /// Gives a stage back: one arrival a warp.
+    #[inline(always)]
+    pub(super) fn release(self, stage: ring::Full) {
+        stage.release_by(self.thread.is_multiple_of(32));
+    }
+
+    /// Waits until the tensor cores are this warpgroup's.
+    #[inline(always)]
+    pub(super) fn take_turn<V: Variant>(self) {
+        if const { V::PLAN.ping_pong && V::PLAN.consumers() > 1 } {
+            // SAFETY: all threads of this warpgroup wait here, and the warpgroup before it arrives once for each wait.
+            unsafe { TURN.of(self.group).sync() }
+        }
+    }
+
+    /// Hands the tensor cores to the next warpgroup.
+    #[inline(always)]
+    pub(super) fn pass_turn<V: Variant>(self) {
+        if const { V::PLAN.ping_pong && V::PLAN.consumers() > 1 } {
+            let next = self.group + 1;
+            let next = if next == const { V::PLAN.consumers() } { 0 } else { next };
+            // SAFETY: as in `take_turn`.
+            unsafe { TURN.of(next).arrive() }
+        }
+    }
+
+    /// All threads of this warpgroup meet.
+    #[inline(always)]
+    pub(super) fn sync(self) {
+        // SAFETY: called on paths that the whole warpgroup takes.
+        unsafe { INSIDE.of(self.group).sync() }
+    }
+}
+
+/// The four threads of a warp that share a fragment's rows.
+pub(super) struct WarpQuad;
+
+impl Quad for WarpQuad {
+    #[inline(always)]
+    fn max(x: f32) -> f32 {
+        let x = math::max(x, warp::shfl_xor_f32(x, 1));
+        math::max(x, warp::shfl_xor_f32(x, 2))
+    }
+
+    #[inline(always)]
+    fn sum(x: f32) -> f32 {
+        let x = x + warp::shfl_xor_f32(x, 1);
+        x + warp::shfl_xor_f32(x, 2)
+    }
+}

@@ -1,0 +1,98 @@
+//! The instantiations: a line each, and the entry point that it expands to.
+
+use super::{Maps, Variant, forward};
+use crate::attn::mask::{Causal, Full, Mask};
+use crate::forward::plan::{Arch, DType, Kernel, Plan};
+use crate::forward::{ForwardParams, TensorMap, tune};
+use crate::mem::{Bf16, F16};
+use crate::ptx::regs;
+
+macro_rules! kernels {
+    ($($name:ident: $dtype:ident, $d:literal, $dv:literal, $mask:ident;)*) => {
+        /// The kernels of this file.
+        pub const KERNELS: &[Kernel] = &[$(Kernel {
+            name: stringify!($name),
+            arch: Arch::Sm90a,
+            dtype: DType::$dtype,
+            causal: <$mask as Mask>::PARTIAL_BLOCKS,
+            plan: tune::plan($d, $dv, <$mask as Mask>::PARTIAL_BLOCKS),
+        }),*];
+
+        $(
+        /// One instantiation: its plan, element type and mask, and the entry point.
+        pub mod $name {
+            use super::*;
+
+            const PLAN: Plan = tune::plan($d, $dv, <$mask as Mask>::PARTIAL_BLOCKS);
+
+            enum This {}
+
+            impl Variant for This {
+                const PLAN: Plan = PLAN;
+                type Element = $dtype;
+                type Mask = $mask;
+
+                #[inline(always)]
+                unsafe fn enter_consumer() {
+                    // SAFETY: the caller's promise.
+                    unsafe { regs::setmaxnreg_inc::<{ PLAN.regs.consumer }>() }
+                }
+
+                #[inline(always)]
+                unsafe fn enter_producer() {
+                    // SAFETY: the caller's promise.
+                    unsafe { regs::setmaxnreg_dec::<{ PLAN.regs.producer }>() }
+                }
+            }
+
+            crate::kernel! {
+                threads = PLAN.threads(), registers = PLAN.entry_registers(), shared = PLAN.smem().end, tensor_maps = "1,2,3,4";
+                /// Forward attention; see [`ForwardParams`].
+                pub unsafe fn $name(
+                    params: ForwardParams,
+                    q: *const TensorMap,
+                    k: *const TensorMap,
+                    v: *const TensorMap,
+                    o: *const TensorMap,
+                ) {
+                    const S: usize = PLAN.bn as usize / 2;
+                    const O: usize = PLAN.dv as usize / 2;
+                    const P: usize = PLAN.bn as usize / 4;
+                    // SAFETY: the caller's promise.
+                    unsafe { forward::<This, S, O, P, { PLAN.stages }>(params, Maps { q, k, v, o }) }
+                }
+            }
+        })*
+    };
+}
+
+kernels! {
+    fwd_sm90_bf16_d32: Bf16, 32, 32, Full;
+    fwd_sm90_bf16_d32_causal: Bf16, 32, 32, Causal;
+    fwd_sm90_bf16_d64: Bf16, 64, 64, Full;
+    fwd_sm90_bf16_d64_causal: Bf16, 64, 64, Causal;
+    fwd_sm90_bf16_d96: Bf16, 96, 96, Full;
+    fwd_sm90_bf16_d96_causal: Bf16, 96, 96, Causal;
+    fwd_sm90_bf16_d128: Bf16, 128, 128, Full;
+    fwd_sm90_bf16_d128_causal: Bf16, 128, 128, Causal;
+    fwd_sm90_bf16_d192_128: Bf16, 192, 128, Full;
+    fwd_sm90_bf16_d192_128_causal: Bf16, 192, 128, Causal;
+    fwd_sm90_bf16_d192: Bf16, 192, 192, Full;
+    fwd_sm90_bf16_d192_causal: Bf16, 192, 192, Causal;
+    fwd_sm90_bf16_d256: Bf16, 256, 256, Full;
+    fwd_sm90_bf16_d256_causal: Bf16, 256, 256, Causal;
+    fwd_sm90_f16_d32: F16, 32, 32, Full;
+    fwd_sm90_f16_d32_causal: F16, 32, 32, Causal;
+    fwd_sm90_f16_d64: F16, 64, 64, Full;
+    fwd_sm90_f16_d64_causal: F16, 64, 64, Causal;
+    fwd_sm90_f16_d96: F16, 96, 96, Full;
+    fwd_sm90_f16_d96_causal: F16, 96, 96, Causal;
+    fwd_sm90_f16_d128: F16, 128, 128, Full;
+    fwd_sm90_f16_d128_causal: F16, 128, 128, Causal;
+    fwd_sm90_f16_d192_128: F16, 192, 128, Full;
+    fwd_sm90_f16_d192_128_causal: F16, 192, 128, Causal;
+    fwd_sm90_f16_d192: F16, 192, 192, Full;
+    fwd_sm90_f16_d192_causal: F16, 192, 192, Causal;
+    fwd_sm90_f16_d256: F16, 256, 256, Full;
+    fwd_sm90_f16_d256_causal: F16, 256, 256, Causal;
+}
