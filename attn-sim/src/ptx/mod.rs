@@ -4,5 +4,15 @@
 //! not know still parses; it is refused, with its line, when the function that holds it is decoded.
 
 mod ast;
+mod body;
+mod constant;
+mod cursor;
+mod error;
+mod lexer;
+mod operand;
+mod parser;
+mod scope;
+mod variable;
 
 pub use ast::*;
+pub use error::{ParseError, ParseErrorKind, Position};
