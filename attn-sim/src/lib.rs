@@ -3,6 +3,7 @@
 
 pub mod barrier_state;
 pub mod mbarrier_state;
+pub mod num;
 pub mod ptx;
 pub mod register_pool;
 pub mod tensor_map;
