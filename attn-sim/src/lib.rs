@@ -5,6 +5,7 @@ pub mod barrier_state;
 pub mod mbarrier_state;
 pub mod num;
 pub mod ptx;
+pub mod reduction;
 pub mod register_pool;
 pub mod tensor_map;
 pub mod tma_copy;
