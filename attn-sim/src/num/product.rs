@@ -212,7 +212,10 @@ impl Addend {
     /// In units of `2^(top - fraction)`, cut.
     fn cut(&self, top: i32, fraction: i32) -> i64 {
         let shift = self.exponent - self.mantissa - (top - fraction);
-        let magnitude = if shift >= 0 {
+        let magnitude = if self.significand == 0 {
+            // A zero's exponent may lie anywhere.
+            0
+        } else if shift >= 0 {
             i64::from(self.significand) << shift
         } else {
             i64::from(self.significand) >> (-shift).min(63)
