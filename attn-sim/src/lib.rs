@@ -2,6 +2,7 @@
 //! makes the checks that hardware does not make.
 
 pub mod barrier_state;
+pub mod layout;
 pub mod mbarrier_state;
 pub mod num;
 pub mod ptx;
