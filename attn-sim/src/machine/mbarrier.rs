@@ -1,0 +1,136 @@
+//! mbarriers in the machine: their state, what their arrivals release, and who is woken.
+
+use super::Machine;
+use super::clock::{Actor, Knowledge};
+use super::wait::Key;
+use crate::mbarrier_state::{MbarrierState, Misuse, Step, Token};
+use crate::report::{Kind, Stop};
+
+/// Where an mbarrier is: block (an index in the machine) and offset in its shared memory.
+pub type At = (usize, u32);
+
+/// Which phase a wait is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The current or the last one, whichever has this parity.
+    Parity(bool),
+    /// The one that an arrival was part of.
+    State(Token),
+}
+
+/// An mbarrier.
+#[derive(Clone, Debug)]
+pub struct Mbarrier {
+    /// Its counts and phase.
+    pub state: MbarrierState,
+    /// What arrivals so far release.
+    gathering: Knowledge,
+    /// What completed phases released.
+    released: Knowledge,
+    /// Agent and moment of its initialisation, of which others must have heard.
+    initialised: (u32, u32),
+}
+
+impl Machine {
+    /// Makes an mbarrier of `count` arrivals.
+    pub fn mbarrier_init(&mut self, who: &Actor, at: At, count: u32) -> Result<(), Stop> {
+        let state = MbarrierState::init(count).map_err(|e| self.mbarrier_misuse(who, at, e))?;
+        if self.blocks[at.0].mbarriers.contains_key(&at.1) {
+            self.report(
+                who,
+                Kind::Mbarrier,
+                format!("the mbarrier at {:#x} is live, and initialised again", at.1),
+                None,
+            );
+        }
+        let initialised = (who.agent, who.clock);
+        let (gathering, released) = Default::default();
+        self.blocks[at.0].mbarriers.insert(at.1, Mbarrier { state, gathering, released, initialised });
+        Ok(())
+    }
+
+    /// Ends an mbarrier; its memory may be used otherwise.
+    pub fn mbarrier_inval(&mut self, who: &Actor, at: At) -> Result<(), Stop> {
+        self.mbarrier(who, at)?;
+        self.blocks[at.0].mbarriers.remove(&at.1);
+        Ok(())
+    }
+
+    fn mbarrier_misuse(&self, who: &Actor, at: At, misuse: Misuse) -> Stop {
+        self.fault(who, Kind::Mbarrier, format!("the mbarrier at {:#x}: {misuse}", at.1))
+    }
+
+    /// The live mbarrier at a place, whose initialisation `who` must have heard of.
+    pub fn mbarrier(&mut self, who: &Actor, at: At) -> Result<&mut Mbarrier, Stop> {
+        let Some(bar) = self.blocks[at.0].mbarriers.get(&at.1) else {
+            return Err(self.fault(who, Kind::Mbarrier, format!("no mbarrier was initialised at {:#x}", at.1)));
+        };
+        let (agent, clock) = bar.initialised;
+        if who.agent != agent && who.known.seen.get(agent) < clock {
+            let message = format!("the mbarrier at {:#x} is used before its initialisation is visible", at.1);
+            self.report(who, Kind::Race, message, None);
+        }
+        Ok(self.blocks[at.0].mbarriers.get_mut(&at.1).expect("found above"))
+    }
+
+    /// Changes an mbarrier's state by `change`, which `release` goes with; wakes waiters when that completes the phase.
+    ///
+    /// A warp's arrival releases [`Machine::release`]; an operation that completes bytes, or a commit, what it did itself:
+    /// see [`Machine::mbarrier_complete_tx`].
+    pub fn mbarrier_change<T>(
+        &mut self,
+        who: &Actor,
+        at: At,
+        release: Option<&Knowledge>,
+        change: impl FnOnce(&mut MbarrierState) -> Result<(T, Step), Misuse>,
+    ) -> Result<T, Stop> {
+        let bar = self.mbarrier(who, at)?;
+        let changed = change(&mut bar.state);
+        let (result, step) = match changed {
+            Ok(done) => done,
+            Err(misuse) => return Err(self.mbarrier_misuse(who, at, misuse)),
+        };
+        if let Some(release) = release {
+            bar.gathering.join(release);
+        }
+        if let Step::Complete(_) = step {
+            bar.released = bar.gathering.clone();
+            self.wake(Key::Mbarrier(at.0, at.1));
+        }
+        Ok(result)
+    }
+
+    /// An asynchronous operation has moved `bytes`: its own effects, and nothing else, are released with the phase.
+    pub fn mbarrier_complete_tx(&mut self, who: &Actor, at: At, bytes: u32) -> Result<(), Stop> {
+        let mut own = Knowledge::default();
+        own.observe(who.agent, who.clock);
+        self.mbarrier_change(who, at, Some(&own), |bar| Ok(((), bar.complete_tx(bytes)?)))
+    }
+
+    /// One arrival of an asynchronous operation, which releases its own effects: `tcgen05.commit` and the like.
+    pub fn mbarrier_async_arrive(&mut self, who: &Actor, at: At) -> Result<(), Stop> {
+        let mut own = Knowledge::default();
+        own.observe(who.agent, who.clock);
+        self.mbarrier_change(who, at, Some(&own), |bar| bar.arrive(1)).map(|_| ())
+    }
+
+    /// Whether a phase is complete; if so, and with `acquire`, the actor's warp now knows what its arrivals released.
+    pub fn mbarrier_test(&mut self, who: &Actor, at: At, phase: Phase, acquire: bool) -> Result<bool, Stop> {
+        let bar = self.mbarrier(who, at)?;
+        let waiting = match phase {
+            Phase::Parity(parity) => bar.state.wait_parity(parity),
+            Phase::State(token) => match bar.state.wait_state(token) {
+                Ok(waiting) => waiting,
+                Err(misuse) => return Err(self.mbarrier_misuse(who, at, misuse)),
+            },
+        };
+        if waiting.is_some() {
+            return Ok(false);
+        }
+        if acquire {
+            let released = bar.released.clone();
+            self.acquire(who.warp as usize, &released);
+        }
+        Ok(true)
+    }
+}
