@@ -24,6 +24,7 @@ pub mod isa;
 pub mod layout;
 pub mod machine;
 pub mod mbarrier_state;
+pub mod mutate;
 pub mod num;
 pub mod ptx;
 pub mod reduction;
