@@ -11,6 +11,7 @@
 //! | MN | none | `start + mb % 16 + (mb / 16) SBO + (k % 8) 16 + (k / 8) LBO` |
 
 use super::swizzle::Swizzle;
+use std::ops::Range;
 
 /// Which dimension is contiguous in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,14 +127,14 @@ impl Matrix {
         self.swizzle.apply((self.start + offset) & 0x3_ffff)
     }
 
-    /// The 16-byte pieces of an operand of `lines` rows (of A, or columns of B) and `k` elements of `element` bytes, each with its
-    /// offset in shared memory: line, first K, and whether the piece runs along K (or else along lines).
-    pub fn pieces(&self, major: Major, lines: u32, k: u32, element: u32) -> Vec<Piece> {
+    /// The 16-byte pieces of an operand's `lines` (rows of A, or columns of B) and its `k` elements of `element` bytes. K-major pieces
+    /// run along K, the others along lines.
+    pub fn pieces(&self, major: Major, lines: Range<u32>, k: u32, element: u32) -> Vec<Piece> {
         let per = 16 / element;
-        let mut pieces = Vec::with_capacity((lines * k / per) as usize);
+        let mut pieces = Vec::with_capacity(lines.len() * (k / per) as usize);
         match major {
             Major::K => {
-                for line in 0..lines {
+                for line in lines {
                     for first in (0..k).step_by(per as usize) {
                         pieces.push(Piece { line, k: first, offset: self.k_major(line, first * element) });
                     }
@@ -141,7 +142,7 @@ impl Matrix {
             }
             Major::Mn => {
                 for first in 0..k {
-                    for line in (0..lines).step_by(per as usize) {
+                    for line in lines.clone().step_by(per as usize) {
                         pieces.push(Piece { line, k: first, offset: self.mn_major(line * element, first) });
                     }
                 }
@@ -198,18 +199,18 @@ mod tests {
             let matrix = Matrix { start: 0x2000, lbo: 0x800, sbo: 0x400, swizzle };
             for element in [1, 2, 4] {
                 let k = 32 / element;
-                for p in matrix.pieces(Major::K, 64, k, element) {
+                for p in matrix.pieces(Major::K, 0..64, k, element) {
                     for i in 0..16 {
                         assert_eq!(matrix.k_major(p.line, p.k * element + i), p.offset + i);
                     }
                 }
-                for p in matrix.pieces(Major::Mn, 64, k, element) {
+                for p in matrix.pieces(Major::Mn, 0..64, k, element) {
                     for i in 0..16 {
                         assert_eq!(matrix.mn_major(p.line * element + i, p.k), p.offset + i);
                     }
                 }
-                assert_eq!(matrix.pieces(Major::K, 64, k, element).len(), 128);
-                assert_eq!(matrix.pieces(Major::Mn, 64, k, element).len(), 128);
+                assert_eq!(matrix.pieces(Major::K, 0..64, k, element).len(), 128);
+                assert_eq!(matrix.pieces(Major::Mn, 0..64, k, element).len(), 128);
             }
         }
     }

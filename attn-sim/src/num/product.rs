@@ -6,7 +6,7 @@
 //! infinities, results near the subnormals, products all far below what their row and column could give) an element is computed by the
 //! definition instead.
 
-use super::dot::{Output, Rule, fused};
+use super::dot::{Output, Rule, fused, integers};
 use super::exact::{Exact, Finite};
 use super::format::Format;
 
@@ -151,6 +151,58 @@ pub fn multiply(a: &Panel, b: &Panel, rule: Rule, d: &mut [u32], accumulate: boo
         for first in (0..b.lines).step_by(W) {
             let d = &mut d[first..(first + W).min(b.lines)];
             multiply_chunk(a, row, b, first, rule, d);
+        }
+    }
+}
+
+/// What an instruction's operands are, and how their products add up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// Floating-point formats of A and B, and the rule.
+    Float(Format, Format, Rule),
+    /// 8-bit integers.
+    Integer {
+        /// A is signed.
+        a_signed: bool,
+        /// B is signed.
+        b_signed: bool,
+        /// The sum is kept in range instead of wrapping.
+        saturate: bool,
+    },
+}
+
+impl Arithmetic {
+    /// Bits of an element of A and of B in registers and in tensor memory.
+    pub fn bits(self) -> (u32, u32) {
+        match self {
+            Arithmetic::Float(a, b, _) => (a.bits(), b.bits()),
+            Arithmetic::Integer { .. } => (8, 8),
+        }
+    }
+
+    /// Bits of an element of C and D.
+    pub fn result_bits(self) -> u32 {
+        match self {
+            Arithmetic::Float(_, _, rule) => rule.output.format().bits(),
+            Arithmetic::Integer { .. } => 32,
+        }
+    }
+
+    /// `D = A B^T`, plus what `d` holds where `accumulate`. `a[row * k + i]`, `b[column * k + i]`, `d[row * columns + column]`.
+    pub fn multiply(self, k: usize, a: Vec<u32>, b: Vec<u32>, d: &mut [u32], accumulate: bool) {
+        match self {
+            Arithmetic::Float(f, g, rule) => {
+                multiply(&Panel::rows(f, k, a), &Panel::columns(g, k, b), rule, d, accumulate);
+            }
+            Arithmetic::Integer { a_signed, b_signed, saturate } => {
+                let value = |bits: u32, signed| if signed { i32::from(bits as i8) } else { i32::from(bits as u8) };
+                let columns = b.len() / k;
+                for (i, d) in d.iter_mut().enumerate() {
+                    let x = a[i / columns * k..][..k].iter().map(|&x| value(x, a_signed));
+                    let y = b[i % columns * k..][..k].iter().map(|&y| value(y, b_signed));
+                    *d = integers(x, y, if accumulate { *d as i32 } else { 0 }, saturate) as u32;
+                }
+            }
         }
     }
 }
@@ -364,6 +416,25 @@ mod tests {
             );
             assert_eq!(d, vec![expected; 8]);
         }
+    }
+
+    #[test]
+    fn integer_products() {
+        let signs = Arithmetic::Integer { a_signed: true, b_signed: false, saturate: false };
+        let (a, b) = (vec![0xff, 2, 3, 0x80], vec![0xff, 1, 1, 1]);
+        let mut d = vec![10, 20, 30, 40];
+        signs.multiply(2, a.clone(), b.clone(), &mut d, true);
+        let expected = [10 - 255 + 2, 20 - 1 + 2, 30 + 3 * 255 - 128, 40 + 3 - 128];
+        assert_eq!(d, expected.map(|x: i32| x as u32));
+        let mut d = vec![i32::MAX as u32];
+        Arithmetic::Integer { a_signed: false, b_signed: false, saturate: true }.multiply(
+            2,
+            vec![1, 1],
+            vec![1, 1],
+            &mut d,
+            true,
+        );
+        assert_eq!(d, [i32::MAX as u32]);
     }
 
     /// Columns that do not fill a chunk, scales of lines, and a C that is not read.
