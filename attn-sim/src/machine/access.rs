@@ -16,6 +16,7 @@ impl fmt::Display for Location {
             Location::Local { lane, offset, .. } => write!(f, "local {offset:#x} of lane {lane}"),
             Location::Param(addr) => write!(f, "parameter byte {addr:#x}"),
             Location::Const(addr) => write!(f, "constant {addr:#x}"),
+            Location::Tensor { lane, column, .. } => write!(f, "tensor memory lane {lane}, column {column}"),
         }
     }
 }
@@ -29,6 +30,9 @@ impl Location {
             Location::Local { warp, lane, offset } => Location::Local { warp, lane, offset: offset + bytes as u32 },
             Location::Param(a) => Location::Param(a + bytes),
             Location::Const(a) => Location::Const(a + bytes),
+            Location::Tensor { block, lane, column } => {
+                Location::Tensor { block, lane, column: column + bytes as u32 / 4 }
+            }
         }
     }
 }
@@ -75,6 +79,7 @@ impl Machine {
             Location::Local { warp, .. } => format!("a thread has {} bytes", self.warps[warp].local.bytes),
             Location::Param(_) => format!("the parameters have {} bytes", self.shape.params.len()),
             Location::Const(_) => format!("the constant bank has {} bytes", self.shape.constants.len()),
+            Location::Tensor { .. } => "loads and stores do not reach it".into(),
         };
         self.fault(who, Kind::OutOfBounds, format!("{len} bytes at {at}: {what}"))
     }
@@ -88,6 +93,7 @@ impl Machine {
             Location::Local { warp, offset, .. } => inside(u64::from(offset), self.warps[warp].local.bytes as usize),
             Location::Param(addr) => inside(addr, self.shape.params.len()),
             Location::Const(addr) => inside(addr, self.shape.constants.len()),
+            Location::Tensor { .. } => false,
         };
         if ok { Ok(()) } else { Err(self.outside(who, at, len)) }
     }
@@ -97,6 +103,7 @@ impl Machine {
         let addr = match at {
             Location::Global(a) | Location::Param(a) | Location::Const(a) => a,
             Location::Shared { offset, .. } | Location::Local { offset, .. } => u64::from(offset),
+            Location::Tensor { column, .. } => 4 * u64::from(column),
         };
         if addr % align == 0 {
             return Ok(());
@@ -133,6 +140,7 @@ impl Machine {
             }
             Location::Param(addr) => out.copy_from_slice(&self.shape.params[addr as usize..addr as usize + len]),
             Location::Const(addr) => out.copy_from_slice(&self.shape.constants[addr as usize..addr as usize + len]),
+            Location::Tensor { .. } => return Err(self.outside(who, at, len)),
         }
         Ok(())
     }
@@ -157,7 +165,7 @@ impl Machine {
                 local.data[start..start + len].copy_from_slice(bytes);
                 local.written.set(start, len);
             }
-            Location::Param(_) | Location::Const(_) => {
+            Location::Param(_) | Location::Const(_) | Location::Tensor { .. } => {
                 return Err(self.fault(who, Kind::OutOfBounds, format!("{at} cannot be written")));
             }
         }

@@ -20,6 +20,7 @@ pub mod shadow;
 pub mod shared;
 pub mod special;
 pub mod state;
+pub mod tmem;
 pub mod wait;
 pub mod warp;
 
@@ -40,6 +41,7 @@ use state::States;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
+use tmem::TensorMemory;
 use wait::Key;
 use warp::{State, Warp};
 
@@ -53,6 +55,8 @@ pub struct Block {
     pub rank: u32,
     /// Shared memory.
     pub shared: SharedMemory,
+    /// Tensor memory, once it is used.
+    pub tmem: Option<Box<TensorMemory>>,
     /// Live mbarriers, by offset.
     pub mbarriers: BTreeMap<u32, Mbarrier>,
     /// Its warps, as indices into the machine's.
@@ -139,6 +143,15 @@ pub enum Location {
     Param(u64),
     /// The module's constants.
     Const(u64),
+    /// A cell of a block's tensor memory, for reports: loads and stores do not reach it.
+    Tensor {
+        /// The block.
+        block: usize,
+        /// Its lane.
+        lane: u32,
+        /// Its column.
+        column: u32,
+    },
 }
 
 /// A domain of clusters while it runs.

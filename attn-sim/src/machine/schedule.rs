@@ -12,7 +12,7 @@ use super::state::States;
 use super::warp::{State, Warp};
 use super::{AgentInfo, Block, Cluster, Machine};
 use crate::counters::Counters;
-use crate::report::{Finding, Stop};
+use crate::report::{Finding, Kind, Stop};
 use std::sync::Arc;
 
 /// Greatest number of instructions that a warp runs before another may.
@@ -153,6 +153,7 @@ impl Machine {
                 cluster,
                 rank: rank as u32,
                 shared: SharedMemory::new(program.dynamic_shared - FIRST + shape.shared),
+                tmem: None,
                 mbarriers: Default::default(),
                 warps: start..self.warps.len(),
                 live: threads.div_ceil(32),
@@ -322,7 +323,16 @@ impl Machine {
         if self.blocks[block].live > 0 {
             return;
         }
-        self.end_states(warp, op, |m| m.blocks[block].states.end());
+        self.end_states(warp, op, |m| {
+            let mut wrong = m.blocks[block].states.end();
+            if let Some(memory) = &m.blocks[block].tmem
+                && !memory.allocated().is_empty()
+            {
+                let message = format!("columns {:?} of tensor memory were not freed", memory.allocated());
+                wrong.push((Kind::TensorMemory, message));
+            }
+            wrong
+        });
         let cluster = self.blocks[block].cluster;
         self.clusters[cluster].live -= 1;
         if self.clusters[cluster].live > 0 {
@@ -332,16 +342,12 @@ impl Machine {
         // Peers may reach into a block's shared memory as long as the cluster runs.
         for block in self.clusters[cluster].blocks.clone() {
             self.blocks[block].shared = SharedMemory::new(0);
+            self.blocks[block].tmem = None;
         }
         self.resident -= 1;
     }
 
-    fn end_states(
-        &mut self,
-        warp: usize,
-        op: u32,
-        end: impl FnOnce(&mut Machine) -> Vec<(crate::report::Kind, String)>,
-    ) {
+    fn end_states(&mut self, warp: usize, op: u32, end: impl FnOnce(&mut Machine) -> Vec<(Kind, String)>) {
         let wrong = end(self);
         let lane_zero = 1;
         let block = self.warps[warp].block;
