@@ -9,6 +9,7 @@ pub mod context;
 pub mod decode;
 pub mod events;
 pub mod execute;
+pub mod inline;
 pub mod launch;
 pub mod mbarrier;
 pub mod memory;

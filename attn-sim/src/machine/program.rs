@@ -2,6 +2,7 @@
 
 use super::decode::{Decode, Layout, Place, Reg};
 use super::execute::{Execute, Flow};
+use super::inline::inline;
 use super::registers::words;
 use super::shared::FIRST;
 use crate::counters::Class;
@@ -55,6 +56,7 @@ pub struct Program {
 impl Program {
     /// Decodes a kernel of a module whose module-scope variables lie at `places`.
     pub fn decode(module: &Module, function: &Function, places: &[Place]) -> Result<Self, Unsupported> {
+        let function = &*inline(module, function)?;
         let target = module.target.first().map_or("", String::as_str);
         let (layout, dynamic_shared, local_bytes, param_bytes) = lay_out(module, function, places);
         let mut ops = Vec::with_capacity(function.code.len() + 1);
