@@ -6,6 +6,8 @@
 
 mod control;
 mod mov;
+mod operand;
+mod wgmma;
 
 use crate::machine::decode::Decode;
 use crate::machine::execute::Execute;
@@ -19,6 +21,7 @@ pub fn decode(cx: &Decode<'_>) -> Decoded {
     match cx.inst.opcode.as_str() {
         "mov" => mov::decode(cx),
         "bra" | "ret" | "exit" | "trap" => control::decode(cx),
+        "wgmma" => wgmma::decode(cx),
         _ => Err(cx.unsupported("no such opcode in the table")),
     }
 }

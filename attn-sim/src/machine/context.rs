@@ -119,6 +119,7 @@ impl Context<'_> {
 
     /// Notes the read of a register by the executing lanes.
     fn note_read(&mut self, reg: Reg) {
+        self.m.warps[self.warp].regs.touch(reg, self.m.now);
         let status = self.m.warps[self.warp].regs.status(reg);
         if status.written & self.mask != self.mask {
             let lane = (self.mask & !status.written).trailing_zeros();
@@ -135,6 +136,7 @@ impl Context<'_> {
         let mask = self.mask;
         let regs = &mut self.m.warps[self.warp].regs;
         regs.set_written(reg, mask);
+        regs.touch(reg, self.m.now);
         if let Some((hold, op)) = regs.status(reg).hold {
             let message = match hold {
                 Hold::Writing => "written, and an asynchronous operation still writes it",

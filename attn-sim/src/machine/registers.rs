@@ -21,6 +21,8 @@ pub struct Status {
     pub written: u32,
     /// A unit that uses the register, and the instruction that gave it the register.
     pub hold: Option<(Hold, u32)>,
+    /// Time of the last access by an ordinary instruction, which wgmma's fence must follow.
+    pub touched: u64,
 }
 
 /// The registers of one warp.
@@ -53,6 +55,12 @@ impl Registers {
     #[inline]
     pub fn set_written(&mut self, reg: Reg, lanes: u32) {
         self.status[reg.id as usize].written |= lanes;
+    }
+
+    /// Notes an access by an ordinary instruction.
+    #[inline]
+    pub fn touch(&mut self, reg: Reg, now: u64) {
+        self.status[reg.id as usize].touched = now;
     }
 
     /// Counts lanes as unwritten.
