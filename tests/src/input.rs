@@ -32,6 +32,8 @@ named! {
         Falling = "falling",
         /// Scores climb by about 5 powers of two per 128 keys: below a lazy rescale's threshold in one tile, above in two.
         Creeping = "creeping",
+        /// Batch 0, head 0 has a NaN in one key, at the start of the last 128: every query that sees it gets NaN, no other does.
+        NotANumber = "nan",
         /// The real sample, repeated to the case's sizes.
         MiniLm = "minilm",
     }
@@ -113,6 +115,16 @@ impl Inputs {
                         },
                     );
             }
+            Input::NotANumber => {
+                let poisoned = (0, (case.seqlen_k - 1) / 128 * 128, 0, 0);
+                let k = &self.k;
+                self.k = Dense::from_fn(
+                    k.dims,
+                    |b, s, h, c| {
+                        if (b, s, h, c) == poisoned { f32::NAN } else { k.row(b, h, s)[c] }
+                    },
+                );
+            }
             Input::Negative => {
                 self.q.data.iter_mut().for_each(|x| *x = x.abs() + 2.0);
                 self.k.data.iter_mut().for_each(|x| *x = -x.abs() - 2.0);
@@ -163,6 +175,15 @@ mod tests {
                 let (case, inputs) = inputs(&format!("{precision} h=2 hk=2 sq=40 sk=60 d=64 causal input={input}"));
                 let attention = inputs.attention(&case);
                 let answer = attention.reference();
+                if *input == Input::NotANumber {
+                    let [poisoned, other] = [0, 1].map(|h| answer.lse.head(0, h).iter().filter(|x| x.is_nan()).count());
+                    assert_eq!(
+                        (poisoned, other),
+                        (40, 0),
+                        "{case}: the first key is seen by all rows of its head alone"
+                    );
+                    continue;
+                }
                 assert!(answer.o.data.iter().all(|x| x.is_finite()), "{case}");
                 assert!(answer.lse.data.iter().all(|x| *x < f64::INFINITY), "{case}");
                 assert!(attention.lowp(precision).o.data.iter().all(|x| x.is_finite()), "{case}");

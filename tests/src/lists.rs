@@ -258,6 +258,10 @@ bf16 b=1 h=2 hk=2 sq=900 sk=1024 d=256 dv=256 lse input=rising
 f16 b=1 h=2 hk=2 sq=1000 sk=1000 d=128 dv=128 lse input=falling
 bf16 b=2 h=3 hk=1 sq=700 sk=350 d=64 dv=64 causal lse input=neginf
 f16 b=2 h=3 hk=1 sq=350 sk=700 d=128 dv=128 lse input=neginf layout=padded
+bf16 b=2 h=2 hk=2 sq=200 sk=200 d=32 dv=32 lse input=nan
+f16 b=1 h=2 hk=2 sq=300 sk=260 d=32 dv=32 causal lse input=nan
+bf16 b=2 h=4 hk=2 sq=190 sk=300 d=64 dv=64 lse input=nan
+f16 b=2 h=2 hk=1 sq=300 sk=200 d=128 dv=128 causal lse input=nan
 bf16 b=2 h=2 hk=2 sq=190 sk=190 d=40 dv=40 causal lse input=negative layout=padded
 f16 b=1 h=2 hk=2 sq=177 sk=177 d=136 dv=136 lse input=negative
 bf16 b=2 h=2 hk=2 sq=190 sk=33 d=200 dv=200 lse input=negative layout=packedkv

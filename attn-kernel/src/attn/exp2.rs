@@ -1,9 +1,9 @@
-//! `2^x` on the FMA units, to relieve the MUFU unit: a polynomial for the fraction, integer addition for the exponent.
+//! `2^x` on the FMA units, to relieve the MUFU unit: a polynomial for the fraction, integer arithmetic for the exponent.
 //!
 //! Cody-Waite: adding `1.5 * 2^23` with rounding toward minus infinity leaves `n = floor(x)` in the low bits of the sum; the fraction
-//! `f = x - n` lies in `[0, 1]` (1 itself when `x` is a tiny negative number). A polynomial gives `2^f`, and adding `n` to its
-//! exponent field gives `2^x`. Per element: a clamp, three additions, `DEGREE` FMAs, one shift-and-add. Everything but the clamp and the
-//! shift is a packed pair on Blackwell.
+//! `f = x - n` lies in `[0, 1]` (1 itself when `x` is a tiny negative number). A polynomial gives `2^f`, and `n`
+//! moved into an exponent field the `2^n` to multiply it with. Per element: a clamp, three additions, `DEGREE` FMAs, one
+//! shift-and-add, one multiplication. Everything but the clamp, the shift and the last product is a packed pair on Blackwell.
 //!
 //! # Coefficients
 //!
@@ -55,11 +55,11 @@ const fn coefficients<const DEGREE: usize>() -> [f32; 6] {
 /// `2^x` for `x < 128` by the polynomial of degree `DEGREE`, within [`Polynomial::max_error`] where the result is at least 2^-126.
 ///
 /// `-inf` and everything up to -127 give exactly 0. Between -127 and -126 the result is some value below 2^-126, which arithmetic
-/// that flushes subnormals takes for 0. NaN gives 0, unlike [`math::ex2`].
+/// that flushes subnormals takes for 0. NaN gives NaN.
 #[inline(always)]
 pub fn exp2<const DEGREE: usize>(x: f32) -> f32 {
     let c = const { coefficients::<DEGREE>() };
-    let x = math::max(x, LEAST);
+    let x = math::max_nan(x, LEAST);
     let shifted = math::add_down(x, SHIFTER);
     let f = math::sub(x, math::sub(shifted, SHIFTER));
     let mut p = c[DEGREE];
@@ -75,7 +75,7 @@ pub fn exp2<const DEGREE: usize>(x: f32) -> f32 {
 #[inline(always)]
 pub fn exp2_pair<const DEGREE: usize>(x: [f32; 2]) -> [f32; 2] {
     let c = const { coefficients::<DEGREE>() };
-    let x = [math::max(x[0], LEAST), math::max(x[1], LEAST)];
+    let x = [math::max_nan(x[0], LEAST), math::max_nan(x[1], LEAST)];
     let shifted = math::add_down2(x, [SHIFTER; 2]);
     let f = math::sub2(x, math::sub2(shifted, [SHIFTER; 2]));
     let mut p = [c[DEGREE]; 2];
@@ -88,9 +88,11 @@ pub fn exp2_pair<const DEGREE: usize>(x: [f32; 2]) -> [f32; 2] {
 }
 
 /// `p * 2^n`, where `n` is the low bits of `shifted`: they move into the exponent field, the shifter's own bits fall off its end.
+///
+/// A multiplication, not an addition to `p`'s exponent field, so that a NaN stays one.
 #[inline(always)]
 fn scale(p: f32, shifted: f32) -> f32 {
-    f32::from_bits((shifted.to_bits() << 23).wrapping_add(p.to_bits()))
+    math::mul(p, f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits())))
 }
 
 #[cfg(test)]
@@ -121,6 +123,7 @@ mod tests {
             }
             assert_eq!(exp2::<D>(-0.0), 1.0);
             assert!(exp2::<D>(127.999_99).is_finite());
+            assert!(exp2::<D>(f32::NAN).is_nan(), "degree {D}");
         }
         check::<2>();
         check::<3>();

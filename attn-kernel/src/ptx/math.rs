@@ -66,6 +66,10 @@ arithmetic!(
     max(a, b): "max.ftz.f32 {d}, {a}, {b}", host::max(a, b)
 );
 arithmetic!(
+    /// `max.NaN.ftz.f32`: the greater; NaN if one is NaN. sm_80.
+    max_nan(a, b): "max.NaN.ftz.f32 {d}, {a}, {b}", if a.is_nan() || b.is_nan() { f32::NAN } else { host::max(a, b) }
+);
+arithmetic!(
     /// `min.ftz.f32`: the lesser; the other one if one is NaN. sm_20.
     min(a, b): "min.ftz.f32 {d}, {a}, {b}", host::min(a, b)
 );
