@@ -5,6 +5,7 @@
 //! [`Decode::unsupported`](crate::machine::decode::Decode::unsupported), never a guess.
 
 mod control;
+mod matrix;
 mod mov;
 mod operand;
 mod wgmma;
@@ -21,6 +22,7 @@ pub fn decode(cx: &Decode<'_>) -> Decoded {
     match cx.inst.opcode.as_str() {
         "mov" => mov::decode(cx),
         "bra" | "ret" | "exit" | "trap" => control::decode(cx),
+        "ldmatrix" | "stmatrix" | "movmatrix" | "mma" => matrix::decode(cx),
         "wgmma" => wgmma::decode(cx),
         _ => Err(cx.unsupported("no such opcode in the table")),
     }

@@ -1,11 +1,15 @@
-//! Operands of matrix units in shared memory.
+//! Operands of matrix units, in shared memory and in the registers of a warp.
 
 use crate::layout::descriptor::{Invalid, Major, Matrix};
+use crate::layout::fragment::{Place, per_register};
 use crate::machine::clock::Actor;
+use crate::machine::decode::{Decode, LANES, Reg};
+use crate::machine::registers::Lanes;
 use crate::machine::{Location, Machine};
 use crate::num::Format;
-use crate::report::{Kind, Stop};
+use crate::report::{Kind, Stop, Unsupported};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// How elements lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +36,7 @@ impl Storage {
 
     /// Element `i` of 16 bytes.
     fn element(self, piece: u128, i: u32) -> u32 {
-        (piece >> (i * self.bits)) as u32 & (u32::MAX >> (32 - self.bits))
+        (piece >> (i * self.bits)) as u32 & mask(self.bits)
     }
 }
 
@@ -64,4 +68,65 @@ pub fn read(
 /// The fault of a descriptor that says nothing the unit could do.
 pub fn invalid(machine: &Machine, who: &Actor, descriptor: u64, invalid: Invalid) -> Stop {
     machine.fault(who, Kind::Operand, format!("matrix descriptor {descriptor:#018x}: {invalid}"))
+}
+
+/// The bits of an element.
+pub const fn mask(bits: u32) -> u32 {
+    u32::MAX >> (32 - bits)
+}
+
+/// A matrix of `lines` times `columns` elements of `bits` bits from a warp's registers, each of which begins at `place(lane, register)`.
+pub fn gather<'a>(
+    registers: impl IntoIterator<Item = &'a Lanes<u32>>,
+    bits: u32,
+    (lines, columns): (u32, u32),
+    place: impl Fn(u32, u32) -> Place,
+) -> Vec<u32> {
+    let mut elements = vec![0; (lines * columns) as usize];
+    for (i, row) in registers.into_iter().enumerate() {
+        for (lane, value) in row.iter().enumerate() {
+            let to = place(lane as u32, i as u32);
+            let at = (to.line * columns + to.column) as usize;
+            for e in 0..per_register(bits) {
+                elements[at + e as usize] = (value >> (e * bits)) & mask(bits);
+            }
+        }
+    }
+    elements
+}
+
+/// Register `register` of a warp, from a matrix of `columns` columns: what [`gather`] takes apart.
+pub fn scatter(
+    elements: &[u32],
+    bits: u32,
+    columns: u32,
+    register: u32,
+    place: impl Fn(u32, u32) -> Place,
+) -> Lanes<u32> {
+    let mut row = [0; LANES];
+    for (lane, value) in row.iter_mut().enumerate() {
+        let from = place(lane as u32, register);
+        let at = (from.line * columns + from.column) as usize;
+        *value = (0..per_register(bits)).fold(0, |v, e| v | elements[at + e as usize] << (e * bits));
+    }
+    row
+}
+
+/// A vector of registers, without sinks.
+pub fn registers(cx: &Decode<'_>, i: usize) -> Result<Arc<[Reg]>, Unsupported> {
+    let all = cx.dests(i)?;
+    let missing = || cx.unsupported("a sink among the registers of a matrix");
+    all.into_iter().map(|r| r.ok_or_else(missing)).collect()
+}
+
+/// Element format by its name in an instruction.
+pub fn format(name: &str) -> Option<Format> {
+    Some(match name {
+        "f16" => Format::F16,
+        "bf16" => Format::BF16,
+        "tf32" => Format::TF32,
+        "e4m3" => Format::E4M3,
+        "e5m2" => Format::E5M2,
+        _ => return None,
+    })
 }

@@ -1,13 +1,13 @@
 //! `wgmma.mma_async`: D[64, N] = A[64, K] B[N, K]^T, plus D, by a warpgroup.
 
-use super::super::operand::{self, Storage};
-use super::super::{Decoded, operand::invalid};
+use super::super::Decoded;
+use super::super::operand::{self, Storage, format, invalid, registers};
 use super::{Multiplies, Multiply, in_step};
 use crate::counters::Class;
 use crate::layout::descriptor::{Major, Matrix};
 use crate::layout::fragment;
 use crate::machine::clock::{Actor, Proxy};
-use crate::machine::decode::{Decode, LANES, Reg, Source};
+use crate::machine::decode::{Decode, Reg, Source};
 use crate::machine::execute::{Execute, Step};
 use crate::machine::registers::{Hold, Status};
 use crate::machine::{Context, Stream};
@@ -42,18 +42,6 @@ struct MultiplyOp {
     scale_d: Source,
     /// Sign bits to flip in A's and B's elements.
     signs: (u32, u32),
-}
-
-/// Element format by its name in the instruction.
-fn format(name: &str) -> Option<Format> {
-    Some(match name {
-        "f16" => Format::F16,
-        "bf16" => Format::BF16,
-        "tf32" => Format::TF32,
-        "e4m3" => Format::E4M3,
-        "e5m2" => Format::E5M2,
-        _ => return None,
-    })
 }
 
 /// Types as the instruction names them: D, A, B.
@@ -133,13 +121,6 @@ pub fn decode(cx: &Decode<'_>) -> Decoded {
         scale_d: cx.pred(3)?,
         signs: (sign(4, sign_a)?, sign(5, sign_b)?),
     }))
-}
-
-/// A vector of registers, without sinks.
-fn registers(cx: &Decode<'_>, i: usize) -> Result<Arc<[Reg]>, Unsupported> {
-    let all = cx.dests(i)?;
-    let missing = || cx.unsupported("a sink among the registers of a matrix");
-    all.into_iter().map(|r| r.ok_or_else(missing)).collect()
 }
 
 fn major(cx: &Decode<'_>, at: Option<usize>) -> Result<Major, Unsupported> {
@@ -233,18 +214,9 @@ impl MultiplyOp {
 
     fn gather_a(&self, cx: &Context<'_>) -> Vec<u32> {
         let bits = self.storage.0.bits;
-        let mut a = vec![0; (ROWS * self.k) as usize];
-        for (i, reg) in self.fragments.iter().enumerate() {
-            let row = cx.m.warps[cx.warp].regs.row(*reg, 0);
-            for (lane, value) in row.iter().enumerate() {
-                let place = fragment::a(bits, lane as u32, i as u32);
-                for e in 0..fragment::per_register(bits) {
-                    let at = (place.line * self.k + place.column + e) as usize;
-                    a[at] = (value >> (e * bits)) & (u32::MAX >> (32 - bits));
-                }
-            }
-        }
-        a
+        let regs = &cx.m.warps[cx.warp].regs;
+        let rows = self.fragments.iter().map(|reg| regs.row(*reg, 0));
+        operand::gather(rows, bits, (ROWS, self.k), |lane, i| fragment::a(bits, lane, i))
     }
 
     fn read_b(&self, cx: &mut Context<'_>, who: &Actor, descriptor: u64) -> Result<Vec<u32>, Stop> {
@@ -257,29 +229,14 @@ impl MultiplyOp {
 
     /// Multiplies and writes the accumulators.
     fn multiply(&self, cx: &mut Context<'_>, a: Vec<u32>, b: Vec<u32>, accumulate: bool) {
-        let narrow = self.arithmetic.result_bits() == 16;
-        let at = |lane: usize, i: usize| {
-            let place = if narrow { fragment::d16 } else { fragment::d32 }(lane as u32, i as u32);
-            (place.line * self.n + place.column) as usize
-        };
+        let bits = self.arithmetic.result_bits();
+        let place = if bits == 16 { fragment::d16 } else { fragment::d32 };
         let regs = &mut cx.m.warps[cx.warp].regs;
-        let mut d = vec![0; (ROWS * self.n) as usize];
-        for (i, reg) in self.d.iter().enumerate().filter(|_| accumulate) {
-            for (lane, value) in regs.row(*reg, 0).iter().enumerate() {
-                if narrow {
-                    d[at(lane, i)] = value & 0xffff;
-                    d[at(lane, i) + 1] = value >> 16;
-                } else {
-                    d[at(lane, i)] = *value;
-                }
-            }
-        }
+        let rows = self.d.iter().take(if accumulate { self.d.len() } else { 0 });
+        let mut d = operand::gather(rows.map(|reg| regs.row(*reg, 0)), bits, (ROWS, self.n), place);
         self.arithmetic.multiply(self.k as usize, a, b, &mut d, accumulate);
         for (i, reg) in self.d.iter().enumerate() {
-            let row = regs.row_mut(*reg, 0);
-            for lane in 0..LANES {
-                row[lane] = if narrow { d[at(lane, i)] | d[at(lane, i) + 1] << 16 } else { d[at(lane, i)] };
-            }
+            *regs.row_mut(*reg, 0) = operand::scatter(&d, bits, self.n, i as u32, place);
             regs.set_written(*reg, u32::MAX);
         }
     }

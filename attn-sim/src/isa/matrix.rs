@@ -1,0 +1,256 @@
+//! Matrices of one warp: `ldmatrix`, `stmatrix`, `movmatrix`, `mma.sync`.
+
+use super::Decoded;
+use super::operand::{self, format, mask, registers};
+use crate::counters::Class;
+use crate::layout::fragment;
+use crate::machine::Context;
+use crate::machine::decode::{Addr, Decode, LANES, Reg, Source};
+use crate::machine::execute::{Execute, Step};
+use crate::machine::memory::Space;
+use crate::machine::registers::Lanes;
+use crate::num::dot::Rule;
+use crate::num::product::Arithmetic;
+use crate::ptx::ScalarType;
+use crate::report::{Stop, Unsupported};
+use std::sync::Arc;
+
+/// Rows of an 8x8 matrix, each of 16 bytes.
+const ROWS: usize = 8;
+
+/// Decodes the opcodes of this module.
+pub fn decode(cx: &Decode<'_>) -> Decoded {
+    match cx.inst.opcode.as_str() {
+        "ldmatrix" => {
+            let moved = Move::decode(cx, 1)?;
+            let dests = registers(cx, 0)?;
+            moved.check(cx, dests.len())?;
+            Ok(Box::new(Load { moved, dests }))
+        }
+        "stmatrix" => {
+            let moved = Move::decode(cx, 0)?;
+            let sources = cx.sources(1, ScalarType::B32)?;
+            moved.check(cx, sources.len())?;
+            Ok(Box::new(Store { moved, sources }))
+        }
+        "movmatrix" if cx.inst.modifiers == ["sync", "aligned", "m8n8", "trans", "b16"] => {
+            Ok(Box::new(Transpose { dest: cx.dest(0)?, source: cx.source(1, ScalarType::B32)? }))
+        }
+        "mma" => Multiply::decode(cx),
+        _ => Err(cx.unsupported("no such form")),
+    }
+}
+
+/// Matrices of 16-bit elements between shared memory and registers.
+#[derive(Debug)]
+struct Move {
+    count: usize,
+    trans: bool,
+    space: Space,
+    address: Addr,
+}
+
+impl Move {
+    fn decode(cx: &Decode<'_>, address: usize) -> Result<Self, Unsupported> {
+        let mut moved = Move { count: 0, trans: false, space: Space::Generic, address: cx.address(address)? };
+        for modifier in cx.modifiers() {
+            match modifier {
+                "sync" | "aligned" | "m8n8" | "b16" => {}
+                "x1" => moved.count = 1,
+                "x2" => moved.count = 2,
+                "x4" => moved.count = 4,
+                "trans" => moved.trans = true,
+                "shared" | "shared::cta" => moved.space = Space::Shared,
+                other => return Err(cx.unsupported(format!("the modifier .{other}; modelled are 8x8 matrices of b16"))),
+            }
+        }
+        Ok(moved)
+    }
+
+    fn check(&self, cx: &Decode<'_>, registers: usize) -> Result<(), Unsupported> {
+        if registers == self.count {
+            return Ok(());
+        }
+        Err(cx.unsupported(format!("{registers} registers for {} matrices", self.count)))
+    }
+
+    /// Addresses of the rows of all matrices, from as many lanes.
+    fn rows(&self, cx: &mut Context<'_>) -> Result<Lanes<u64>, Stop> {
+        cx.aligned()?;
+        let all = cx.mask;
+        // Lanes beyond the matrices' rows need no address.
+        cx.mask = all & mask((self.count * ROWS) as u32);
+        let addresses = cx.addresses(&self.address);
+        cx.mask = all;
+        Ok(addresses)
+    }
+}
+
+/// An 8x8 matrix as its rows' bytes.
+type Rows = [[u8; 16]; ROWS];
+
+fn element(rows: &Rows, (row, column): (u32, u32)) -> u32 {
+    let bytes = &rows[row as usize][2 * column as usize..];
+    u32::from(u16::from_le_bytes([bytes[0], bytes[1]]))
+}
+
+/// A lane's register of a matrix.
+fn to_register(rows: &Rows, trans: bool) -> Lanes<u32> {
+    std::array::from_fn(|lane| {
+        let [low, high] = fragment::matrix8x8(lane as u32, trans);
+        element(rows, low) | element(rows, high) << 16
+    })
+}
+
+/// The matrix of which lanes hold parts.
+fn from_register(values: &Lanes<u32>, trans: bool) -> Rows {
+    let mut rows = [[0; 16]; ROWS];
+    for (lane, value) in values.iter().enumerate() {
+        for (i, (row, column)) in fragment::matrix8x8(lane as u32, trans).into_iter().enumerate() {
+            let bytes = ((value >> (16 * i)) as u16).to_le_bytes();
+            rows[row as usize][2 * column as usize..][..2].copy_from_slice(&bytes);
+        }
+    }
+    rows
+}
+
+/// `ldmatrix`
+#[derive(Debug)]
+struct Load {
+    moved: Move,
+    dests: Arc<[Reg]>,
+}
+
+impl Execute for Load {
+    fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
+        let addresses = self.moved.rows(cx)?;
+        // All matrices are read before a register changes: an address register may be a destination.
+        let mut matrices = vec![[[0; 16]; ROWS]; self.dests.len()];
+        for (i, row) in matrices.iter_mut().flatten().enumerate() {
+            cx.load(i, self.moved.space, addresses[i], 16, row)?;
+        }
+        for (rows, dest) in matrices.iter().zip(&*self.dests) {
+            cx.set_u32(Some(*dest), &to_register(rows, self.moved.trans));
+        }
+        Ok(Step::Next)
+    }
+
+    fn class(&self) -> Class {
+        Class::Memory
+    }
+}
+
+/// `stmatrix`
+#[derive(Debug)]
+struct Store {
+    moved: Move,
+    sources: Vec<Source>,
+}
+
+impl Execute for Store {
+    fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
+        let addresses = self.moved.rows(cx)?;
+        for (m, source) in self.sources.iter().enumerate() {
+            let rows = from_register(&cx.u32(source), self.moved.trans);
+            for (r, row) in rows.iter().enumerate() {
+                let lane = m * ROWS + r;
+                cx.store(lane, self.moved.space, addresses[lane], 16, row)?;
+            }
+        }
+        Ok(Step::Next)
+    }
+
+    fn class(&self) -> Class {
+        Class::Memory
+    }
+}
+
+/// `movmatrix.sync.aligned.m8n8.trans.b16`
+#[derive(Debug)]
+struct Transpose {
+    dest: Option<Reg>,
+    source: Source,
+}
+
+impl Execute for Transpose {
+    fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
+        cx.aligned()?;
+        let rows = from_register(&cx.u32(&self.source), false);
+        cx.set_u32(self.dest, &to_register(&rows, true));
+        Ok(Step::Next)
+    }
+
+    fn class(&self) -> Class {
+        Class::Warp
+    }
+}
+
+/// `mma.sync.aligned.m16n8kK.row.col.D.A.B.C`
+#[derive(Debug)]
+struct Multiply {
+    k: u32,
+    arithmetic: Arithmetic,
+    d: Vec<Option<Reg>>,
+    a: Vec<Source>,
+    b: Vec<Source>,
+    c: Vec<Source>,
+}
+
+/// Rows and columns of D.
+const TILE: (u32, u32) = (16, 8);
+
+impl Multiply {
+    fn decode(cx: &Decode<'_>) -> Decoded {
+        let fixed = ["sync", "aligned", "row", "col", "satfinite"];
+        let parts: Vec<&str> = cx.modifiers().filter(|m| !fixed.contains(m)).collect();
+        let [shape, d, a, b, c] = parts[..] else {
+            return Err(cx.unsupported("other modifiers than a shape and four types"));
+        };
+        let arithmetic = match (format(a), format(b)) {
+            (Some(x), Some(y)) if d == c && (x == y || (x.bits() == 8 && y.bits() == 8)) => match d {
+                "f32" => Arithmetic::Float(x, y, Rule::F32),
+                "f16" if x.bits() == 8 || a == "f16" => Arithmetic::Float(x, y, Rule::F16),
+                _ => return Err(cx.unsupported(format!("products of {a} and {b} in {d}"))),
+            },
+            (None, None) if matches!((d, a, b, c), ("s32", "s8" | "u8", "s8" | "u8", "s32")) => {
+                Arithmetic::Integer { a_signed: a == "s8", b_signed: b == "s8", saturate: cx.has("satfinite") }
+            }
+            _ => return Err(cx.unsupported(format!("products of {a} and {b} plus {c} in {d}"))),
+        };
+        let bits = arithmetic.bits().0;
+        let k = shape.strip_prefix("m16n8k").and_then(|k| k.parse().ok()).filter(|k| matches!(k * bits, 128 | 256));
+        let k: u32 = k.ok_or_else(|| cx.unsupported(format!("the shape {shape}")))?;
+        let (d, c) = (cx.dests(0)?, cx.sources(3, ScalarType::B32)?);
+        let (a, b) = (cx.sources(1, ScalarType::B32)?, cx.sources(2, ScalarType::B32)?);
+        let results = (arithmetic.result_bits() / 8) as usize;
+        let counts = [d.len(), a.len(), b.len(), c.len()];
+        if counts != [results, (k * bits / 64) as usize, (k * bits / 128) as usize, results] {
+            return Err(cx.unsupported(format!("{counts:?} registers for D, A, B and C")));
+        }
+        Ok(Box::new(Multiply { k, arithmetic, d, a, b, c }))
+    }
+}
+
+fn values(cx: &mut Context<'_>, sources: &[Source]) -> Vec<[u32; LANES]> {
+    sources.iter().map(|s| cx.u32(s)).collect()
+}
+
+impl Execute for Multiply {
+    fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
+        cx.aligned()?;
+        let (bits, results) = (self.arithmetic.bits().0, self.arithmetic.result_bits());
+        let place = if results == 16 { fragment::d16 } else { fragment::d32 };
+        let a = operand::gather(&values(cx, &self.a), bits, (TILE.0, self.k), |l, r| fragment::a(bits, l, r));
+        let b = operand::gather(&values(cx, &self.b), bits, (TILE.1, self.k), |l, r| fragment::b(bits, l, r));
+        let mut d = operand::gather(&values(cx, &self.c), results, TILE, place);
+        self.arithmetic.multiply(self.k as usize, a, b, &mut d, true);
+        for (i, reg) in self.d.iter().enumerate() {
+            cx.set_u32(*reg, &operand::scatter(&d, results, TILE.1, i as u32, place));
+        }
+        Ok(Step::Next)
+    }
+
+    fn class(&self) -> Class {
+        Class::Matrix
+    }
+}
