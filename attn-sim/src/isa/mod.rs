@@ -8,6 +8,7 @@ mod control;
 mod matrix;
 mod mov;
 mod operand;
+mod tcgen05;
 mod wgmma;
 
 use crate::machine::decode::Decode;
@@ -23,6 +24,7 @@ pub fn decode(cx: &Decode<'_>) -> Decoded {
         "mov" => mov::decode(cx),
         "bra" | "ret" | "exit" | "trap" => control::decode(cx),
         "ldmatrix" | "stmatrix" | "movmatrix" | "mma" => matrix::decode(cx),
+        "tcgen05" => tcgen05::decode(cx),
         "wgmma" => wgmma::decode(cx),
         _ => Err(cx.unsupported("no such opcode in the table")),
     }

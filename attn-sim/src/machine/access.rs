@@ -1,6 +1,6 @@
 //! Accesses of memory with their checks: bounds, initialisation, order, proxy.
 
-use super::clock::{Actor, Epoch};
+use super::clock::{Actor, Epoch, Proxy};
 use super::memory::{GlobalView, Space};
 use super::shadow::Conflict;
 use super::shared::FIRST;
@@ -206,7 +206,10 @@ impl Machine {
         let asynchronous = |e: Epoch| self.agents[e.agent as usize].asynchronous;
         let how = |w: bool| if w { "written" } else { "read" };
         let (now, then) = (how(writes), how(conflict.wrote));
-        let (kind, message) = if conflict.unfenced {
+        let (kind, message) = if conflict.unfenced && who.proxy == Proxy::Tensor {
+            let fences = "tcgen05.fence::before_thread_sync on one side or ::after_thread_sync on the other";
+            (Kind::MissingFence, format!("{at} is {now}, {then} before by another thread, without {fences}"))
+        } else if conflict.unfenced {
             (
                 Kind::ProxyFence,
                 format!("{at} is {now} by an asynchronous unit, {then} before with no proxy fence between"),

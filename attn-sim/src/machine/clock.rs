@@ -77,6 +77,9 @@ pub enum Proxy {
     Generic,
     /// Tensor and bulk copies, and the operand reads of matrix units.
     Async,
+    /// Tensor memory, whose order with other threads needs the fences of tcgen05: `fenced` of the actor's knowledge is the part
+    /// that they cover.
+    Tensor,
 }
 
 /// Somebody who accesses memory, at one moment.
@@ -147,7 +150,13 @@ impl Actor {
     /// Whether the writes of `earlier` are visible on this access's path to memory, given that it happens before.
     #[inline]
     pub fn sees(&self, earlier: Epoch) -> bool {
-        self.proxy == Proxy::Generic || earlier.is_async() || earlier.clock <= self.known.fenced.get(earlier.agent)
+        let own = earlier.agent == self.agent && earlier.clock == self.clock;
+        let fenced = || own || earlier.clock <= self.known.fenced.get(earlier.agent);
+        match self.proxy {
+            Proxy::Generic => true,
+            Proxy::Async => earlier.is_async() || fenced(),
+            Proxy::Tensor => fenced(),
+        }
     }
 }
 

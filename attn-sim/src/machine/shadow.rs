@@ -1,6 +1,6 @@
 //! What is remembered beside memory: which bytes were written, and by whom each word was last written and read.
 
-use super::clock::{Actor, Epoch};
+use super::clock::{Actor, Epoch, Proxy};
 
 /// Bytes of memory that share a [`Cell`].
 pub const GRAIN: usize = 4;
@@ -146,8 +146,11 @@ impl Shadow {
             let cell = &mut self.cells[word];
             let bytes = bytes_of(word, start, end);
             let mut check = |earlier: Epoch, wrote: bool| {
-                if earlier.exists() && !who.follows(earlier) && conflict.is_none() {
-                    conflict = Some(Conflict { offset: (word * GRAIN).max(start), earlier, wrote, unfenced: false });
+                let ordered = !earlier.exists() || who.follows(earlier);
+                // What a write replaces needs no proxy fence, but tensor memory's fences order every access.
+                let fenced = who.proxy != Proxy::Tensor || !earlier.exists() || who.sees(earlier);
+                if !(ordered && fenced) && conflict.is_none() {
+                    conflict = Some(Conflict { offset: (word * GRAIN).max(start), earlier, wrote, unfenced: ordered });
                 }
             };
             if cell.write != passed && cell.bytes & bytes != 0 {
@@ -193,7 +196,7 @@ impl Cell {
 
 #[cfg(test)]
 mod tests {
-    use super::super::clock::{Knowledge, Proxy};
+    use super::super::clock::Knowledge;
     use super::*;
     use std::rc::Rc;
 
