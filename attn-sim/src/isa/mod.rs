@@ -4,11 +4,26 @@
 //! whose opcode is the module's in [`decode`]; what it does not model is
 //! [`Decode::unsupported`](crate::machine::decode::Decode::unsupported), never a guess.
 
+mod atomic;
+mod bits;
+mod carry;
+mod compare;
 mod control;
+mod convert;
+mod float;
+mod form;
+mod int;
+mod lane;
+mod ldst;
 mod matrix;
 mod mov;
 mod operand;
+mod order;
+mod space;
 mod tcgen05;
+#[cfg(test)]
+mod testing;
+mod warp;
 mod wgmma;
 
 use crate::machine::decode::Decode;
@@ -26,6 +41,26 @@ pub fn decode(cx: &Decode<'_>) -> Decoded {
         "ldmatrix" | "stmatrix" | "movmatrix" | "mma" => matrix::decode(cx),
         "tcgen05" => tcgen05::decode(cx),
         "wgmma" => wgmma::decode(cx),
+        "add" | "sub" | "mul" | "mad" | "div" | "abs" | "neg" | "min" | "max" if float::is_float(cx) => {
+            float::decode(cx)
+        }
+        "add" | "sub" | "mul" | "mad" | "div" | "abs" | "neg" | "min" | "max" => int::decode(cx),
+        "fma" | "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" | "copysign" => float::decode(cx),
+        "rem" | "sad" | "mul24" | "mad24" | "dp4a" | "dp2a" => int::decode(cx),
+        "addc" | "subc" | "madc" => carry::decode(cx),
+        "and" | "or" | "xor" | "not" | "cnot" | "lop3" | "shl" | "shr" | "shf" | "prmt" => bits::decode(cx),
+        "popc" | "clz" | "brev" | "bfind" | "fns" | "bfe" | "bfi" | "bmsk" | "szext" => bits::decode(cx),
+        "setp" | "set" | "selp" | "slct" | "testp" => compare::decode(cx),
+        "cvt" => convert::decode(cx),
+        "cvta" | "isspacep" | "mapa" | "getctarank" => space::decode(cx),
+        "shfl" | "vote" | "match" | "redux" | "elect" | "activemask" => warp::decode(cx),
+        "bar" if cx.has("warp") => warp::decode(cx),
+        "atom" | "red" if !cx.has("async") => atomic::decode(cx),
+        "membar" => order::decode(cx),
+        "fence" if !cx.modifiers().any(|m| m.starts_with("proxy") || m == "mbarrier_init") => order::decode(cx),
+        "st" if !cx.has("async") && !cx.has("bulk") => ldst::decode(cx),
+        "ld" | "ldu" | "createpolicy" | "discard" | "prefetchu" | "applypriority" => ldst::decode(cx),
+        "prefetch" if !cx.has("tensormap") => ldst::decode(cx),
         _ => Err(cx.unsupported("no such opcode in the table")),
     }
 }

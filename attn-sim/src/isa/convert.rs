@@ -1,0 +1,277 @@
+//! `cvt`, `cvt.pack`: conversions between integers and floats of all widths, one value or packed ones.
+
+use super::Decoded;
+use super::form::{Form, mask, signed};
+use super::lane::lanewise;
+use crate::counters::Class;
+use crate::machine::decode::Decode;
+use crate::num::convert::{Number, Options, convert, pack_f32, pack_f32_nearest, ue8m0};
+use crate::num::format::{Format, Rounding};
+use crate::ptx::ScalarType;
+use crate::report::Unsupported;
+
+/// A type of a conversion: what each number is, how many a register holds, and how far apart they lie.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Type {
+    number: Number,
+    count: u32,
+    stride: u32,
+}
+
+/// Every type that a conversion takes or gives, but `ue8m0x2`, which is no format of numbers with signs.
+fn ty(name: &str) -> Option<Type> {
+    let float = |format, count, stride| Some(Type { number: Number::Float(format), count, stride });
+    match name {
+        "f16" => float(Format::F16, 1, 16),
+        "bf16" => float(Format::BF16, 1, 16),
+        "f32" => float(Format::F32, 1, 32),
+        "f64" => float(Format::F64, 1, 64),
+        "tf32" => float(Format::TF32, 1, 32),
+        "f16x2" => float(Format::F16, 2, 16),
+        "bf16x2" => float(Format::BF16, 2, 16),
+        "e4m3x2" => float(Format::E4M3, 2, 8),
+        "e5m2x2" => float(Format::E5M2, 2, 8),
+        "e2m3x2" => float(Format::E2M3, 2, 8),
+        "e3m2x2" => float(Format::E3M2, 2, 8),
+        "e2m1x2" => float(Format::E2M1, 2, 4),
+        _ => {
+            let ty = ScalarType::parse(name)?;
+            let bits = ty.bits();
+            let is_integer = matches!(name.as_bytes()[0], b'u' | b's');
+            let number = if ty.is_signed() { Number::Signed(bits) } else { Number::Unsigned(bits) };
+            is_integer.then_some(Type { number, count: 1, stride: bits })
+        }
+    }
+}
+
+/// The modifiers between `cvt` and its types.
+struct Modifiers {
+    options: Options,
+    /// A rounding that was written.
+    rounding: Option<Rounding>,
+}
+
+/// Roundings to integers, `.rni` and its like.
+const INTEGRAL: &[(&str, Rounding)] =
+    &[("rni", Rounding::Nearest), ("rzi", Rounding::Zero), ("rmi", Rounding::Down), ("rpi", Rounding::Up)];
+
+fn modifiers(d: &Decode<'_>, form: &mut Form<'_, '_>) -> Result<Modifiers, Unsupported> {
+    let integral = form.choice(INTEGRAL);
+    let rounding = form.rounding();
+    if integral.is_some() && rounding.is_some() {
+        return Err(d.unsupported("two roundings"));
+    }
+    let options = Options {
+        rounding: integral.or(rounding).unwrap_or(Rounding::Nearest),
+        integral: integral.is_some(),
+        ftz: form.take("ftz"),
+        sat: form.take("sat"),
+        satfinite: form.take("satfinite"),
+        relu: form.take("relu"),
+    };
+    Ok(Modifiers { options, rounding })
+}
+
+/// Decodes `cvt`.
+pub(super) fn decode(d: &Decode<'_>) -> Decoded {
+    if d.has("pack") {
+        return pack(d);
+    }
+    let mut form = Form::new(d);
+    // The types are the last two modifiers: to, from. What follows them is a scale, which is not known here.
+    let names: Vec<&str> = d.modifiers().collect();
+    let [.., to_name, from_name] = names.as_slice() else { return Err(d.unsupported("its types are missing")) };
+    form.take_last(2);
+    if d.has("rs") {
+        return Err(d.unsupported("stochastic rounding"));
+    }
+    let m = modifiers(d, &mut form)?;
+    if *to_name == "ue8m0x2" || *from_name == "ue8m0x2" {
+        return scale_pair(d, form, &m, to_name, from_name);
+    }
+    let (Some(to), Some(from)) = (ty(to_name), ty(from_name)) else { return Err(d.unsupported("its types")) };
+    match (to.count, from.count) {
+        (1, 1) => single(d, form, &m, to, from),
+        (2, 1) => narrow_pair(d, form, &m, to, from),
+        (2, 2) => pair(d, form, &m, to, from),
+        _ => Err(d.unsupported("its types")),
+    }
+}
+
+/// The type that a constant operand is read in.
+fn operand_type(number: Number) -> ScalarType {
+    match number {
+        Number::Float(f) if f == Format::F64 => ScalarType::F64,
+        Number::Float(_) => ScalarType::F32,
+        _ => ScalarType::B64,
+    }
+}
+
+/// Which modifiers a conversion of one value has; what PTX asks for and is missing, or has no meaning, is refused.
+fn check(d: &Decode<'_>, m: &Modifiers, to: Type, from: Type) -> Result<(), Unsupported> {
+    let refuse = |reason: &str| Err(d.unsupported(reason));
+    let (is_float, was_float) = (matches!(to.number, Number::Float(_)), matches!(from.number, Number::Float(_)));
+    let widens = match (from.number, to.number) {
+        (Number::Float(f), Number::Float(t)) => f.bits() < t.bits() && f.bits() != 19 || f == t,
+        _ => false,
+    };
+    if m.options.integral && !was_float {
+        return refuse("an integer rounding of an integer");
+    }
+    if was_float && !is_float && !m.options.integral {
+        return refuse("its integer rounding is missing");
+    }
+    if is_float && !widens && m.rounding.is_none() {
+        return refuse("its rounding is missing");
+    }
+    if m.rounding.is_some() && !is_float {
+        return refuse("a floating-point rounding of an integer");
+    }
+    let away = m.rounding == Some(Rounding::NearestAway);
+    if away && to.number != Number::Float(Format::TF32) {
+        return refuse("the rounding .rna for its type");
+    }
+    let narrow = matches!(to.number, Number::Float(f) if f == Format::F16 || f == Format::BF16 || f == Format::TF32);
+    if (m.options.satfinite || m.options.relu) && !(narrow && was_float) {
+        return refuse(".satfinite or .relu for its types");
+    }
+    if m.options.ftz && to.number != Number::Float(Format::F32) && from.number != Number::Float(Format::F32) {
+        return refuse(".ftz without .f32");
+    }
+    Ok(())
+}
+
+/// One value to one value. A wider destination register gets the sign of a signed result, zeros otherwise.
+fn single(d: &Decode<'_>, form: Form<'_, '_>, m: &Modifiers, to: Type, from: Type) -> Decoded {
+    form.done(2..=2)?;
+    check(d, m, to, from)?;
+    let options = m.options;
+    let source = d.source(1, operand_type(from.number))?;
+    let (from, to) = (from.number, to.number);
+    let from_bits = match from {
+        Number::Float(f) => f.bits(),
+        Number::Unsigned(n) | Number::Signed(n) => n,
+    };
+    let dest = d.dest(0)?;
+    let extend = match to {
+        Number::Signed(n) if n < 64 => Some(n),
+        _ => None,
+    };
+    Ok(lanewise(Class::Convert, dest, [source], move |[a]| {
+        let result = convert(from, to, a & mask(from_bits), options);
+        extend.map_or(result, |bits| signed(result, bits) as u64)
+    }))
+}
+
+/// Two f32 to a packed pair: the first operand goes to the upper half.
+fn narrow_pair(d: &Decode<'_>, form: Form<'_, '_>, m: &Modifiers, to: Type, from: Type) -> Decoded {
+    form.done(3..=3)?;
+    let Number::Float(format) = to.number else { return Err(d.unsupported("its types")) };
+    let halves = format == Format::F16 || format == Format::BF16;
+    let options = m.options;
+    let rounds = matches!(m.rounding, Some(Rounding::Nearest)) || halves && matches!(m.rounding, Some(Rounding::Zero));
+    if from.number != Number::Float(Format::F32) || !rounds || options.integral || options.ftz || options.sat {
+        return Err(d.unsupported("its types or modifiers"));
+    }
+    if !halves && !options.satfinite {
+        return Err(d.unsupported(".satfinite is missing"));
+    }
+    let sources = [d.source(1, ScalarType::F32)?, d.source(2, ScalarType::F32)?];
+    let numbers = |a: u64, b: u64| (f32::from_bits(a as u32), f32::from_bits(b as u32));
+    if halves && options == Options::rounded(Rounding::Nearest) {
+        return Ok(lanewise(Class::Convert, d.dest(0)?, sources, move |[a, b]| {
+            let (high, low) = numbers(a, b);
+            pack_f32_nearest(format, high, low).into()
+        }));
+    }
+    Ok(lanewise(Class::Convert, d.dest(0)?, sources, move |[a, b]| {
+        let (high, low) = numbers(a, b);
+        pack_f32(format, high, low, options)
+    }))
+}
+
+/// A packed pair to a packed pair: 8-bit and narrower formats to f16x2, and f16x2 to 8-bit ones.
+fn pair(d: &Decode<'_>, form: Form<'_, '_>, m: &Modifiers, to: Type, from: Type) -> Decoded {
+    form.done(2..=2)?;
+    let options = m.options;
+    let (Number::Float(t), Number::Float(f)) = (to.number, from.number) else { return Err(d.unsupported("its types")) };
+    let narrows = (f == Format::F16 || f == Format::BF16) && to.stride <= 8;
+    let widens = from.stride <= 8 && (t == Format::F16 || t == Format::BF16);
+    let plain = m.rounding == Some(Rounding::Nearest) && !options.integral && !options.ftz && !options.sat;
+    if !plain || !(narrows && options.satfinite || widens && !options.satfinite) {
+        return Err(d.unsupported("its types or modifiers"));
+    }
+    Ok(lanewise(Class::Convert, d.dest(0)?, [d.source(1, ScalarType::B32)?], move |[a]| {
+        let one = |i: u32| {
+            convert(from.number, to.number, a >> (i * from.stride) & mask(f.bits()), options) << (i * to.stride)
+        };
+        one(0) | one(1)
+    }))
+}
+
+/// `ue8m0x2`: two powers of two from f32, or as bf16x2.
+fn scale_pair(d: &Decode<'_>, form: Form<'_, '_>, m: &Modifiers, to: &str, from: &str) -> Decoded {
+    let options = m.options;
+    let plain = !options.integral && !options.ftz && !options.sat && !options.relu;
+    match (to, from, m.rounding) {
+        ("ue8m0x2", "f32", Some(rounding @ (Rounding::Zero | Rounding::Up))) if plain && options.satfinite => {
+            form.done(3..=3)?;
+            let sources = [d.source(1, ScalarType::F32)?, d.source(2, ScalarType::F32)?];
+            Ok(lanewise(Class::Convert, d.dest(0)?, sources, move |v| {
+                let [high, low] = v.map(|x| u64::from(ue8m0(f32::from_bits(x as u32), rounding)));
+                high << 8 | low
+            }))
+        }
+        ("bf16x2", "ue8m0x2", Some(Rounding::Nearest)) if plain && !options.satfinite => {
+            form.done(2..=2)?;
+            Ok(lanewise(Class::Convert, d.dest(0)?, [d.source(1, ScalarType::B16)?], |[a]| {
+                // The exponent alone; the smallest power is subnormal, and 255 is a NaN.
+                let one = |e: u64| match e {
+                    0 => 0x0040,
+                    255 => 0x7fff,
+                    e => e << 7,
+                };
+                one(a & 0xff) | one(a >> 8 & 0xff) << 16
+            }))
+        }
+        _ => Err(d.unsupported("its types or modifiers")),
+    }
+}
+
+/// `cvt.pack.sat.to.s32 d, a, b` and `cvt.pack.sat.to.s32.b32 d, a, b, c`: two saturated integers, `a` above `b`, with
+/// `c`'s low bits above both.
+fn pack(d: &Decode<'_>) -> Decoded {
+    let mut form = Form::new(d);
+    form.take("pack");
+    form.required(".sat", &[("sat", ())])?;
+    let keeps = form.take("b32");
+    let to = form.required(
+        "its type",
+        &[
+            ("u16", (16, 0, 0xffff)),
+            ("s16", (16, -0x8000, 0x7fff)),
+            ("u8", (8, 0, 0xff)),
+            ("s8", (8, -0x80, 0x7f)),
+            ("u4", (4, 0, 0xf)),
+            ("s4", (4, -8, 7)),
+            ("u2", (2, 0, 3)),
+            ("s2", (2, -2, 1)),
+        ],
+    )?;
+    form.required("its source type", &[("s32", ())])?;
+    form.done(if keeps { 4..=4 } else { 3..=3 })?;
+    let (bits, low, high): (u32, i64, i64) = to;
+    if keeps == (bits == 16) {
+        return Err(d.unsupported("its types"));
+    }
+    let s32 = ScalarType::S32;
+    let one = move |x: u64| signed(x, 32).clamp(low, high) as u64 & mask(bits);
+    let both = move |a: u64, b: u64| one(a) << bits | one(b);
+    if !keeps {
+        return Ok(lanewise(Class::Convert, d.dest(0)?, [d.source(1, s32)?, d.source(2, s32)?], move |[a, b]| {
+            both(a, b)
+        }));
+    }
+    let sources = [d.source(1, s32)?, d.source(2, s32)?, d.source(3, ScalarType::B32)?];
+    Ok(lanewise(Class::Convert, d.dest(0)?, sources, move |[a, b, c]| (c << (2 * bits) | both(a, b)) & mask(32)))
+}
