@@ -4,27 +4,40 @@
 //! whose opcode is the module's in [`decode`]; what it does not model is
 //! [`Decode::unsupported`](crate::machine::decode::Decode::unsupported), never a guess.
 
+mod async_copy;
+#[cfg(test)]
+mod async_tests;
 mod atomic;
+mod barrier;
 mod bits;
+mod bulk;
 mod carry;
+mod cluster;
 mod compare;
 mod control;
 mod convert;
+mod fence;
 mod float;
 mod form;
+mod grid;
+mod groups;
 mod int;
 mod lane;
 mod ldst;
 mod matrix;
+mod mbarrier;
 mod mov;
 mod operand;
 mod order;
+mod regs;
 mod space;
 mod tcgen05;
 #[cfg(test)]
 mod testing;
+mod tma;
 mod warp;
 mod wgmma;
+mod words;
 
 use crate::machine::decode::Decode;
 use crate::machine::execute::Execute;
@@ -61,6 +74,17 @@ pub fn decode(cx: &Decode<'_>) -> Decoded {
         "st" if !cx.has("async") && !cx.has("bulk") => ldst::decode(cx),
         "ld" | "ldu" | "createpolicy" | "discard" | "prefetchu" | "applypriority" => ldst::decode(cx),
         "prefetch" if !cx.has("tensormap") => ldst::decode(cx),
+        "bar" | "barrier" => barrier::decode(cx),
+        "clusterlaunchcontrol" => grid::decode_clusterlaunchcontrol(cx),
+        "cp" => async_copy::decode(cx),
+        "fence" if fence::is_between_proxies(cx) => fence::decode(cx),
+        "griddepcontrol" => grid::decode_griddepcontrol(cx),
+        "mbarrier" => mbarrier::decode(cx),
+        "prefetch" if cx.has("tensormap") => tma::decode_prefetch(cx),
+        "setmaxnreg" => regs::decode(cx),
+        "st" if cx.has("bulk") => bulk::decode_fill(cx),
+        "st" | "red" if cx.has("async") => cluster::decode_async(cx),
+        "tensormap" => tma::decode_tensormap(cx),
         _ => Err(cx.unsupported("no such opcode in the table")),
     }
 }

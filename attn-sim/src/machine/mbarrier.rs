@@ -29,6 +29,8 @@ pub struct Mbarrier {
     released: Knowledge,
     /// Agent and moment of its initialisation, of which others must have heard.
     initialised: (u32, u32),
+    /// Whether a fence has made it visible to asynchronous units.
+    for_units: bool,
 }
 
 impl Machine {
@@ -45,7 +47,9 @@ impl Machine {
         }
         let initialised = (who.agent, who.clock);
         let (gathering, released) = Default::default();
-        self.blocks[at.0].mbarriers.insert(at.1, Mbarrier { state, gathering, released, initialised });
+        self.blocks[at.0]
+            .mbarriers
+            .insert(at.1, Mbarrier { state, gathering, released, initialised, for_units: false });
         Ok(())
     }
 
@@ -71,6 +75,28 @@ impl Machine {
             self.report(who, Kind::Race, message, None);
         }
         Ok(self.blocks[at.0].mbarriers.get_mut(&at.1).expect("found above"))
+    }
+
+    /// The live mbarrier that an asynchronous operation will complete on, which must be visible to units when it is issued.
+    pub fn mbarrier_for_unit(&mut self, who: &Actor, at: At) -> Result<(), Stop> {
+        if !self.mbarrier(who, at)?.for_units {
+            let message = format!(
+                "the mbarrier at {:#x} is used by an asynchronous unit, with no fence after its initialisation",
+                at.1
+            );
+            self.report(who, Kind::ProxyFence, message, None);
+        }
+        Ok(())
+    }
+
+    /// A fence by a warp makes the mbarriers of its cluster, whose initialisation it has made or heard of, visible to units.
+    pub fn mbarriers_to_units(&mut self, warp: usize) {
+        let (agent, known) = (self.warps[warp].agent, std::rc::Rc::clone(&self.warps[warp].known));
+        let blocks = self.clusters[self.blocks[self.warps[warp].block].cluster].blocks.clone();
+        for bar in self.blocks[blocks].iter_mut().flat_map(|block| block.mbarriers.values_mut()) {
+            let (by, clock) = bar.initialised;
+            bar.for_units |= by == agent || known.seen.get(by) >= clock;
+        }
     }
 
     /// Changes an mbarrier's state by `change`, which `release` goes with; wakes waiters when that completes the phase.

@@ -85,30 +85,34 @@ impl Machine {
                 return Ok(());
             } else {
                 // Waits that may give up do so once; if that leads back here, nothing will ever come.
-                let waits = self.give_up();
+                let waits = self.may_give_up();
                 if waits.is_empty() || waits == stalled {
                     return Err(Stop::Deadlock { kernel: self.program.name.clone(), blocked: self.blocked() });
                 }
+                self.give_up(&waits);
                 stalled = waits;
             }
         }
     }
 
-    /// Lets waits that may give up do so, and returns them.
-    fn give_up(&mut self) -> Vec<(usize, usize, usize)> {
-        let mut waits = Vec::new();
-        for (index, warp) in self.warps.iter_mut().enumerate() {
-            for (number, split) in warp.splits.iter_mut().enumerate() {
-                if matches!(&split.state, State::Blocked(wait) if wait.gives_up) {
-                    split.state = State::Resumed { timed_out: true };
-                    waits.push((index, number, split.pc));
-                }
-            }
+    /// Waits that may give up: warp, split and instruction.
+    fn may_give_up(&self) -> Vec<(usize, usize, usize)> {
+        let splits =
+            self.warps.iter().enumerate().flat_map(|(warp, w)| w.splits.iter().enumerate().map(move |s| (warp, s)));
+        splits
+            .filter(|(_, (_, split))| matches!(&split.state, State::Blocked(wait) if wait.gives_up))
+            .map(|(warp, (number, split))| (warp, number, split.pc))
+            .collect()
+    }
+
+    /// Lets waits give up.
+    fn give_up(&mut self, waits: &[(usize, usize, usize)]) {
+        for &(warp, split, _) in waits {
+            self.warps[warp].splits[split].state = State::Resumed { timed_out: true };
         }
         self.waiting.clear();
         self.requeue_blocked();
         waits.iter().for_each(|&(warp, ..)| self.make_ready(warp));
-        waits
     }
 
     /// Rebuilds the lists of waiters from the splits that still wait.
@@ -320,6 +324,7 @@ impl Machine {
         self.warps[warp].regs = Registers::default();
         self.blocks[block].live -= 1;
         self.wake(super::wait::Key::Cluster(self.blocks[block].cluster));
+        (0..crate::barrier_state::BARRIERS).for_each(|i| self.wake(super::wait::Key::Barrier(block, i)));
         if self.blocks[block].live > 0 {
             return;
         }

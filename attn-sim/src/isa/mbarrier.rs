@@ -1,0 +1,304 @@
+//! `mbarrier`: arrivals, transactions, waits.
+
+use super::words::Words;
+use crate::counters::Class;
+use crate::machine::UnitState;
+use crate::machine::context::Context;
+use crate::machine::decode::{Addr, Decode, Reg, Source};
+use crate::machine::execute::{Execute, Step};
+use crate::machine::mbarrier::{At, Phase};
+use crate::machine::memory::Space;
+use crate::machine::wait::{Key, Wait};
+use crate::mbarrier_state::{MbarrierState, Misuse, Token};
+use crate::ptx::ScalarType;
+use crate::report::{Kind, Stop, Unsupported};
+use std::collections::BTreeMap;
+
+/// Decodes an `mbarrier` instruction.
+pub fn decode(d: &Decode) -> Result<Box<dyn Execute>, Unsupported> {
+    let mut words = Words::new(d);
+    words.expect("b64")?;
+    let verb = words.one("an operation", |word| {
+        ["init", "inval", "arrive", "arrive_drop", "expect_tx", "complete_tx", "test_wait", "try_wait", "pending_count"]
+            .into_iter()
+            .find(|verb| *verb == word)
+    });
+    let op: Box<dyn Execute> = match verb? {
+        "init" => {
+            let space = words.shared_space();
+            Box::new(Life { space, addr: d.address(0)?, count: Some(d.source(1, ScalarType::U32)?) })
+        }
+        "inval" => Box::new(Life { space: words.shared_space(), addr: d.address(0)?, count: None }),
+        "arrive" => Box::new(arrive(d, &mut words, false)?),
+        "arrive_drop" => Box::new(arrive(d, &mut words, true)?),
+        // `mbarrier.arrive.expect_tx` has both words, and `arrive` comes first.
+        verb @ ("expect_tx" | "complete_tx") => {
+            words.relaxed("relaxed");
+            let (space, addr) = (words.shared_space(), d.address(0)?);
+            Box::new(Transaction { space, addr, bytes: d.source(1, ScalarType::U32)?, complete: verb == "complete_tx" })
+        }
+        "pending_count" => Box::new(PendingCount { dest: d.dest(0)?, state: d.source(1, ScalarType::B64)? }),
+        verb => Box::new(wait(d, &mut words, verb == "try_wait")?),
+    };
+    words.end()?;
+    Ok(op)
+}
+
+/// The mbarrier that a lane names.
+pub(super) fn place(cx: &Context<'_>, lane: usize, space: Space, addr: u64) -> Result<At, Stop> {
+    let (block, offset) = cx.shared_at(lane, space, addr)?;
+    if !offset.is_multiple_of(8) {
+        return Err(cx.fault(Kind::Misaligned, format!("the mbarrier at {offset:#x} is not a multiple of 8")));
+    }
+    cx.m.check_bounds(&cx.actor(), crate::machine::Location::Shared { block, offset }, 8)?;
+    Ok((block, offset))
+}
+
+/// `mbarrier.init` and `mbarrier.inval`.
+#[derive(Debug)]
+struct Life {
+    space: Space,
+    addr: Addr,
+    count: Option<Source>,
+}
+
+impl Execute for Life {
+    fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
+        let addrs = cx.addresses(&self.addr);
+        let counts = self.count.map(|count| cx.u32(&count));
+        for lane in cx.lanes() {
+            let (at, who) = (place(cx, lane, self.space, addrs[lane])?, cx.actor());
+            match counts {
+                Some(counts) => {
+                    let already = cx.m.blocks[at.0].mbarriers.contains_key(&at.1);
+                    if !already {
+                        cx.m.note_shared_write(&who, at.0, at.1, 8);
+                    }
+                    cx.m.mbarrier_init(&who, at, counts[lane])?;
+                }
+                None => cx.m.mbarrier_inval(&who, at)?,
+            }
+        }
+        Ok(Step::Next)
+    }
+
+    fn class(&self) -> Class {
+        Class::Mbarrier
+    }
+}
+
+/// `mbarrier.arrive` and `mbarrier.arrive_drop` in all forms.
+#[derive(Debug)]
+struct Arrive {
+    dest: Option<Reg>,
+    space: Space,
+    addr: Addr,
+    form: Form,
+    /// Count of arrivals, or bytes to expect; 1 where it is not written.
+    amount: Source,
+    release: bool,
+    drop: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Plain,
+    NoComplete,
+    ExpectTx,
+}
+
+fn arrive(d: &Decode, words: &mut Words, drop: bool) -> Result<Arrive, Unsupported> {
+    let form = match (words.take("expect_tx"), words.take("noComplete")) {
+        (true, _) => Form::ExpectTx,
+        (false, true) => Form::NoComplete,
+        (false, false) => Form::Plain,
+    };
+    // The destination may be left out altogether in the remote forms of old compilers.
+    let first = usize::from(!matches!(d.operand(0)?, crate::ptx::Operand::Address(_)));
+    let amount = match d.operands() > first + 1 {
+        true => d.source(first + 1, ScalarType::U32)?,
+        false if form == Form::Plain => Source::Imm(1),
+        false => return Err(d.unsupported("without a count")),
+    };
+    let release = !words.relaxed("release");
+    let dest = if first == 1 { d.dest(0)? } else { None };
+    let space = words.shared_space();
+    if space == Space::SharedCluster && dest.is_some() {
+        return Err(d.unsupported("a state of an mbarrier in `.shared::cluster`"));
+    }
+    Ok(Arrive { dest, space, addr: d.address(first)?, form, amount, release, drop })
+}
+
+impl Arrive {
+    fn change(&self, bar: &mut MbarrierState, amount: u32) -> Result<(Token, crate::mbarrier_state::Step), Misuse> {
+        match (self.form, self.drop) {
+            (Form::Plain, false) => bar.arrive(amount),
+            (Form::ExpectTx, false) => bar.arrive_expect_tx(amount),
+            (Form::NoComplete, false) => Ok((bar.arrive_no_complete(amount)?, crate::mbarrier_state::Step::Pending)),
+            (Form::Plain, true) => bar.arrive_drop(amount, false),
+            (Form::ExpectTx, true) => bar.arrive_drop_expect_tx(amount),
+            (Form::NoComplete, true) => bar.arrive_drop(amount, true),
+        }
+    }
+}
+
+impl Execute for Arrive {
+    fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
+        let (addrs, amounts, who) = (cx.addresses(&self.addr), cx.u32(&self.amount), cx.actor());
+        let released = if self.release { Some(cx.m.release(cx.warp)) } else { None };
+        let mut states = [0; 32];
+        for lane in cx.lanes() {
+            let at = place(cx, lane, self.space, addrs[lane])?;
+            let known = released.as_deref();
+            let token = cx.m.mbarrier_change(&who, at, known, |bar| self.change(bar, amounts[lane]))?;
+            states[lane] = token.0;
+        }
+        cx.set_u64(self.dest, &states);
+        Ok(Step::Next)
+    }
+
+    fn class(&self) -> Class {
+        Class::Mbarrier
+    }
+}
+
+/// `mbarrier.expect_tx` and `mbarrier.complete_tx`.
+#[derive(Debug)]
+struct Transaction {
+    space: Space,
+    addr: Addr,
+    bytes: Source,
+    complete: bool,
+}
+
+impl Execute for Transaction {
+    fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
+        let (addrs, bytes, who) = (cx.addresses(&self.addr), cx.u32(&self.bytes), cx.actor());
+        for lane in cx.lanes() {
+            let at = place(cx, lane, self.space, addrs[lane])?;
+            cx.m.mbarrier_change(&who, at, None, |bar| {
+                let step = if self.complete { bar.complete_tx(bytes[lane])? } else { bar.expect_tx(bytes[lane])? };
+                Ok(((), step))
+            })?;
+        }
+        Ok(Step::Next)
+    }
+
+    fn class(&self) -> Class {
+        Class::Mbarrier
+    }
+}
+
+/// `mbarrier.pending_count`.
+#[derive(Debug)]
+struct PendingCount {
+    dest: Option<Reg>,
+    state: Source,
+}
+
+impl Execute for PendingCount {
+    fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
+        let counts = cx.u64(&self.state).map(|state| Token(state).pending_count());
+        cx.set_u32(self.dest, &counts);
+        Ok(Step::Next)
+    }
+
+    fn class(&self) -> Class {
+        Class::Mbarrier
+    }
+}
+
+/// `mbarrier.test_wait` and `mbarrier.try_wait`.
+#[derive(Debug)]
+struct WaitFor {
+    dest: Option<Reg>,
+    space: Space,
+    addr: Addr,
+    phase: Source,
+    parity: bool,
+    acquire: bool,
+    suspends: bool,
+}
+
+fn wait(d: &Decode, words: &mut Words, suspends: bool) -> Result<WaitFor, Unsupported> {
+    let parity = words.take("parity");
+    let acquire = !words.relaxed("acquire");
+    let space = words.shared_space();
+    if space == Space::SharedCluster {
+        return Err(d.unsupported("a wait on another block's mbarrier"));
+    }
+    // A fourth operand is the time after which try_wait gives up: a hint.
+    let phase = d.source(2, if parity { ScalarType::U32 } else { ScalarType::B64 })?;
+    Ok(WaitFor { dest: d.dest(0)?, space, addr: d.address(1)?, phase, parity, acquire, suspends })
+}
+
+/// Phases that a warp found incomplete, by mbarrier: it will ask for them again.
+#[derive(Default)]
+struct Asked(BTreeMap<At, u64>);
+
+impl UnitState for Asked {}
+
+impl WaitFor {
+    /// Whether a phase is complete. Asking again for one that hardware cannot tell from another by now is reported.
+    fn complete(&self, cx: &mut Context<'_>, at: At, phase: Phase) -> Result<bool, Stop> {
+        let who = cx.actor();
+        if cx.m.mbarrier_test(&who, at, phase, self.acquire)? {
+            cx.warp_state::<Asked>().0.remove(&at);
+            return Ok(true);
+        }
+        let state = cx.m.mbarrier(&who, at)?.state;
+        let now = state.phase();
+        let asked = *cx.warp_state::<Asked>().0.entry(at).or_insert(now);
+        if let (Phase::Parity(_), true) = (phase, asked != now && asked % 2 == now % 2)
+            && let Err(misuse) = state.wait_again(asked)
+        {
+            cx.report(Kind::Mbarrier, format!("the mbarrier at {:#x}: {misuse}", at.1));
+        }
+        cx.warp_state::<Asked>().0.insert(at, now);
+        Ok(false)
+    }
+
+    fn words(&self, at: At, phase: Phase) -> String {
+        match phase {
+            Phase::Parity(parity) => format!("at {:#x}, parity {}", at.1, u32::from(parity)),
+            Phase::State(token) => format!("at {:#x}, phase {}", at.1, token.phase()),
+        }
+    }
+}
+
+impl Execute for WaitFor {
+    fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
+        let (addrs, phases) = (cx.addresses(&self.addr), cx.u64(&self.phase));
+        // Lanes mostly ask the same.
+        let mut answers: Vec<(At, Phase, bool)> = Vec::new();
+        let mut done = 0;
+        for lane in cx.lanes() {
+            let at = place(cx, lane, self.space, addrs[lane])?;
+            let phase = match self.parity {
+                true => Phase::Parity(phases[lane] & 1 == 1),
+                false => Phase::State(Token(phases[lane])),
+            };
+            let known = answers.iter().find(|(a, p, _)| (*a, *p) == (at, phase)).map(|(.., complete)| *complete);
+            let complete = match known {
+                Some(complete) => complete,
+                None => {
+                    let complete = self.complete(cx, at, phase)?;
+                    answers.push((at, phase, complete));
+                    complete
+                }
+            };
+            done |= u32::from(complete) << lane;
+        }
+        if done == 0 && self.suspends && !cx.timed_out {
+            let (at, phase, _) = answers[0];
+            let (key, detail) = (Key::Mbarrier(at.0, at.1), self.words(at, phase));
+            return Ok(Step::Block(Wait { key, what: "mbarrier", detail, gives_up: true }));
+        }
+        cx.set_pred(self.dest, done);
+        Ok(Step::Next)
+    }
+
+    fn class(&self) -> Class {
+        Class::Mbarrier
+    }
+}
