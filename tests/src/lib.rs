@@ -10,6 +10,7 @@
 //! | [`sampled`] | some rows of an answer that is too large to check whole |
 //! | [`gpu`] | a case on the device |
 //! | [`suite`], [`bench`](mod@bench) | all cases checked, all shapes timed |
+//! | [`probe`] | single instructions, recorded on hardware |
 //! | [`sample`], [`demo`] | inputs and expected outputs in a safetensors file, and the main job on them |
 
 pub mod bench;
@@ -24,6 +25,7 @@ pub mod lists;
 mod names;
 pub mod oracle;
 pub mod precision;
+pub mod probe;
 pub mod sample;
 pub mod sampled;
 pub mod suite;
