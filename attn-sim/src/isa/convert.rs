@@ -275,3 +275,107 @@ fn pack(d: &Decode<'_>) -> Decoded {
     let sources = [d.source(1, s32)?, d.source(2, s32)?, d.source(3, ScalarType::B32)?];
     Ok(lanewise(Class::Convert, d.dest(0)?, sources, move |[a, b, c]| (c << (2 * bits) | both(a, b)) & mask(32)))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::isa::testing::{apply, refused, value};
+
+    fn b(x: f32) -> u64 {
+        x.to_bits().into()
+    }
+
+    #[test]
+    fn one_value() {
+        // Form, result width, operand width, operand, result.
+        let rows: &[(&str, u32, u32, u64, u64)] = &[
+            ("cvt.u16.u32", 16, 32, 0x1_2345, 0x2345),
+            ("cvt.u32.u16", 32, 16, 0xffff, 0xffff),
+            ("cvt.s64.s32", 64, 32, 0xffff_fffe, -2i64 as u64),
+            ("cvt.u64.u32", 64, 32, 0xffff_fffe, 0xffff_fffe),
+            ("cvt.s32.s8", 32, 32, 0x80, 0xffff_ff80),
+            ("cvt.s16.s8", 32, 32, 0x80, 0xffff_ff80),
+            ("cvt.u8.u32", 32, 32, 0x1ff, 0xff),
+            ("cvt.sat.u8.s32", 32, 32, 0xffff_ffff, 0),
+            ("cvt.sat.s8.s32", 32, 32, 300, 127),
+            ("cvt.rn.f32.s32", 32, 32, 0xffff_ffff, b(-1.0)),
+            ("cvt.rn.f32.u32", 32, 32, 0xffff_ffff, b(4294967296.0)),
+            ("cvt.rz.f32.u32", 32, 32, 0xffff_ffff, b(4294967040.0)),
+            ("cvt.rn.f64.s64", 64, 64, -3i64 as u64, (-3f64).to_bits()),
+            ("cvt.rni.s32.f32", 32, 32, b(2.5), 2),
+            ("cvt.rzi.s32.f32", 32, 32, b(-2.7), -2i32 as u32 as u64),
+            ("cvt.rmi.s32.f32", 32, 32, b(-2.2), -3i32 as u32 as u64),
+            ("cvt.rpi.u32.f32", 32, 32, b(2.2), 3),
+            ("cvt.rzi.u32.f32", 32, 32, b(-1.0), 0),
+            ("cvt.rzi.s32.f32", 32, 32, b(1e20), 0x7fff_ffff),
+            ("cvt.rni.ftz.s32.f32", 32, 32, b(f32::NAN), 0),
+            ("cvt.rni.f32.f32", 32, 32, b(2.5), b(2.0)),
+            ("cvt.rmi.f32.f32", 32, 32, b(-0.5), b(-1.0)),
+            ("cvt.sat.f32.f32", 32, 32, b(3.0), b(1.0)),
+            ("cvt.f64.f32", 64, 32, b(1.5), 1.5f64.to_bits()),
+            ("cvt.rn.f32.f64", 32, 64, 0.1f64.to_bits(), b(0.1)),
+            ("cvt.f32.f16", 32, 16, 0x3c00, b(1.0)),
+            ("cvt.f32.bf16", 32, 16, 0x4040, b(3.0)),
+            ("cvt.rn.f16.f32", 16, 32, b(1.0 + 1.0 / 2048.0), 0x3c00),
+            ("cvt.rz.bf16.f32", 16, 32, 0x3fff_ffff, 0x3fff),
+            ("cvt.rn.relu.bf16.f32", 16, 32, b(-1.0), 0),
+            ("cvt.rna.tf32.f32", 32, 32, 0x3f80_1000, 0x3f80_2000),
+            ("cvt.rn.satfinite.tf32.f32", 32, 32, b(f32::INFINITY), 0x7f7f_e000),
+        ];
+        for &(form, width, operand, a, expected) in rows {
+            let got = apply(form, width, &[(operand, a)]);
+            assert_eq!(got, expected, "{form} {a:#x}: {got:#x}, expected {expected:#x}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_two_goes_above_the_second() {
+        // Form, result width, operands with their widths, result.
+        type Row<'a> = (&'a str, u32, &'a [(u32, u64)], u64);
+        let rows: &[Row<'_>] = &[
+            ("cvt.rn.bf16x2.f32", 32, &[(32, b(1.0)), (32, b(2.0))], 0x3f80_4000),
+            ("cvt.rn.f16x2.f32", 32, &[(32, b(1.0)), (32, b(2.0))], 0x3c00_4000),
+            ("cvt.rz.relu.f16x2.f32", 32, &[(32, b(-1.0)), (32, b(2.0))], 0x4000),
+            ("cvt.rn.satfinite.f16x2.f32", 32, &[(32, b(1e9)), (32, b(2.0))], 0x7bff_4000),
+            ("cvt.rn.satfinite.e4m3x2.f32", 16, &[(32, b(1.0)), (32, b(1e9))], 0x387e),
+            ("cvt.rn.satfinite.e5m2x2.f32", 16, &[(32, b(1.0)), (32, b(-1e9))], 0x3cfb),
+            ("cvt.rn.satfinite.relu.e4m3x2.f16x2", 16, &[(32, 0x3c00_bc00)], 0x3800),
+            ("cvt.rn.f16x2.e4m3x2", 32, &[(16, 0x3840)], 0x3c00_4000),
+            ("cvt.rn.f16x2.e5m2x2", 32, &[(16, 0x3c40)], 0x3c00_4000),
+            ("cvt.rz.satfinite.ue8m0x2.f32", 16, &[(32, b(1.0)), (32, b(4.0))], 0x7f81),
+            ("cvt.rn.bf16x2.ue8m0x2", 32, &[(16, 0x7f81)], 0x3f80_4080),
+            ("cvt.pack.sat.s16.s32", 32, &[(32, 70000), (32, 0xffff_ffff)], 0x7fff_ffff),
+            ("cvt.pack.sat.u8.s32.b32", 32, &[(32, 300), (32, 0xffff_ffff), (32, 0x1234)], 0x1234_ff00),
+        ];
+        for (form, width, operands, expected) in rows {
+            let got = apply(form, *width, operands);
+            assert_eq!(got, *expected, "{form}: {got:#x}, expected {expected:#x}");
+        }
+    }
+
+    #[test]
+    fn a_constant_and_a_special_register_convert_too() {
+        assert_eq!(
+            value(
+                "cvt.u64.u32 %rd0, %ntid.x; cvt.rn.f32.s32 %f0, -2; mov.b32 %r0, %f0; mov.b64 %out, {%r0, %r0}; sub.s64 %out, %out, %rd0;",
+                &[]
+            ),
+            (b(-2.0) << 32 | b(-2.0)) - 32
+        );
+    }
+
+    #[test]
+    fn forms_that_do_not_exist_are_refused() {
+        for line in [
+            "cvt.f32.s32 %f0, %r0;",
+            "cvt.s32.f32 %r0, %f0;",
+            "cvt.f16.f32 %h0, %f0;",
+            "cvt.rs.bf16x2.f32 %r0, %f0, %f1, %r1;",
+            "cvt.rn.e4m3x2.f32 %h0, %f0, %f1;",
+            "cvt.rn.b32.f32 %r0, %f0;",
+            "cvt.rni.s32.s32 %r0, %r1;",
+            "cvt.rn.satfinite.s32.f32 %r0, %f0;",
+        ] {
+            refused(line);
+        }
+    }
+}

@@ -320,3 +320,137 @@ fn copysign(d: &Decode<'_>) -> Decoded {
     let sign = t.format.sign();
     each(d, &t, move |[a, b]| b & !sign | a & sign)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::isa::testing::{apply, refused, table, value};
+
+    fn b(x: f32) -> u64 {
+        x.to_bits().into()
+    }
+
+    fn d(x: f64) -> u64 {
+        x.to_bits()
+    }
+
+    /// Two f32 in one register: the first is the lower one.
+    fn x2(low: f32, high: f32) -> u64 {
+        b(high) << 32 | b(low)
+    }
+
+    const NAN: u64 = 0x7fff_ffff;
+
+    #[test]
+    fn single_precision() {
+        let inf = b(f32::INFINITY);
+        table(&[
+            ("add.f32", 32, 32, &[b(1.5), b(2.25)], b(3.75)),
+            ("add.rm.f32", 32, 32, &[b(1.0), b(1e-9)], b(1.0)),
+            ("add.rp.f32", 32, 32, &[b(1.0), b(1e-9)], b(1.0) + 1),
+            ("add.rz.f32", 32, 32, &[b(-1.0), b(-1e-9)], b(-1.0)),
+            ("add.ftz.f32", 32, 32, &[1, 1], 0),
+            ("add.f32", 32, 32, &[1, 1], 2),
+            ("add.sat.f32", 32, 32, &[b(1.0), b(1.0)], b(1.0)),
+            ("add.f32", 32, 32, &[inf, b(f32::NEG_INFINITY)], NAN),
+            ("sub.rn.f32", 32, 32, &[b(1.0), b(3.0)], b(-2.0)),
+            ("mul.f32", 32, 32, &[b(3.0), b(-2.0)], b(-6.0)),
+            ("fma.rn.f32", 32, 32, &[b(3.0), b(2.0), b(1.0)], b(7.0)),
+            ("mad.rn.f32", 32, 32, &[b(3.0), b(2.0), b(1.0)], b(7.0)),
+            ("fma.rz.ftz.sat.f32", 32, 32, &[b(3.0), b(-2.0), b(1.0)], 0),
+            ("div.rn.f32", 32, 32, &[b(1.0), b(3.0)], b(1.0 / 3.0)),
+            ("div.full.f32", 32, 32, &[b(6.0), b(3.0)], b(2.0)),
+            ("div.approx.ftz.f32", 32, 32, &[b(6.0), b(3.0)], b(2.0)),
+            ("neg.f32", 32, 32, &[b(1.0)], b(-1.0)),
+            ("abs.ftz.f32", 32, 32, &[b(-1.0)], b(1.0)),
+            ("max.f32", 32, 32, &[b(-0.0), b(0.0)], 0),
+            ("min.f32", 32, 32, &[b(0.0), b(-0.0)], b(-0.0)),
+            ("max.f32", 32, 32, &[b(f32::NAN), b(2.0)], b(2.0)),
+            ("max.NaN.f32", 32, 32, &[b(f32::NAN), b(2.0)], NAN),
+            ("max.ftz.f32", 32, 32, &[b(3.0), b(2.0)], b(3.0)),
+            ("max.ftz.f32", 32, 32, &[1, b(-2.0)], 0),
+            ("max.f32", 32, 32, &[b(1.0), b(5.0), b(3.0)], b(5.0)),
+            ("min.abs.f32", 32, 32, &[b(-1.0), b(5.0), b(3.0)], b(1.0)),
+            ("max.NaN.f32", 32, 32, &[b(1.0), b(5.0), b(f32::NAN)], NAN),
+            ("max.xorsign.abs.f32", 32, 32, &[b(-3.0), b(2.0)], b(-3.0)),
+            ("sqrt.rn.f32", 32, 32, &[b(2.0)], b(2f32.sqrt())),
+            ("rcp.rn.f32", 32, 32, &[b(3.0)], b(1.0 / 3.0)),
+            ("rcp.approx.ftz.f32", 32, 32, &[b(4.0)], b(0.25)),
+            ("rsqrt.approx.f32", 32, 32, &[b(4.0)], b(0.5)),
+            ("sqrt.approx.ftz.f32", 32, 32, &[b(9.0)], b(3.0)),
+            ("ex2.approx.ftz.f32", 32, 32, &[b(3.0)], b(8.0)),
+            ("ex2.approx.ftz.f32", 32, 32, &[b(f32::NEG_INFINITY)], 0),
+            ("ex2.approx.f32", 32, 32, &[b(-149.0)], 1),
+            ("lg2.approx.ftz.f32", 32, 32, &[b(8.0)], b(3.0)),
+            ("sin.approx.f32", 32, 32, &[0], 0),
+            ("cos.approx.f32", 32, 32, &[0], b(1.0)),
+            ("tanh.approx.f32", 32, 32, &[inf], b(1.0)),
+            ("copysign.f32", 32, 32, &[b(-1.0), b(2.0)], b(-2.0)),
+        ]);
+    }
+
+    #[test]
+    fn pairs_of_f32() {
+        table(&[
+            ("add.rn.f32x2", 64, 64, &[x2(1.0, 2.0), x2(3.0, 4.0)], x2(4.0, 6.0)),
+            ("add.rm.ftz.f32x2", 64, 64, &[x2(1.0, 1.0), x2(1e-9, -1e-9)], x2(1.0, 1.0 - f32::EPSILON / 2.0)),
+            ("sub.rn.f32x2", 64, 64, &[x2(1.0, 2.0), x2(3.0, 5.0)], x2(-2.0, -3.0)),
+            ("mul.f32x2", 64, 64, &[x2(1.0, 2.0), x2(3.0, 5.0)], x2(3.0, 10.0)),
+            ("fma.rn.f32x2", 64, 64, &[x2(1.0, 2.0), x2(3.0, 5.0), x2(1.0, -1.0)], x2(4.0, 9.0)),
+        ]);
+    }
+
+    #[test]
+    fn other_formats() {
+        table(&[
+            ("add.f64", 64, 64, &[d(0.1), d(0.2)], d(0.1 + 0.2)),
+            ("fma.rp.f64", 64, 64, &[d(1.0), d(1.0), d(1e-30)], d(1.0) + 1),
+            ("div.rn.f64", 64, 64, &[d(1.0), d(3.0)], d(1.0 / 3.0)),
+            ("sqrt.rn.f64", 64, 64, &[d(2.0)], d(2f64.sqrt())),
+            ("min.f64", 64, 64, &[d(1.0), d(f64::NAN)], d(1.0)),
+            ("rcp.approx.ftz.f64", 64, 64, &[d(2.0)], d(0.5)),
+            ("neg.f64", 64, 64, &[d(2.0)], d(-2.0)),
+            ("add.f16", 16, 16, &[0x3c00, 0x4000], 0x4200),
+            ("add.rn.f16x2", 32, 32, &[0x3c00_4000, 0x4000_4000], 0x4200_4400),
+            ("mul.bf16x2", 32, 32, &[0x3f80_4000, 0x4000_4000], 0x4000_4080),
+            ("fma.rn.relu.bf16", 16, 16, &[0x3f80, 0xc000, 0x3f80], 0),
+            ("fma.rn.sat.f16x2", 32, 32, &[0x4000_4000, 0x4000_c000, 0], 0x3c00_0000),
+            ("max.NaN.bf16x2", 32, 32, &[0x7fc0_3f80, 0x3f80_4000], 0x7fff_4000),
+            ("neg.bf16x2", 32, 32, &[0x3f80_bf80], 0xbf80_3f80),
+            ("abs.f16x2", 32, 32, &[0xbc00_3c00], 0x3c00_3c00),
+            ("ex2.approx.f16x2", 32, 32, &[0x3c00_4000], 0x4000_4400),
+            ("ex2.approx.ftz.bf16x2", 32, 32, &[0x3f80_4000], 0x4000_4080),
+            ("tanh.approx.bf16", 16, 16, &[0], 0),
+        ]);
+    }
+
+    #[test]
+    fn narrow_and_wide_mix() {
+        assert_eq!(apply("add.rn.f32.bf16", 32, &[(16, 0x4000), (32, b(0.5))]), b(2.5));
+        assert_eq!(apply("sub.f32.f16", 32, &[(16, 0x4000), (32, b(0.5))]), b(1.5));
+        assert_eq!(apply("fma.rn.f32.f16", 32, &[(16, 0x4000), (16, 0x4200), (32, b(1.0))]), b(7.0));
+    }
+
+    #[test]
+    fn constants_are_of_the_operands_type() {
+        assert_eq!(value("add.f32 %f0, 1.5, 0f40000000; mov.b32 %r0, %f0; cvt.u64.u32 %out, %r0;", &[]), b(3.5));
+        assert_eq!(value("add.f64 %out, 0d3FF0000000000000, 1.5;", &[]), d(2.5));
+    }
+
+    #[test]
+    fn forms_that_do_not_exist_are_refused() {
+        for line in [
+            "max.f32x2 %rd0, %rd1, %rd2;",
+            "fma.rn.oob.f16 %h0, %h1, %h2, %h3;",
+            "add.rm.f16 %h0, %h1, %h2;",
+            "add.sat.bf16 %h0, %h1, %h2;",
+            "ex2.f32 %f0, %f1;",
+            "ex2.approx.f64 %rd0, %rd1;",
+            "div.f32 %f0, %f1, %f2;",
+            "sqrt.f32 %f0, %f1;",
+            "rsqrt.rn.f32 %f0, %f1;",
+            "max.xorsign.f32 %f0, %f1, %f2;",
+        ] {
+            refused(line);
+        }
+    }
+}

@@ -50,7 +50,7 @@ pub type Decoded = Result<Box<dyn Execute>, Unsupported>;
 pub fn decode(cx: &Decode<'_>) -> Decoded {
     match cx.inst.opcode.as_str() {
         "mov" => mov::decode(cx),
-        "bra" | "ret" | "exit" | "trap" => control::decode(cx),
+        "bra" | "brx" | "ret" | "exit" | "trap" | "nanosleep" | "pmevent" | "brkpt" => control::decode(cx),
         "ldmatrix" | "stmatrix" | "movmatrix" | "mma" => matrix::decode(cx),
         "tcgen05" => tcgen05::decode(cx),
         "wgmma" => wgmma::decode(cx),
