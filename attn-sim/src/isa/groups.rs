@@ -31,6 +31,8 @@ struct Thread {
     /// Number of the oldest group kept.
     first: u64,
     groups: VecDeque<Group>,
+    /// The last write of the groups that are no longer kept, if no wait has covered it.
+    written: Option<(u32, u32)>,
 }
 
 /// What a wait observes: agents and the moments up to which their work is complete.
@@ -51,7 +53,7 @@ pub struct Groups(Vec<Thread>);
 
 impl Default for Groups {
     fn default() -> Self {
-        Groups(vec![Thread { first: 0, groups: VecDeque::from([Group::default()]) }; 32])
+        Groups(vec![Thread { first: 0, groups: VecDeque::from([Group::default()]), written: None }; 32])
     }
 }
 
@@ -99,7 +101,7 @@ impl Groups {
     fn covered(&mut self, mask: u32, part: Part, count: impl Fn(&Thread) -> usize) -> Option<Observed> {
         let under_way = |group: &Group| match part {
             Part::Reads => group.reads.pending > 0,
-            Part::Writes => group.reads.pending > 0 || group.writes.pending > 0,
+            Part::Writes => group.under_way(),
         };
         if lanes(mask).any(|lane| self.0[lane].groups.iter().take(count(&self.0[lane])).any(under_way)) {
             return None;
@@ -114,9 +116,16 @@ impl Groups {
                     observed.extend(group.writes.last.take());
                 }
             }
-            // What is complete on both sides needs no keeping.
-            while thread.groups.len() > 1 && thread.groups[0].is_done() {
-                thread.groups.pop_front();
+            if part == Part::Writes {
+                observed.extend(thread.written.take());
+            }
+            // What was waited for, and is complete on both sides, needs no keeping.
+            for _ in 0..count {
+                if thread.groups[0].under_way() {
+                    break;
+                }
+                let done = thread.groups.pop_front().expect("looked at above");
+                thread.written = done.writes.last.or(thread.written);
                 thread.first += 1;
             }
         }
@@ -141,7 +150,7 @@ impl Groups {
 }
 
 impl Group {
-    fn is_done(&self) -> bool {
-        self.reads.pending == 0 && self.writes.pending == 0 && self.reads.last.is_none()
+    fn under_way(&self) -> bool {
+        self.reads.pending > 0 || self.writes.pending > 0
     }
 }

@@ -108,6 +108,8 @@ impl Term {
     fn cut(self, unit: i32) -> i128 {
         let shift = self.unit - unit;
         let magnitude = match shift {
+            // A zero's exponent may lie anywhere.
+            _ if self.significand == 0 => 0,
             0.. => i128::from(self.significand) << shift,
             -63..0 => i128::from(self.significand >> -shift),
             _ => 0,
