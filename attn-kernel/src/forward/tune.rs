@@ -1,4 +1,5 @@
-//! Numbers found by measuring, one line per shape class.
+//! Numbers found by measuring, one line per shape class. Alternatives and their ratios: `PERFORMANCE.md`; H100 80GB HBM3,
+//! `attn-gpu-bench`, 2026-11-22.
 
 use super::plan::{Exp2, Plan, Registers, Schedule};
 
@@ -22,6 +23,8 @@ pub const fn plan(d: u32, dv: u32, causal: bool) -> Plan {
         (256, 256, true) => (128, 64, 2, TWO, Exp2::HARDWARE, 8.0),
         _ => panic!("no plan for these head dimensions"),
     };
+    // Turns on the tensor cores: 1 % slower at head_dim 128, 1 % faster at 64, no difference at 256.
+    let ping_pong = (d, dv) != (128, 128);
     let schedule = if causal { Schedule::LongestFirst } else { Schedule::Persistent };
-    Plan { d, dv, bm, bn, stages, regs, rescale_threshold: threshold, exp2, ping_pong: true, schedule }.checked()
+    Plan { d, dv, bm, bn, stages, regs, rescale_threshold: threshold, exp2, ping_pong, schedule }.checked()
 }
