@@ -33,5 +33,6 @@ pub mod report;
 pub mod tensor_map;
 pub mod tma_copy;
 
+pub use counters::Counters;
 pub use gpu::{Error, Gpu, Kernel, Launch, Loaded, MAX_SHARED};
 pub use machine::launch::{Failure, Run};
