@@ -148,8 +148,10 @@ fn reference(kernel: &Built, shape: Shape, inputs: &Inputs) -> (Vec<f64>, Vec<f6
         for h in 0..shape.heads {
             let kv = h / (shape.heads / shape.kv_heads);
             for i in 0..shape.q {
-                let last = if kernel.causal { (i + shape.k).checked_sub(shape.q).map_or(0, |l| l + 1) } else { shape.k };
-                let row = |at: usize, heads: usize, seq: usize, head: usize, d: usize| ((b * seq + at) * heads + head) * d;
+                let last =
+                    if kernel.causal { (i + shape.k).checked_sub(shape.q).map_or(0, |l| l + 1) } else { shape.k };
+                let row =
+                    |at: usize, heads: usize, seq: usize, head: usize, d: usize| ((b * seq + at) * heads + head) * d;
                 let q = &inputs.q.1[row(i, shape.heads, shape.q, h, d)..][..d];
                 let score = |j: usize| {
                     let k = &inputs.k.1[row(j, shape.kv_heads, shape.k, kv, d)..][..d];

@@ -337,12 +337,16 @@ impl Machine {
 
     /// The present state of what is waited for.
     fn describe(&self, key: Key) -> String {
-        match key {
+        let said = match key {
             Key::Mbarrier(block, offset) => {
                 let bar = self.blocks[block].mbarriers.get(&offset);
-                bar.map_or_else(String::new, |b| format!(", missing {}", b.state.missing()))
+                bar.map_or_else(String::new, |b| format!("missing {}", b.state.missing()))
             }
-            _ => String::new(),
-        }
+            Key::Barrier(block, _) | Key::Block(block) => self.blocks[block].states.describe(),
+            Key::Cluster(cluster) => self.clusters[cluster].states.describe(),
+            Key::Warp(warp) => self.warps[warp].states.describe(),
+            Key::Lanes(_) => String::new(),
+        };
+        if said.is_empty() { said } else { format!(", {said}") }
     }
 }

@@ -172,9 +172,10 @@ impl Machine {
     /// Runs a warp for a number of instructions drawn from the seed, or until it cannot go on.
     fn turn(&mut self, pick: usize) -> Result<(), Stop> {
         let warp = self.ready[pick];
+        let program = Arc::clone(&self.program);
         for _ in 0..self.rng.within(TURN) {
             let Some(split) = self.choose_split(warp) else { break };
-            self.step(warp, split)?;
+            self.step(&program, warp, split)?;
             if self.now >= self.events.next_due().unwrap_or(u64::MAX) {
                 break;
             }
@@ -200,12 +201,10 @@ impl Machine {
     }
 
     /// Executes one instruction of a split.
-    fn step(&mut self, warp: usize, split: usize) -> Result<(), Stop> {
-        let program = Arc::clone(&self.program);
+    fn step(&mut self, program: &Program, warp: usize, split: usize) -> Result<(), Stop> {
         let own = &self.warps[warp].splits[split];
-        let (pc, state) = (own.pc, own.state.clone());
-        let mask = own.mask;
-        let (resumed, timed_out) = match state {
+        let (pc, mask) = (own.pc, own.mask);
+        let (resumed, timed_out) = match own.state {
             State::Resumed { timed_out } => (true, timed_out),
             _ => (false, false),
         };

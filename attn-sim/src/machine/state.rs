@@ -29,6 +29,13 @@ impl States {
         state.downcast_mut().expect("states are kept by their type")
     }
 
+    /// What they have to say to the report of a deadlock.
+    pub fn describe(&self) -> String {
+        let mut all: Vec<String> = self.0.values().filter_map(|state| state.describe()).collect();
+        all.sort();
+        all.join("; ")
+    }
+
     /// Ends all of them and returns what is wrong.
     pub fn end(&mut self) -> Vec<(Kind, String)> {
         let mut wrong: Vec<_> = self.0.drain().filter_map(|(_, state)| state.at_exit()).collect();
