@@ -4,6 +4,7 @@ use crate::machine::decode::Place;
 use crate::machine::launch::{self, Failure, Run, Shape};
 use crate::machine::memory::{GlobalMemory, Space as StateSpace};
 use crate::machine::program::Program;
+use crate::machine::trace::Trace;
 use crate::ptx::{Module, ParseError, Space, Symbol, Variable};
 use crate::report::Unsupported;
 use std::sync::Arc;
@@ -232,6 +233,8 @@ pub struct Launch {
     pub threads: usize,
     /// Warp instructions that one cluster (all, where they communicate) may execute.
     pub step_limit: u64,
+    /// Histories to keep: they come back in [`Run::trace`].
+    pub trace: Vec<Trace>,
 }
 
 impl Default for Launch {
@@ -246,6 +249,7 @@ impl Default for Launch {
             sms: 132,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             step_limit: 1 << 32,
+            trace: Vec::new(),
         }
     }
 }
@@ -321,6 +325,7 @@ impl Launch {
             sms: self.sms.max(1),
             resident_clusters: (self.sms / blocks).max(1),
             step_limit: self.step_limit,
+            trace: self.trace.clone(),
         })
     }
 }

@@ -36,3 +36,4 @@ pub mod tma_copy;
 pub use counters::Counters;
 pub use gpu::{Error, Gpu, Kernel, Launch, Loaded, MAX_SHARED};
 pub use machine::launch::{Failure, Run};
+pub use machine::trace::Trace;

@@ -4,6 +4,7 @@ use super::Machine;
 use super::memory::{GlobalMemory, Merge, Overlap};
 use super::program::Program;
 use super::schedule::Outcome;
+use super::trace::Trace;
 use crate::counters::Counters;
 use crate::report::{Finding, Kind, Other, Site, Stop};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,6 +35,8 @@ pub struct Shape {
     pub resident_clusters: u32,
     /// Instructions that one machine may issue.
     pub step_limit: u64,
+    /// Histories to keep.
+    pub trace: Vec<Trace>,
 }
 
 impl Shape {
@@ -69,6 +72,8 @@ pub struct Run {
     pub counters: Counters,
     /// Rules that it broke.
     pub findings: Vec<Finding>,
+    /// The histories that were asked for, a line an event, with the machine's time first.
+    pub trace: Vec<String>,
 }
 
 /// A launch that ended early.
@@ -79,6 +84,8 @@ pub struct Failure {
     pub stop: Box<Stop>,
     /// What was found before.
     pub findings: Vec<Finding>,
+    /// The histories that were asked for, up to here.
+    pub trace: Vec<String>,
 }
 
 /// Runs a launch on `threads` cores. What its clusters write reaches `memory` in their order, up to the first that stops.
@@ -151,6 +158,7 @@ struct Collected {
     counters: Counters,
     findings: super::Findings,
     merge: Merge,
+    trace: Vec<String>,
     stop: Option<Stop>,
 }
 
@@ -166,6 +174,7 @@ impl Collected {
     ) -> bool {
         for (i, outcome) in outcomes.into_iter().enumerate() {
             self.counters.add(&outcome.counters);
+            self.trace.extend(outcome.trace);
             outcome.findings.into_iter().for_each(|f| self.findings.add(f));
             for overlap in self.merge.add(first + i, outcome.effects, memory) {
                 self.findings.add(overlap_finding(program, shape, first + i, &overlap));
@@ -179,10 +188,10 @@ impl Collected {
     }
 
     fn finish(self) -> Result<Run, Failure> {
-        let findings = self.findings.list;
+        let (findings, trace) = (self.findings.list, self.trace);
         match self.stop {
-            Some(stop) => Err(Failure { stop: Box::new(stop), findings }),
-            None => Ok(Run { counters: self.counters, findings }),
+            Some(stop) => Err(Failure { stop: Box::new(stop), findings, trace }),
+            None => Ok(Run { counters: self.counters, findings, trace }),
         }
     }
 }
@@ -226,6 +235,7 @@ mod tests {
             sms: 132,
             resident_clusters: 1,
             step_limit: 1,
+            trace: Vec::new(),
         };
         let mut all: Vec<_> = (0..shape.clusters()).flat_map(|c| shape.blocks_of(shape.cluster_id(c))).collect();
         assert_eq!(shape.blocks_of([1, 0, 0])[1], [3, 0, 0]);

@@ -119,10 +119,12 @@ impl Machine {
         if let Some(release) = release {
             bar.gathering.join(release);
         }
-        if let Step::Complete(_) = step {
+        let complete = matches!(step, Step::Complete(_));
+        if complete {
             bar.released = bar.gathering.clone();
             self.wake(Key::Mbarrier(at.0, at.1));
         }
+        self.trace_mbarrier(who, at, if complete { "completed a phase" } else { "was changed" });
         Ok(result)
     }
 
@@ -157,6 +159,7 @@ impl Machine {
             let released = bar.released.clone();
             self.acquire(who.warp as usize, &released);
         }
+        self.trace_mbarrier(who, at, "let a wait pass");
         Ok(true)
     }
 }

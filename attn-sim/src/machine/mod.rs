@@ -22,6 +22,7 @@ pub mod shared;
 pub mod special;
 pub mod state;
 pub mod tmem;
+pub mod trace;
 pub mod wait;
 pub mod warp;
 
@@ -182,6 +183,7 @@ pub struct Machine {
     agents: Vec<AgentInfo>,
     streams: HashMap<Stream, Agent>,
     findings: Findings,
+    trace: Vec<String>,
     /// Warps that can run.
     ready: Vec<usize>,
     /// Splits that wait for a key.

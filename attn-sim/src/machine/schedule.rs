@@ -26,6 +26,8 @@ pub struct Outcome {
     pub counters: Counters,
     /// What it found.
     pub findings: Vec<Finding>,
+    /// The history that was asked for.
+    pub trace: Vec<String>,
     /// What it did to global memory.
     pub effects: Effects,
 }
@@ -55,6 +57,7 @@ impl Machine {
             agents: Vec::new(),
             streams: Default::default(),
             findings: Default::default(),
+            trace: Vec::new(),
             ready: Vec::new(),
             waiting: Default::default(),
             released: Default::default(),
@@ -65,7 +68,7 @@ impl Machine {
     pub fn run(mut self) -> Outcome {
         let result = self.go();
         let effects = self.global.finish();
-        Outcome { result, counters: self.counters, findings: self.findings.list, effects }
+        Outcome { result, counters: self.counters, findings: self.findings.list, trace: self.trace, effects }
     }
 
     fn go(&mut self) -> Result<(), Stop> {
@@ -221,6 +224,9 @@ impl Machine {
         if mask == 0 {
             self.warps[warp].advance(split, pc + 1);
             return Ok(());
+        }
+        if !self.shape.trace.is_empty() {
+            self.trace_step(warp, pc as u32, mask, resumed);
         }
         if !resumed {
             self.counters.instruction(self.warps[warp].index as usize, op.class);
