@@ -289,7 +289,9 @@ impl Execute for WaitFor {
             };
             done |= u32::from(complete) << lane;
         }
-        if done == 0 && self.suspends && !cx.timed_out {
+        // Hardware too gives up at times: code that does not ask again must show.
+        let gives_up = cx.timed_out || !cx.resumed && cx.m.one_in(3);
+        if done == 0 && self.suspends && !gives_up {
             let (at, phase, _) = answers[0];
             let (key, detail) = (Key::Mbarrier(at.0, at.1), self.words(at, phase));
             return Ok(Step::Block(Wait { key, what: "mbarrier", detail, gives_up: true }));

@@ -216,6 +216,11 @@ impl Machine {
             )
         } else if asynchronous(conflict.earlier) {
             (Kind::InFlight, format!("{at} is {now}, with no wait for the operation by which it was {then}"))
+        } else if asynchronous(who.epoch()) {
+            (
+                Kind::InFlight,
+                format!("{at} is {now} by an asynchronous operation, and was {then} with nothing to order the two"),
+            )
         } else {
             (Kind::Race, format!("{at} is {now}, and was {then} with nothing to order the two"))
         };

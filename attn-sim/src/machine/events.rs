@@ -97,6 +97,11 @@ impl Events {
 }
 
 impl Machine {
+    /// A choice drawn from the seed: true once in `n` times.
+    pub fn one_in(&mut self, n: usize) -> bool {
+        self.rng.below(n) == 0
+    }
+
     /// Hands an operation to a unit: `completion` runs later, at a time drawn from the seed. Operations of one `queue`
     /// complete in the order of issue; others in any order.
     pub fn schedule(

@@ -249,6 +249,10 @@ impl Machine {
         if in_order && before > 0 && known.seen.get(agent) < before {
             Rc::make_mut(&mut known).observe(agent, before);
         }
+        // What the issuer does from here on is not ordered with the operation.
+        if !self.agents[issuer.agent as usize].asynchronous {
+            self.release(issuer.warp as usize);
+        }
         Actor { agent, clock, known, proxy, op: issuer.op, warp: issuer.warp }
     }
 
