@@ -233,6 +233,10 @@ impl Plan {
             "every stage starts on 1024 bytes"
         );
         assert!(map.end <= SMEM_LIMIT, "shared memory does not fit one multiprocessor");
+        assert!(
+            map.o != map.q || self.dv <= self.d,
+            "a warpgroup's rows of O would reach into another one's rows of Q"
+        );
         let r = self.regs;
         assert!(r.consumer.is_multiple_of(8) && r.producer.is_multiple_of(8), "setmaxnreg counts in steps of 8");
         assert!(r.consumer >= 24 && r.consumer <= 240 && r.producer >= 24, "setmaxnreg takes 24 to 240 here");

@@ -219,7 +219,9 @@ unsafe fn consume<V: Variant, const S: usize, const O: usize, const P: usize, co
     let knobs = Knobs { scale_log2: params.scale_log2, threshold: plan.rescale_threshold, exp2: plan.exp2 };
     let (mut q, mut k, mut v) = (rings.q.split().1, rings.k.split().1, rings.v.split().1);
     let swizzle = const { Swizzle::of_span(Plan::panel(V::PLAN.d) * 2) };
-    let o = o.offset(group * ROWS * plan.dv * 2);
+    // In Q's memory it is the warpgroup's own rows of Q that O takes, which are wider where d is.
+    let width = const { if V::PLAN.o_in_q() { V::PLAN.d } else { V::PLAN.dv } };
+    let o = o.offset(group * ROWS * width * 2);
     if group + 1 == plan.consumers() {
         seat.pass_turn::<V>(); // the first turn is warpgroup 0's
     }
