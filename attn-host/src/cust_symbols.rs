@@ -9,11 +9,11 @@
 
 #![allow(non_snake_case)]
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{c_char, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use crate::driver;
+use crate::driver::{self, Source};
 
 type Ptr = *mut c_void;
 type Address = u64;
@@ -26,27 +26,28 @@ const UNKNOWN: Uint = 999;
 
 /// Where a driver function lies, looked up by its first call.
 struct Symbol {
-    name: &'static CStr,
-    found: AtomicPtr<c_void>,
+    name: &'static str,
+    /// By the kind of source that it was found in, which a program can change.
+    found: [AtomicPtr<c_void>; Source::KINDS],
 }
 
 impl Symbol {
-    const fn new(name: &'static CStr) -> Self {
-        Symbol { name, found: AtomicPtr::new(ptr::null_mut()) }
+    const fn new(name: &'static str) -> Self {
+        Symbol { name, found: [const { AtomicPtr::new(ptr::null_mut()) }; Source::KINDS] }
     }
 
     /// The function's address, or the code to return instead of calling it.
     fn find(&self) -> Result<Ptr, Uint> {
+        let source = driver::source().map_err(|_| NO_DEVICE)?;
+        let place = &self.found[source.kind()];
         // Relaxed: the address is all there is to see, and a second lookup finds the same one.
-        let known = self.found.load(Ordering::Relaxed);
+        let known = place.load(Ordering::Relaxed);
         if !known.is_null() {
             return Ok(known);
         }
-        let library = driver::library().map_err(|_| NO_DEVICE)?;
-        // SAFETY: only the address is taken here; the caller knows the signature.
-        let found = unsafe { library.get::<Ptr>(self.name.to_bytes_with_nul()) }.map_err(|_| SYMBOL_NOT_FOUND)?;
-        self.found.store(*found, Ordering::Relaxed);
-        Ok(*found)
+        let found = source.find(self.name).ok_or(SYMBOL_NOT_FOUND)?;
+        place.store(found, Ordering::Relaxed);
+        Ok(found)
     }
 }
 
@@ -75,10 +76,7 @@ macro_rules! forward {
     ($($name:ident($($arg:ident: $ty:ty),*);)*) => {$(
         #[unsafe(no_mangle)]
         unsafe extern "C" fn $name($($arg: $ty),*) -> Uint {
-            static SYMBOL: Symbol = match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
-                Ok(name) => Symbol::new(name),
-                Err(_) => panic!("a terminated name"),
-            };
+            static SYMBOL: Symbol = Symbol::new(stringify!($name));
             match SYMBOL.find() {
                 Ok(address) => {
                     // SAFETY: the driver's function of this name has this signature in the C calling convention, and
@@ -96,7 +94,7 @@ macro_rules! forward {
 /// cust asks for the words of an error while it prints it, which must work without a driver too.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuGetErrorString(error: Uint, text: *mut *const c_char) -> Uint {
-    static SYMBOL: Symbol = Symbol::new(c"cuGetErrorString");
+    static SYMBOL: Symbol = Symbol::new("cuGetErrorString");
     let Ok(address) = SYMBOL.find() else {
         // SAFETY: the caller passes a place for one pointer; the text is static.
         unsafe { text.write(c"no CUDA driver is installed".as_ptr()) };
@@ -241,15 +239,15 @@ mod tests {
 
     #[test]
     fn a_symbol_is_found_or_its_absence_is_a_code() {
-        static ABSENT: Symbol = Symbol::new(c"cuNoSuchFunction");
-        let expected = if driver::library().is_ok() { SYMBOL_NOT_FOUND } else { NO_DEVICE };
+        static ABSENT: Symbol = Symbol::new("cuNoSuchFunction");
+        let expected = if driver::source().is_ok() { SYMBOL_NOT_FOUND } else { NO_DEVICE };
         assert_eq!(ABSENT.find(), Err(expected));
     }
 
     #[test]
     fn cust_starts_with_or_without_a_driver() {
         let found = cust::init(cust::CudaFlags::empty());
-        if driver::library().is_ok() {
+        if driver::source().is_ok() {
             assert!(found.is_ok() || found == Err(cust::error::CudaError::NoDevice), "{found:?}");
         } else {
             let error = found.expect_err("there is no driver");

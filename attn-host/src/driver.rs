@@ -4,6 +4,7 @@
 //! costs one indirect call.
 
 use std::ffi::{CStr, c_char, c_void};
+use std::mem;
 use std::ptr;
 use std::sync::OnceLock;
 
@@ -35,12 +36,12 @@ macro_rules! driver_table {
 
         impl Driver {
             /// Resolves every function; the first one that is missing is the error.
-            fn resolve(library: &Library) -> Result<Driver, &'static str> {
+            fn resolve(source: &Source) -> Result<Driver, &'static str> {
                 Ok(Driver {
                     $($name: {
+                        let found = source.find($symbol).ok_or($symbol)?;
                         // SAFETY: the driver exports the symbol with this C signature, which is part of its stable ABI.
-                        let found = unsafe { library.get::<unsafe extern "C" fn($($arg),*) -> Code>($symbol.as_bytes()) };
-                        *found.map_err(|_| $symbol)?
+                        unsafe { mem::transmute::<*mut c_void, unsafe extern "C" fn($($arg),*) -> Code>(found) }
                     },)*
                 })
             }
@@ -68,12 +69,61 @@ driver_table! {
     launch_kernel: "cuLaunchKernel" (Handle, u32, u32, u32, u32, u32, u32, u32, Handle, *mut *mut c_void, *mut *mut c_void);
 }
 
-/// The driver's library, kept open for the life of the process.
-pub(crate) fn library() -> Result<&'static Library, Error> {
-    static OPENED: OnceLock<Result<Library, String>> = OnceLock::new();
+/// Where driver functions are found.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// The installed driver's library.
+    Library(Library),
+    /// The simulator, which is part of the program.
+    #[cfg(feature = "simulator")]
+    Simulator,
+}
+
+impl Source {
+    /// How many kinds there are.
+    pub(crate) const KINDS: usize = 2;
+
+    /// The number of this kind, below [`Source::KINDS`].
+    pub(crate) fn kind(&self) -> usize {
+        match self {
+            Source::Library(_) => 0,
+            #[cfg(feature = "simulator")]
+            Source::Simulator => 1,
+        }
+    }
+
+    /// A function's address.
+    pub(crate) fn find(&self, symbol: &str) -> Option<*mut c_void> {
+        match self {
+            // SAFETY: only the address is taken; whoever calls it knows the signature.
+            Source::Library(library) => unsafe { library.get::<*mut c_void>(symbol.as_bytes()) }.ok().map(|s| *s),
+            #[cfg(feature = "simulator")]
+            Source::Simulator => attn_sim_driver::symbol(symbol).map(<*const c_void>::cast_mut),
+        }
+    }
+}
+
+/// Set once the simulator stands in the driver's place.
+#[cfg(feature = "simulator")]
+static SIMULATED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// Puts the simulator in the driver's place for everything that is looked up from now on.
+#[cfg(feature = "simulator")]
+pub(crate) fn simulate() {
+    // Release, for the device that was configured before.
+    SIMULATED.store(true, std::sync::atomic::Ordering::Release);
+}
+
+/// The simulator where it was chosen, else the driver's library, kept open for the life of the process.
+pub(crate) fn source() -> Result<&'static Source, Error> {
+    #[cfg(feature = "simulator")]
+    if SIMULATED.load(std::sync::atomic::Ordering::Acquire) {
+        return Ok(&Source::Simulator);
+    }
+    static OPENED: OnceLock<Result<Source, String>> = OnceLock::new();
     let opened = OPENED.get_or_init(|| {
         // SAFETY: loading the driver runs its initialisers, which are sound in any process.
-        unsafe { Library::new(LIBRARY) }.map_err(|e| cause(&e))
+        unsafe { Library::new(LIBRARY) }.map(Source::Library).map_err(|e| cause(&e))
     });
     opened.as_ref().map_err(|reason| Error::NoDriver { reason: reason.clone() })
 }
@@ -85,9 +135,10 @@ impl Driver {
     /// [`Error::NoDriver`] without one, [`Error::DriverTooOld`] when it lacks a function, [`Error::Cuda`] when it does not
     /// initialise (no device, say).
     pub(crate) fn get() -> Result<&'static Driver, Error> {
-        static RESOLVED: OnceLock<Result<Driver, Error>> = OnceLock::new();
-        let library = library()?;
-        let resolved = RESOLVED.get_or_init(|| Driver::resolve(library).map_err(|symbol| lacking(library, symbol)));
+        static RESOLVED: [OnceLock<Result<Driver, Error>>; Source::KINDS] = [const { OnceLock::new() }; Source::KINDS];
+        let source = source()?;
+        let resolve = || Driver::resolve(source).map_err(|symbol| lacking(source, symbol));
+        let resolved = RESOLVED[source.kind()].get_or_init(resolve);
         let driver = resolved.as_ref().map_err(Clone::clone)?;
         driver.initialise()?;
         Ok(driver)
@@ -269,10 +320,11 @@ fn cause(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| format!("{LIBRARY}: {error}"), ToString::to_string)
 }
 
-fn lacking(library: &Library, symbol: &str) -> Error {
+fn lacking(source: &Source, symbol: &str) -> Error {
     let mut version = 0;
-    // SAFETY: `cuDriverGetVersion` has had this signature since CUDA 2.2; it needs no initialisation.
-    if let Ok(get) = unsafe { library.get::<unsafe extern "C" fn(*mut i32) -> Code>(b"cuDriverGetVersion") } {
+    if let Some(found) = source.find("cuDriverGetVersion") {
+        // SAFETY: `cuDriverGetVersion` has had this signature since CUDA 2.2; it needs no initialisation.
+        let get = unsafe { mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut i32) -> Code>(found) };
         // SAFETY: `version` is a place for one int. When the call fails it stays zero, which is then shown.
         unsafe { get(&mut version) };
     }

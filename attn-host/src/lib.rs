@@ -72,6 +72,11 @@
 //! `Plan::launch_cudarc` takes cudarc's views and streams; `half`'s types are elements as they are. The program chooses the
 //! CUDA version of cudarc's bindings with a feature of cudarc (`cuda-12080`, say); any of 12.0 and above will do.
 //!
+//! # Without a GPU (feature `simulator`)
+//!
+//! `simulator::install` puts a simulated GPU in the driver's place: the same plans, launches and cust buffers then run the
+//! kernels' PTX on the CPU, where races, missing fences and deadlocks are found and explained.
+//!
 //! # Kernels
 //!
 //! Prebuilt kernels travel inside the crate: machine code, and PTX that a driver compiles where it does not take the machine
@@ -95,6 +100,8 @@ mod module;
 mod plan;
 mod problem;
 mod select;
+#[cfg(feature = "simulator")]
+pub mod simulator;
 mod sys;
 mod tensor_map;
 #[cfg(test)]
