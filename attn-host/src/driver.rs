@@ -114,10 +114,16 @@ pub(crate) fn simulate() {
     SIMULATED.store(true, std::sync::atomic::Ordering::Release);
 }
 
+/// Whether the simulator stands in the driver's place.
+#[cfg(feature = "simulator")]
+pub(crate) fn is_simulated() -> bool {
+    SIMULATED.load(std::sync::atomic::Ordering::Acquire)
+}
+
 /// The simulator where it was chosen, else the driver's library, kept open for the life of the process.
 pub(crate) fn source() -> Result<&'static Source, Error> {
     #[cfg(feature = "simulator")]
-    if SIMULATED.load(std::sync::atomic::Ordering::Acquire) {
+    if is_simulated() {
         return Ok(&Source::Simulator);
     }
     static OPENED: OnceLock<Result<Source, String>> = OnceLock::new();

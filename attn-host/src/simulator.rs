@@ -30,3 +30,8 @@ pub fn install(options: Options) -> Result<(), ConfigureError> {
     driver::simulate();
     Ok(())
 }
+
+/// Whether the simulator stands in the driver's place.
+pub fn is_installed() -> bool {
+    driver::is_simulated()
+}

@@ -26,8 +26,7 @@ fn a_plan_launches_on_the_simulated_device() {
     let device = Device::current().expect("there is one");
     assert_eq!((device.info().name.as_str(), device.info().sm_count), ("attn-sim sm_90a", 4));
     let size = SEQ as u64;
-    let shape =
-        Shape { batch: 1, seqlen_q: size, seqlen_k: size, heads: 1, kv_heads: 1, head_dim: 32, head_dim_v: 32 };
+    let shape = Shape { batch: 1, seqlen_q: size, seqlen_k: size, heads: 1, kv_heads: 1, head_dim: 32, head_dim_v: 32 };
     let plan = Plan::new(&device, &Problem::new(DType::Bf16, shape).mask(Mask::Causal)).expect("a kernel fits");
     let stream = Stream::new(StreamFlags::NON_BLOCKING, None).expect("a stream");
     let bits = [0, 1, 2].map(|salt| values(SEQ * D, salt));

@@ -3,26 +3,24 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use attn_host::simulator;
 use clap::Parser;
 
 use crate::case::Case;
-use crate::compare::{self, LSE_BOUND, Mismatch};
-use crate::dense::{Dense, Dims};
+use crate::compare::{self, Mismatch};
+use crate::dense::Dense;
 use crate::gpu::{Gpu, GpuError};
 use crate::input::Inputs;
 use crate::layout::Layout;
 use crate::oracle::Answer;
-use crate::precision::Precision;
 use crate::sample::{self, Sample, SampleError};
 
-/// Largest difference between two f64 computations of the same answer once both are stored as f32.
-const F32_BOUND: f64 = 1e-5;
 /// Launches between two events when the kernel is timed.
 const TIMED: u32 = 50;
 
 /// Attention on the Q, K and V of a file: run on the GPU, checked, timed.
 ///
-/// Without a GPU the reference runs in f64 on the CPU in the kernel's place, and says so.
+/// Without a GPU the kernel runs on the simulator, which says so and checks it for races and missing waits besides.
 #[derive(Parser, Debug, Default)]
 #[command(name = "attn-demo")]
 pub struct Options {
@@ -36,6 +34,12 @@ pub struct Options {
     /// Write o and lse to this safetensors file.
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Run on the simulator even where there is a GPU.
+    #[arg(long)]
+    pub simulator: bool,
+    /// Seed of the simulator's schedule.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
 }
 
 /// Why the demo could not finish.
@@ -75,14 +79,15 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<(), DemoError> {
     writeln!(out, "input    {name}")?;
     writeln!(out, "problem  {}", describe(&case))?;
     let expected = if causal == sample.causal { (sample.o, sample.lse) } else { (None, None) };
-    let (o, lse) = match Gpu::open() {
-        Ok(gpu) => on_gpu(&gpu, &case, &inputs, expected, out)?,
-        Err(error) => {
-            writeln!(out, "device   no GPU: {error}")?;
-            writeln!(out, "kernel   none; the reference runs on the CPU in its place, in f64")?;
-            on_cpu(&case, &inputs, expected, out)?
+    let gpu = match if options.simulator { None } else { Some(Gpu::open()) } {
+        Some(Ok(gpu)) => gpu,
+        Some(Err(error)) => {
+            writeln!(out, "no GPU   {error}")?;
+            Gpu::simulated(options.seed)?
         }
+        None => Gpu::simulated(options.seed)?,
     };
+    let (o, lse) = compute(&gpu, &case, &inputs, expected, out)?;
     if let Some(path) = &options.output {
         sample::write_answer(path, &o, &lse, case.precision)
             .map_err(|source| DemoError::File { path: path.clone(), source })?;
@@ -121,14 +126,15 @@ fn describe(case: &Case) -> String {
 type Expected = (Option<Dense<f32>>, Option<Dense<f32>>);
 type Computed = (Dense<f32>, Dense<f32>);
 
-fn on_gpu(
+fn compute(
     gpu: &Gpu,
     case: &Case,
     inputs: &Inputs,
     expected: Expected,
     out: &mut impl Write,
 ) -> Result<Computed, DemoError> {
-    writeln!(out, "device   {}", gpu.describe())?;
+    let simulated = if gpu.is_simulated() { ": the kernel's PTX on the CPU" } else { "" };
+    writeln!(out, "device   {}{simulated}", gpu.describe())?;
     let loaded = gpu.load(case, inputs)?;
     let plan = &loaded.plan;
     let (kernel, grid) = (plan.kernel(), plan.grid().0);
@@ -155,33 +161,17 @@ fn on_gpu(
     let report = compare::check(&o, Some(&lse), &reference, &attention.lowp(case.precision), case.precision)?;
     writeln!(out, "error    {report}: right")?;
 
+    if let Some(launch) = simulator::last_launch().filter(|_| gpu.is_simulated()) {
+        let instructions = launch.counters.map_or(0, |counters| counters.total());
+        let seconds = launch.wall.as_secs_f64();
+        writeln!(out, "checks   no race, no missing wait, no stray access in {instructions} instructions of warps")?;
+        writeln!(out, "time     {seconds:.1} s of simulation")?;
+        return Ok((o, lse));
+    }
     gpu.time(TIMED, || loaded.launch())?;
     let micros = gpu.time(TIMED, || loaded.launch())?;
     let tflops = plan.problem().flops() / micros * 1e-6;
     writeln!(out, "time     {micros:.1} us a launch ({TIMED} launches back to back), {tflops:.1} TFLOP/s")?;
-    Ok((o, lse))
-}
-
-fn on_cpu(case: &Case, inputs: &Inputs, expected: Expected, out: &mut impl Write) -> Result<Computed, DemoError> {
-    let start = std::time::Instant::now();
-    let answer = inputs.attention(case).reference();
-    let seconds = start.elapsed().as_secs_f64();
-    let (o, lse) = (narrow(&answer.o), narrow(&answer.lse));
-    if expected.0.is_none() && expected.1.is_none() {
-        writeln!(out, "against  nothing: the file has no o or lse for this mask")?;
-    } else {
-        writeln!(out, "against  {}", against(&expected))?;
-        // A file's f32 holds the reference to its last bits; a 16-bit o only to its own.
-        let o_error =
-            expected.0.map(|o| compare::worst("o", &o, &answer.o, file_bound(&o, case.precision))).transpose()?;
-        let lse_error = expected.1.map(|lse| compare::worst("lse", &lse, &answer.lse, LSE_BOUND)).transpose()?;
-        for (what, error) in [("o", o_error), ("lse", lse_error)] {
-            if let Some(error) = error {
-                writeln!(out, "error    {what}: {error:.1e} at most: right")?;
-            }
-        }
-    }
-    writeln!(out, "time     {:.1} ms on the CPU", seconds * 1e3)?;
     Ok((o, lse))
 }
 
@@ -194,20 +184,6 @@ fn against(expected: &Expected) -> &'static str {
     }
 }
 
-/// How far an expected output may be from f64 by the format that the file stores it in.
-fn file_bound(o: &Dense<f32>, precision: Precision) -> f64 {
-    let largest = o.data.iter().fold(0f32, |m, x| m.max(x.abs()));
-    let stored_in_16_bits = o.data.iter().all(|x| precision.round(*x) == *x);
-    // One unit in the last place: 2^-8 in bf16, 2^-11 in f16.
-    let unit = precision.round(1.0 + 1.0 / 128.0) - 1.0;
-    if stored_in_16_bits { f64::from(largest.max(1.0) * unit) } else { f64::from(largest.max(1.0)) * F32_BOUND }
-}
-
 fn widen(t: &Dense<f32>) -> Dense<f64> {
     Dense { dims: t.dims, data: t.data.iter().map(|x| f64::from(*x)).collect() }
-}
-
-fn narrow(t: &Dense<f64>) -> Dense<f32> {
-    let dims = Dims { ..t.dims };
-    Dense { dims, data: t.data.iter().map(|x| *x as f32).collect() }
 }

@@ -1,4 +1,4 @@
-//! Cases on a GPU: upload, launch, wait, read back.
+//! Cases on a GPU or on the simulator in its place: upload, launch, wait, read back.
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -11,6 +11,7 @@ use attn_host::cust::event::{Event, EventFlags, EventStatus};
 use attn_host::cust::memory::{CopyDestination, DeviceBuffer, DeviceCopy, mem_get_info};
 use attn_host::cust::stream::{Stream, StreamFlags};
 use attn_host::cust::{self, CudaFlags};
+use attn_host::simulator::{self, ConfigureError};
 use attn_host::{Device, DevicePtr, Mask, Plan, Problem, Shape, Strides, Tensors};
 use attn_kernel::forward::KERNELS;
 
@@ -38,6 +39,9 @@ pub enum GpuError {
     /// A driver call for memory, streams or events failed.
     #[error("CUDA: {0}")]
     Cuda(#[from] CudaError),
+    /// The simulator cannot be as asked for.
+    #[error(transparent)]
+    Simulator(#[from] ConfigureError),
     /// No kernel runs on this device.
     #[error("{device}; kernels exist for {allowed}")]
     NoKernels {
@@ -62,11 +66,12 @@ pub struct Gpu {
     /// What runs at the moment.
     running: RefCell<String>,
     device: Device,
+    simulated: bool,
     _context: Context,
 }
 
 impl Gpu {
-    /// Opens the first GPU.
+    /// Opens the first GPU, or the simulator where [`simulated`](Self::simulated) has put it in its place.
     ///
     /// # Errors
     /// [`attn_host::Error::NoDriver`] when there is no driver, [`GpuError::Cuda`] when there is no device,
@@ -78,11 +83,30 @@ impl Gpu {
         {
             return Err(error.into());
         }
+        Self::start()
+    }
+
+    /// Opens the simulator, which then stands in the place of a GPU for the whole process.
+    ///
+    /// # Errors
+    /// [`GpuError::Simulator`] when the process simulates another device already.
+    pub fn simulated(seed: u64) -> Result<Self, GpuError> {
+        simulator::install(simulator::Options { seed, ..Default::default() })?;
+        Self::start()
+    }
+
+    fn start() -> Result<Self, GpuError> {
         cust::init(CudaFlags::empty())?;
         let context = Context::new(cust::device::Device::get_device(0)?)?;
         // A stream that waits for the legacy stream, on which cust's copies run.
         let stream = Stream::new(StreamFlags::DEFAULT, None)?;
-        let gpu = Gpu { stream, running: RefCell::default(), device: Device::current()?, _context: context };
+        let gpu = Gpu {
+            stream,
+            running: RefCell::default(),
+            device: Device::current()?,
+            simulated: simulator::is_installed(),
+            _context: context,
+        };
         let here = gpu.device.info().compute_capability;
         if KERNELS.iter().all(|kernel| kernel.arch.compute_capability() != here) {
             let mut archs: Vec<_> = KERNELS.iter().map(|kernel| kernel.arch.name()).collect();
@@ -102,6 +126,19 @@ impl Gpu {
         let info = self.device.info();
         let (major, minor) = info.compute_capability;
         format!("{}, sm_{major}{minor}, {} SMs, driver for CUDA {}", info.name, info.sm_count, info.driver_version)
+    }
+
+    /// Whether it is the simulator.
+    pub fn is_simulated(&self) -> bool {
+        self.simulated
+    }
+
+    /// Lets the simulator's next launches take another order; does nothing to a GPU.
+    pub fn reseed(&self, seed: u64) -> Result<(), GpuError> {
+        if self.simulated {
+            simulator::install(simulator::Options { seed, ..Default::default() })?;
+        }
+        Ok(())
     }
 
     /// Whether an earlier error has ended the context, so that nothing more can run in this process.

@@ -8,6 +8,7 @@
 //! | `far` | tensors whose offsets pass 32 bits; they need 20 GB of device memory |
 //! | `repeat` | run 20 times each, every result bitwise equal |
 //! | `sanitizer` | a small case for every kernel, for runs under compute-sanitizer |
+//! | `simulator` | small cases for runs on the simulator: every kernel, then shapes, layouts and inputs |
 
 use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{Rng, SeedableRng};
@@ -84,6 +85,21 @@ pub fn sanitizer() -> Vec<Entry> {
         ..Case::new(Precision::Bf16, 77, 64)
     }));
     entries([("sanitizer", cases)])
+}
+
+/// Cases of at most 256 queries and keys a head for the simulator: a case for every kernel, then what else a case can say.
+pub fn simulator() -> Vec<Entry> {
+    let mut cases = Vec::new();
+    for (i, (d, dv)) in INSTANTIATED.into_iter().enumerate() {
+        for (j, (precision, causal)) in kinds().enumerate() {
+            // Lengths that fill no tile, in turn more queries than keys and more keys than queries.
+            let (seqlen_q, seqlen_k) = [(141, 203), (203, 141), (177, 177), (67, 251)][(i + j) % 4];
+            let base = Case { heads: 2, seqlen_q, seqlen_k, ..Case::new(precision, 1, d) };
+            cases.push(Case { head_dim_v: dv, causal, lse: true, seed: (d + j) as u64, ..base });
+        }
+    }
+    cases.extend(SMALL.lines().map(|line| line.parse::<Case>().unwrap_or_else(|e| panic!("{line}: {e}"))));
+    entries([("simulator", cases)])
 }
 
 fn entries<const N: usize>(lists: [(&'static str, Vec<Case>); N]) -> Vec<Entry> {
@@ -272,6 +288,34 @@ bf16 b=4 h=2 hk=2 sq=1 sk=500 d=128 dv=128 causal lse layout=broadcast
 bf16 b=2 h=2 hk=2 sq=250 sk=250 d=64 dv=64 causal
 f16 b=2 h=2 hk=2 sq=250 sk=250 d=128 dv=128";
 
+/// What the simulator's cases for every kernel leave out: blocks that walk several tiles, tile edges, length 1, narrow and
+/// uneven head dimensions, layouts, scales, rows without keys, inputs that move the maximum.
+const SMALL: &str = "\
+bf16 b=2 h=6 hk=2 sq=130 sk=130 d=64 dv=64 causal lse
+f16 b=3 h=4 hk=1 sq=65 sk=97 d=32 dv=32 lse
+bf16 b=1 h=1 hk=1 sq=1 sk=1 d=8 dv=8 lse
+f16 b=1 h=2 hk=1 sq=1 sk=256 d=128 dv=128 causal lse
+bf16 b=1 h=1 hk=1 sq=256 sk=1 d=64 dv=64 lse
+bf16 b=1 h=1 hk=1 sq=192 sk=256 d=128 dv=128 causal lse
+f16 b=1 h=1 hk=1 sq=256 sk=128 d=128 dv=128 causal lse
+f16 b=1 h=1 hk=1 sq=128 sk=176 d=64 dv=64
+bf16 b=1 h=2 hk=2 sq=100 sk=77 d=24 dv=40 lse
+f16 b=1 h=1 hk=1 sq=90 sk=110 d=72 dv=16 causal lse
+bf16 b=1 h=1 hk=1 sq=70 sk=130 d=248 dv=200 lse
+bf16 b=2 h=2 hk=2 sq=90 sk=90 d=64 dv=64 causal lse layout=padded
+f16 b=2 h=2 hk=2 sq=90 sk=90 d=128 dv=128 lse layout=packed
+bf16 b=2 h=2 hk=1 sq=66 sk=131 d=40 dv=40 causal lse layout=packedkv
+bf16 b=2 h=2 hk=2 sq=80 sk=129 d=32 dv=32 lse layout=broadcast
+f16 b=2 h=2 hk=1 sq=63 sk=65 d=64 dv=64 lse layout=bhsd
+bf16 b=2 h=2 hk=1 sq=64 sk=66 d=96 dv=96 causal layout=sbhd
+bf16 b=1 h=1 hk=1 sq=130 sk=256 d=128 dv=128 lse input=rising
+f16 b=1 h=1 hk=1 sq=130 sk=256 d=64 dv=64 causal lse input=creeping
+bf16 b=1 h=1 hk=1 sq=130 sk=256 d=32 dv=32 lse input=falling
+bf16 b=1 h=2 hk=2 sq=100 sk=200 d=64 dv=64 lse input=neginf
+f16 b=1 h=1 hk=1 sq=100 sk=130 d=128 dv=128 lse input=large scale=0.3
+bf16 b=1 h=2 hk=1 sq=77 sk=33 d=64 dv=64 lse input=negative layout=padded
+f16 b=1 h=12 hk=12 sq=33 sk=65 d=32 dv=32 causal lse input=minilm";
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -287,11 +331,12 @@ mod tests {
 
     #[test]
     fn every_case_is_possible_small_and_prints_back() {
-        for Entry { case, .. } in checked().into_iter().chain(repeat()).chain(sanitizer()) {
+        for Entry { case, .. } in checked().into_iter().chain(repeat()).chain(sanitizer()).chain(simulator()) {
             assert_eq!(case.to_string().parse(), Ok(case));
             assert!(case.head_dim.is_multiple_of(8) && case.head_dim_v.is_multiple_of(8), "{case}");
         }
         assert!(checked().iter().all(|e| e.case.scores() <= MAX_SCORES));
+        assert!(simulator().iter().all(|e| e.case.seqlen_q <= 256 && e.case.seqlen_k <= 256));
     }
 
     #[test]
@@ -323,7 +368,7 @@ mod tests {
     #[test]
     fn the_reduced_lists_reach_every_kernel() {
         for kernel in attn_kernel::forward::KERNELS {
-            for list in [repeat(), sanitizer()] {
+            for list in [repeat(), sanitizer(), simulator()] {
                 let reached = list.iter().any(|Entry { case, .. }| {
                     case.precision.dtype() == kernel.dtype
                         && case.causal == kernel.causal

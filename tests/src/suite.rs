@@ -1,4 +1,4 @@
-//! The GPU suite: every case of the lists on the GPU against the oracle, then the repeats.
+//! The GPU suite: every case of the lists on the GPU, or on the simulator in its place, against the oracle, then the repeats.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -19,7 +19,7 @@ const REPEATS: usize = 20;
 /// Blocks of rows of a repeated case that are compared with the oracle.
 const SAMPLED_BLOCKS: usize = 64;
 
-/// Runs the attention kernels on the GPU against a reference in f64 on the CPU.
+/// Runs the attention kernels on the GPU, or on the simulator, against a reference in f64 on the CPU.
 ///
 /// Outputs are poisoned before each run and what lies between and around them is checked after it. The last line counts
 /// what passed and failed; the exit status is 0 when nothing failed, 1 when something did, 2 when there is no GPU.
@@ -41,6 +41,15 @@ pub struct Options {
     /// The short list for runs under compute-sanitizer.
     #[arg(long)]
     sanitizer: bool,
+    /// Run on the simulator instead of a GPU: the list of small cases for it, or with --all-lists every list.
+    #[arg(long)]
+    simulator: bool,
+    /// Seed of the simulator's schedules.
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "simulator")]
+    seed: u64,
+    /// With --simulator: every list. Takes hours.
+    #[arg(long, requires = "simulator")]
+    all_lists: bool,
 }
 
 /// What became of a case.
@@ -76,10 +85,11 @@ struct Tally {
 
 impl Options {
     fn entries(&self) -> Vec<Entry> {
-        let all = match (self.case, self.sanitizer) {
-            (Some(case), _) => return vec![Entry { list: "case", case }],
-            (None, true) => lists::sanitizer(),
-            (None, false) => lists::checked().into_iter().chain(lists::repeat()).collect(),
+        let all = match (self.case, self.sanitizer, self.simulator && !self.all_lists) {
+            (Some(case), ..) => return vec![Entry { list: "case", case }],
+            (None, true, _) => lists::sanitizer(),
+            (None, false, true) => lists::simulator(),
+            (None, false, false) => lists::checked().into_iter().chain(lists::repeat()).collect(),
         };
         let wanted = |e: &Entry| self.filter.as_ref().is_none_or(|f| format!("{}: {}", e.list, e.case).contains(f));
         all.into_iter().filter(wanted).step_by(if self.quick { 7 } else { 1 }).collect()
@@ -97,7 +107,7 @@ pub fn run(options: &Options) -> u8 {
         eprintln!("no case matches the filter");
         return 1;
     }
-    let gpu = match Gpu::open() {
+    let gpu = match if options.simulator { Gpu::simulated(options.seed) } else { Gpu::open() } {
         Ok(gpu) => gpu,
         Err(error) => {
             eprintln!("no GPU to run on: {error}");
@@ -105,15 +115,18 @@ pub fn run(options: &Options) -> u8 {
         }
     };
     println!("device: {}", gpu.describe());
-    let tallies = run_all(&gpu, &entries);
+    if options.simulator {
+        println!("seed: {}", options.seed);
+    }
+    let tallies = run_all(&gpu, &entries, options.seed);
     print_table(&tallies, entries.len())
 }
 
-fn run_all(gpu: &Gpu, entries: &[Entry]) -> BTreeMap<&'static str, Tally> {
+fn run_all(gpu: &Gpu, entries: &[Entry], seed: u64) -> BTreeMap<&'static str, Tally> {
     let (start, mut tallies) = (Instant::now(), BTreeMap::<_, Tally>::new());
     let mut failed = 0;
     for (i, Entry { list, case }) in entries.iter().enumerate() {
-        let (outcome, lost) = match check(gpu, list, case) {
+        let (outcome, lost) = match check(gpu, list, case, seed) {
             Ok(report) => (Outcome::Passed(report), false),
             Err(Failure::Gpu(error @ GpuError::TooLarge { .. })) => (Outcome::Skipped(error.to_string()), false),
             Err(Failure::Gpu(error)) => (Outcome::Failed(error.to_string()), gpu.is_lost()),
@@ -132,7 +145,7 @@ fn run_all(gpu: &Gpu, entries: &[Entry]) -> BTreeMap<&'static str, Tally> {
             }
         }
         let done = i + 1;
-        if done.is_multiple_of(50) || done == entries.len() {
+        if done.is_multiple_of(if gpu.is_simulated() { 10 } else { 50 }) || done == entries.len() {
             println!("{done} of {} cases, {failed} failed, {:.0} s", entries.len(), start.elapsed().as_secs_f64());
         }
         if lost {
@@ -174,13 +187,15 @@ fn print_table(tallies: &BTreeMap<&'static str, Tally>, expected: usize) -> u8 {
     u8::from(failed + not_run > 0)
 }
 
-fn check(gpu: &Gpu, list: &str, case: &Case) -> Result<Report, Failure> {
+fn check(gpu: &Gpu, list: &str, case: &Case, seed: u64) -> Result<Report, Failure> {
     let inputs = Inputs::of(case);
     let loaded = gpu.load(case, &inputs)?;
     let output = loaded.run()?;
     untouched(&loaded, &output)?;
     if list == "repeat" {
-        return repeat(case, &loaded, &output);
+        let repeated = repeat(gpu, case, &loaded, &output, seed);
+        gpu.reseed(seed)?;
+        return repeated;
     }
     let attention = inputs.attention(case);
     let (o, lse) = loaded.tensors(&output, case.precision);
@@ -200,12 +215,14 @@ fn untouched(loaded: &Loaded<'_>, output: &Output) -> Result<(), Failure> {
     }
 }
 
-/// Further runs equal the first bit by bit, and the first is right in the rows that are sampled.
-fn repeat(case: &Case, loaded: &Loaded<'_>, first: &Output) -> Result<Report, Failure> {
+/// Further runs equal the first bit by bit, and the first is right in the rows that are sampled. On the simulator each run
+/// has a seed of its own.
+fn repeat(gpu: &Gpu, case: &Case, loaded: &Loaded<'_>, first: &Output, seed: u64) -> Result<Report, Failure> {
     let qkv = loaded.place().qkv.map(|(arena, _)| loaded.arenas()[arena].as_slice());
     let buffers = Buffers { qkv, o: &first.o, lse: first.lse.as_deref() };
     let report = sampled::check(case, loaded.place(), &buffers, SAMPLED_BLOCKS)?;
     for run in 2..=REPEATS {
+        gpu.reseed(seed.wrapping_add(run as u64))?;
         let again = loaded.run()?;
         if let Some(at) = again.o.iter().zip(&first.o).position(|(a, b)| a != b) {
             return Err(Failure::Unequal { run, what: "o", at });

@@ -9,7 +9,7 @@ use crate::process;
 /// Attention on the Q, K and V of a file: run on the GPU, checked, timed.
 ///
 /// Compared with the file's own o and lse where it has them for this mask, else with softmax attention in f64 on the
-/// CPU. Without a GPU that reference runs in the kernel's place.
+/// CPU. Without a GPU the kernel runs on the simulator.
 #[derive(clap::Args)]
 pub struct Options {
     /// A safetensors file with q, k, v (batch, seq, heads, head_dim; bf16 or f16) and optionally the expected o and lse
@@ -22,6 +22,12 @@ pub struct Options {
     /// Write o and lse to this safetensors file.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Run on the simulator even where there is a GPU.
+    #[arg(long)]
+    simulator: bool,
+    /// Seed of the simulator's schedule.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
 }
 
 /// Runs the command: the program is `tests/src/bin/attn-demo.rs`, which a GPU bundle carries too.
@@ -37,6 +43,8 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     command.args(options.causal.then_some("--causal"));
+    command.args(options.simulator.then_some("--simulator"));
+    command.arg("--seed").arg(options.seed.to_string());
     let status = command.status().context("cannot start cargo")?;
     if !status.success() {
         // The program has said what is wrong.

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::process;
 
-/// Runs the tests of every crate, takes every kernel through ptxas, and proves that the prebuilt kernels are the source's.
+/// Runs the tests of every crate, takes every kernel through ptxas, proves that the prebuilt kernels are the source's, and
+/// runs each on the simulator.
 #[derive(clap::Args)]
 pub struct Options {
     /// Also run the GPU suite on this machine's GPU. Fails where there is none.
@@ -28,13 +29,16 @@ pub fn run(options: &Options) -> Result<()> {
     crate::invoke(["build-ptx", "--probes"])?;
     heading("the kernels that attn-host carries are those of the source");
     crate::invoke(["build-ptx", "--check-prebuilt"])?;
+    heading("every kernel on the simulator");
+    simulator_suite()?;
     if options.gpu {
         heading("GPU suite");
         gpu_suite()?;
     }
     let gpu = if options.gpu { "the GPU suite passed" } else { "the GPU suite was not asked for (--gpu)" };
     println!(
-        "\n{passed} tests passed, every kernel compiles and is the one that attn-host carries, {gpu}; {:.0} s",
+        "\n{passed} tests passed, every kernel compiles, is the one that attn-host carries and is right on the simulator, \
+         {gpu}; {:.0} s",
         start.elapsed().as_secs_f64()
     );
     Ok(())
@@ -77,10 +81,23 @@ fn counts(line: &str) -> Option<(u32, u32)> {
     Some((number("passed")?, number("failed")?))
 }
 
+/// The command that runs the suite.
+fn suite() -> Command {
+    let mut command = process::cargo();
+    command.args(["run", "--quiet", "--release", "--package", "attn-tests", "--bin", "attn-gpu-suite", "--"]);
+    command
+}
+
+fn simulator_suite() -> Result<()> {
+    let status = suite().arg("--simulator").status().context("cannot start cargo")?;
+    if !status.success() {
+        bail!("the suite failed on the simulator ({status})");
+    }
+    Ok(())
+}
+
 fn gpu_suite() -> Result<()> {
-    let mut command: Command = process::cargo();
-    command.args(["run", "--quiet", "--release", "--package", "attn-tests", "--bin", "attn-gpu-suite"]);
-    let status = command.status().context("cannot start cargo")?;
+    let status = suite().status().context("cannot start cargo")?;
     match status.code() {
         Some(0) => Ok(()),
         Some(NO_GPU) => bail!(
