@@ -7,14 +7,17 @@ use attn_host::simulator;
 use clap::Parser;
 
 use crate::case::Case;
-use crate::compare::{self, Mismatch};
+use crate::compare::{self, LSE_BOUND, Mismatch};
 use crate::dense::Dense;
 use crate::gpu::{Gpu, GpuError};
 use crate::input::Inputs;
 use crate::layout::Layout;
 use crate::oracle::Answer;
+use crate::precision::Precision;
 use crate::sample::{self, Sample, SampleError};
 
+/// Largest difference between two f64 computations of the same answer once both are stored as f32.
+const F32_BOUND: f64 = 1e-5;
 /// Launches between two events when the kernel is timed.
 const TIMED: u32 = 50;
 
@@ -153,6 +156,7 @@ fn compute(
     let attention = inputs.attention(case);
     let what = against(&expected);
     let computed = attention.reference();
+    agree(&expected, &computed, case.precision)?;
     let reference = Answer {
         o: expected.0.map_or(computed.o, |o| widen(&o)),
         lse: expected.1.map_or(computed.lse, |lse| widen(&lse)),
@@ -182,6 +186,27 @@ fn against(expected: &Expected) -> &'static str {
         (None, Some(_)) => "the file's own lse, and o in f64 on the CPU",
         (None, None) => "softmax attention in f64 on the CPU",
     }
+}
+
+/// Whether a file's answer is the oracle's: the bound of an output is taken from it, and would admit whatever a wrong one
+/// says.
+fn agree(expected: &Expected, computed: &Answer<f64>, precision: Precision) -> Result<(), Mismatch> {
+    if let Some(o) = &expected.0 {
+        compare::worst("o", o, &computed.o, file_bound(o, precision))?;
+    }
+    if let Some(lse) = &expected.1 {
+        compare::worst("lse", lse, &computed.lse, LSE_BOUND)?;
+    }
+    Ok(())
+}
+
+/// How far an expected output may be from f64 by the format that the file stores it in.
+fn file_bound(o: &Dense<f32>, precision: Precision) -> f64 {
+    let largest = o.data.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let stored_in_16_bits = o.data.iter().all(|x| precision.round(*x) == *x);
+    // One unit in the last place: 2^-8 in bf16, 2^-11 in f16.
+    let unit = precision.round(1.0 + 1.0 / 128.0) - 1.0;
+    if stored_in_16_bits { f64::from(largest.max(1.0) * unit) } else { f64::from(largest.max(1.0)) * F32_BOUND }
 }
 
 fn widen(t: &Dense<f32>) -> Dense<f64> {
