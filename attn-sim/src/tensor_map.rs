@@ -9,6 +9,7 @@ mod object;
 mod replace;
 mod rules;
 
+pub use crate::layout::swizzle::Swizzle;
 pub use object::ObjectError;
 pub use replace::{Field, ReplaceError};
 pub use rules::EncodeError;
@@ -112,84 +113,6 @@ pub enum Interleave {
     None = 0,
     Bytes16 = 1,
     Bytes32 = 2,
-}
-
-/// How shared memory is shuffled against bank conflicts: an involution on byte addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Swizzle {
-    /// Addresses are kept.
-    None = 0,
-    /// 16-byte atoms within 32 bytes.
-    B32 = 1,
-    /// 16-byte atoms within 64 bytes.
-    B64 = 2,
-    /// 16-byte atoms within 128 bytes.
-    B128 = 3,
-    /// 32-byte atoms within 128 bytes.
-    B128Atom32 = 4,
-    /// 32-byte atoms within 128 bytes, and the 8-byte halves of each 16 bytes exchanged in every second 128-byte row.
-    B128Atom32Flip8 = 5,
-    /// 64-byte atoms within 128 bytes.
-    B128Atom64 = 6,
-}
-
-impl Swizzle {
-    /// All modes, in the order of the driver's values.
-    pub const ALL: [Swizzle; 7] = [
-        Swizzle::None,
-        Swizzle::B32,
-        Swizzle::B64,
-        Swizzle::B128,
-        Swizzle::B128Atom32,
-        Swizzle::B128Atom32Flip8,
-        Swizzle::B128Atom64,
-    ];
-
-    /// The widest inner box dimension in bytes, if the mode limits it.
-    pub const fn span(self) -> Option<u32> {
-        match self {
-            Swizzle::None => None,
-            Swizzle::B32 => Some(32),
-            Swizzle::B64 => Some(64),
-            _ => Some(128),
-        }
-    }
-
-    /// Bytes that stay together and in order.
-    pub const fn atom(self) -> u32 {
-        match self {
-            Swizzle::None => u32::MAX,
-            Swizzle::B32 | Swizzle::B64 | Swizzle::B128 => 16,
-            Swizzle::B128Atom32 => 32,
-            Swizzle::B128Atom32Flip8 => 8,
-            Swizzle::B128Atom64 => 64,
-        }
-    }
-
-    /// Bytes after which the pattern repeats.
-    pub const fn period(self) -> u32 {
-        match self {
-            Swizzle::None => 1,
-            Swizzle::B32 | Swizzle::B128Atom64 => 256,
-            Swizzle::B64 | Swizzle::B128Atom32 | Swizzle::B128Atom32Flip8 => 512,
-            Swizzle::B128 => 1024,
-        }
-    }
-
-    /// Where the byte with unswizzled address `a` lies. The function is its own inverse and acts on absolute shared
-    /// addresses, not on offsets within a tile.
-    pub const fn address(self, a: u32) -> u32 {
-        match self {
-            Swizzle::None => a,
-            Swizzle::B32 => a ^ ((a >> 3) & 0x10),
-            Swizzle::B64 => a ^ ((a >> 3) & 0x30),
-            Swizzle::B128 => a ^ ((a >> 3) & 0x70),
-            Swizzle::B128Atom32 => a ^ ((a >> 2) & 0x60),
-            Swizzle::B128Atom32Flip8 => a ^ ((a >> 2) & 0x60) ^ ((a >> 4) & 0x08),
-            Swizzle::B128Atom64 => a ^ ((a >> 1) & 0x40),
-        }
-    }
 }
 
 /// Size of the requests that L2 makes; without effect here.
@@ -338,32 +261,6 @@ pub(crate) mod tests {
             l2_promotion: L2Promotion::None,
             oob_fill: OobFill::Zero,
         }
-    }
-
-    #[test]
-    fn swizzles_are_involutions_within_their_period() {
-        for mode in Swizzle::ALL {
-            for a in 0..4096 {
-                assert_eq!(mode.address(mode.address(a)), a, "{mode:?} at {a}");
-                assert_eq!(mode.address(a + mode.period() * 8), mode.address(a) + mode.period() * 8, "{mode:?} at {a}");
-                let first = a - a % mode.atom().min(4096);
-                assert_eq!(mode.address(a), mode.address(first) + (a - first), "{mode:?}: atom of {a}");
-            }
-        }
-    }
-
-    #[test]
-    fn swizzles_stay_in_their_row() {
-        for mode in Swizzle::ALL {
-            let span = mode.span().unwrap_or(1);
-            assert!((0..4096).all(|a| mode.address(a) / span == a / span), "{mode:?}");
-        }
-        assert_eq!(Swizzle::B128.address(3 * 128 + 0x10), 0x1A0);
-        assert_eq!(Swizzle::B64.address(0x180), 0x1B0);
-        assert_eq!(Swizzle::B32.address(0x80), 0x90);
-        assert_eq!(Swizzle::B128Atom32.address(0x180), 0x1E0);
-        assert_eq!(Swizzle::B128Atom32Flip8.address(0x80), 0x80 + 0x20 + 8);
-        assert_eq!(Swizzle::B128Atom64.address(0x80), 0xC0);
     }
 
     #[test]

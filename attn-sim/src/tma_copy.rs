@@ -220,7 +220,8 @@ impl Image<'_> {
         while done < total {
             let here = self.next;
             let atom = self.map.swizzle.atom();
-            let mut shared = (total - done).min(atom - here % atom);
+            let rest = if self.map.swizzle == Swizzle::None { u32::MAX } else { atom - here % atom };
+            let mut shared = (total - done).min(rest);
             let mut bytes = shared;
             if unit.shared != unit.global {
                 shared = shared.min(unit.shared - done % unit.shared);
@@ -233,7 +234,7 @@ impl Image<'_> {
                 None => Source::Outside,
             };
             if bytes > 0 {
-                self.push(Piece { shared: self.map.swizzle.address(here), bytes, source });
+                self.push(Piece { shared: self.map.swizzle.apply(here), bytes, source });
             }
             self.next += shared;
             done += shared;

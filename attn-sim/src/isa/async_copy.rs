@@ -1,9 +1,9 @@
 //! `cp`: the copies of each thread from global to shared memory (`cp.async`), and the way to bulk and tensor copies.
 
 use super::Decoded;
+use super::form::Form;
 use super::groups::{Groups, Part};
 use super::mbarrier;
-use super::words::Words;
 use crate::counters::Class;
 use crate::machine::clock::Proxy;
 use crate::machine::decode::{Addr, Decode, Source};
@@ -19,7 +19,7 @@ use crate::report::{Kind, Stop};
 
 /// Decodes `cp`.
 pub fn decode(d: &Decode) -> Decoded {
-    let mut words = Words::new(d);
+    let mut words = Form::new(d);
     words.expect("async")?;
     if words.take("bulk") {
         return match words.take("tensor") {
@@ -49,7 +49,7 @@ pub fn decode(d: &Decode) -> Decoded {
     copy(d, words)
 }
 
-fn copy(d: &Decode, mut words: Words) -> Decoded {
+fn copy(d: &Decode, mut words: Form) -> Decoded {
     let wide_only = words.take("cg");
     if !wide_only {
         words.expect("ca")?;

@@ -1,7 +1,7 @@
 //! `bar` and `barrier`: the named barriers of a block.
 
 use super::Decoded;
-use super::words::Words;
+use super::form::Form;
 use crate::barrier_state::{Arrival, NamedBarriers, Reduced, Round, WARP};
 use crate::counters::Class;
 use crate::machine::clock::Knowledge;
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 /// Decodes `bar` and `barrier`.
 pub fn decode(d: &Decode) -> Decoded {
-    let mut words = Words::new(d);
+    let mut words = Form::new(d);
     if words.take("cluster") {
         return super::cluster::decode_barrier(d, words);
     }

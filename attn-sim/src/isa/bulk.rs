@@ -1,9 +1,9 @@
 //! `cp.async.bulk`: copies of contiguous bytes, and the groups that stores of all kinds are waited for by.
 
 use super::Decoded;
+use super::form::Form;
 use super::groups::{Groups, Part};
 use super::mbarrier;
-use super::words::Words;
 use crate::counters::Class;
 use crate::machine::clock::{Actor, Proxy};
 use crate::machine::decode::{Addr, Decode, Source};
@@ -160,7 +160,7 @@ pub(super) fn too_late(m: &mut Machine, who: &Actor, block: usize) -> bool {
 }
 
 /// Decodes `cp{.reduce}.async.bulk` without `tensor`, whose words up to there are taken but for `reduce`.
-pub(super) fn decode(d: &Decode, mut words: Words) -> Decoded {
+pub(super) fn decode(d: &Decode, mut words: Form) -> Decoded {
     if words.take("commit_group") {
         words.end()?;
         return Ok(Box::new(Commit));
@@ -203,7 +203,7 @@ pub(super) fn decode(d: &Decode, mut words: Words) -> Decoded {
 /// Operation, element type, and whether subnormals are flushed.
 fn reduction_of(
     d: &Decode,
-    words: &mut Words,
+    words: &mut Form,
 ) -> Result<Option<(ReduceOp, ScalarType, bool)>, crate::report::Unsupported> {
     if !words.take("reduce") {
         return Ok(None);
@@ -375,7 +375,7 @@ impl Execute for Wait {
 
 /// Decodes `st.bulk`: zeros to shared memory.
 pub(super) fn decode_fill(d: &Decode) -> Decoded {
-    let mut words = Words::new(d);
+    let mut words = Form::new(d);
     words.expect("bulk")?;
     words.skip(&["weak"]);
     words.shared_space();

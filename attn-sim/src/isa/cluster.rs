@@ -2,8 +2,8 @@
 
 use super::Decoded;
 use super::bulk;
+use super::form::Form;
 use super::mbarrier;
-use super::words::Words;
 use crate::counters::Class;
 use crate::machine::clock::{Knowledge, Proxy};
 use crate::machine::decode::{Addr, Decode, Source};
@@ -18,7 +18,7 @@ use crate::report::{Kind, Stop};
 use std::collections::BTreeMap;
 
 /// Decodes `barrier.cluster`, whose words up to there are taken.
-pub(super) fn decode_barrier(d: &Decode, mut words: Words) -> Decoded {
+pub(super) fn decode_barrier(d: &Decode, mut words: Form) -> Decoded {
     let wait = words.take("wait");
     if !wait {
         words.expect("arrive")?;
@@ -150,7 +150,7 @@ impl Execute for ClusterWait {
 
 /// Decodes `st.async` and `red.async` that complete on an mbarrier, by modifier `async` of `st` and `red`.
 pub fn decode_async(d: &Decode) -> Decoded {
-    let mut words = Words::new(d);
+    let mut words = Form::new(d);
     words.expect("async")?;
     words.expect("mbarrier::complete_tx::bytes")?;
     words.skip(&["weak"]);
@@ -164,7 +164,7 @@ pub fn decode_async(d: &Decode) -> Decoded {
         1
     };
     let ty = words.one("the type", ScalarType::parse)?;
-    let op = words.parse(ReduceOp::parse);
+    let op = words.find(ReduceOp::parse);
     words.end()?;
     if (d.inst.opcode == "red") != op.is_some() {
         return Err(d.unsupported("a reduction without its operation"));

@@ -3,7 +3,7 @@
 //! Fences between threads are in `order.rs`.
 
 use super::Decoded;
-use super::words::Words;
+use super::form::Form;
 use crate::counters::Class;
 use crate::machine::clock::Knowledge;
 use crate::machine::decode::Decode;
@@ -18,7 +18,7 @@ pub(super) fn is_between_proxies(d: &Decode) -> bool {
 
 /// Decodes `fence.proxy` and `fence.mbarrier_init`.
 pub fn decode(d: &Decode) -> Decoded {
-    let mut words = Words::new(d);
+    let mut words = Form::new(d);
     let fence = if words.take("mbarrier_init") {
         words.expect("release")?;
         words.expect("cluster")?;

@@ -7,8 +7,8 @@ use crate::report::Unsupported;
 
 /// The modifiers that have not been understood yet.
 pub(super) struct Form<'d, 'a> {
-    d: &'d Decode<'a>,
-    left: Vec<&'a str>,
+    pub(super) d: &'d Decode<'a>,
+    pub(super) left: Vec<&'a str>,
 }
 
 impl<'d, 'a> Form<'d, 'a> {

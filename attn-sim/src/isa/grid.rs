@@ -2,9 +2,9 @@
 
 use super::Decoded;
 use super::bulk;
+use super::form::Form;
 use super::mbarrier;
 use super::tma;
-use super::words::Words;
 use crate::counters::Class;
 use crate::machine::clock::Proxy;
 use crate::machine::decode::{Addr, Decode, Reg, Source, elements};
@@ -32,7 +32,7 @@ impl Execute for Nothing {
 /// Decodes `griddepcontrol`. Launches run one after the other here, so what a wait waits for has ended, and nothing that
 /// depends on this launch can start early.
 pub fn decode_griddepcontrol(d: &Decode) -> Decoded {
-    let mut words = Words::new(d);
+    let mut words = Form::new(d);
     if !words.take("launch_dependents") {
         words.expect("wait")?;
     }
@@ -42,7 +42,7 @@ pub fn decode_griddepcontrol(d: &Decode) -> Decoded {
 
 /// Decodes `clusterlaunchcontrol`.
 pub fn decode_clusterlaunchcontrol(d: &Decode) -> Decoded {
-    let mut words = Words::new(d);
+    let mut words = Form::new(d);
     words.expect("b128")?;
     if words.take("try_cancel") {
         words.expect("async")?;

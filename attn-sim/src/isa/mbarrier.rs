@@ -1,6 +1,6 @@
 //! `mbarrier`: arrivals, transactions, waits.
 
-use super::words::Words;
+use super::form::Form;
 use crate::counters::Class;
 use crate::machine::UnitState;
 use crate::machine::context::Context;
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 /// Decodes an `mbarrier` instruction.
 pub fn decode(d: &Decode) -> Result<Box<dyn Execute>, Unsupported> {
-    let mut words = Words::new(d);
+    let mut words = Form::new(d);
     words.expect("b64")?;
     let verb = words.one("an operation", |word| {
         ["init", "inval", "arrive", "arrive_drop", "expect_tx", "complete_tx", "test_wait", "try_wait", "pending_count"]
@@ -93,7 +93,7 @@ struct Arrive {
     dest: Option<Reg>,
     space: Space,
     addr: Addr,
-    form: Form,
+    form: Arrival,
     /// Count of arrivals, or bytes to expect; 1 where it is not written.
     amount: Source,
     release: bool,
@@ -101,23 +101,23 @@ struct Arrive {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+enum Arrival {
     Plain,
     NoComplete,
     ExpectTx,
 }
 
-fn arrive(d: &Decode, words: &mut Words, drop: bool) -> Result<Arrive, Unsupported> {
+fn arrive(d: &Decode, words: &mut Form, drop: bool) -> Result<Arrive, Unsupported> {
     let form = match (words.take("expect_tx"), words.take("noComplete")) {
-        (true, _) => Form::ExpectTx,
-        (false, true) => Form::NoComplete,
-        (false, false) => Form::Plain,
+        (true, _) => Arrival::ExpectTx,
+        (false, true) => Arrival::NoComplete,
+        (false, false) => Arrival::Plain,
     };
     // The destination may be left out altogether in the remote forms of old compilers.
     let first = usize::from(!matches!(d.operand(0)?, crate::ptx::Operand::Address(_)));
     let amount = match d.operands() > first + 1 {
         true => d.source(first + 1, ScalarType::U32)?,
-        false if form == Form::Plain => Source::Imm(1),
+        false if form == Arrival::Plain => Source::Imm(1),
         false => return Err(d.unsupported("without a count")),
     };
     let release = !words.relaxed("release");
@@ -132,12 +132,12 @@ fn arrive(d: &Decode, words: &mut Words, drop: bool) -> Result<Arrive, Unsupport
 impl Arrive {
     fn change(&self, bar: &mut MbarrierState, amount: u32) -> Result<(Token, crate::mbarrier_state::Step), Misuse> {
         match (self.form, self.drop) {
-            (Form::Plain, false) => bar.arrive(amount),
-            (Form::ExpectTx, false) => bar.arrive_expect_tx(amount),
-            (Form::NoComplete, false) => Ok((bar.arrive_no_complete(amount)?, crate::mbarrier_state::Step::Pending)),
-            (Form::Plain, true) => bar.arrive_drop(amount, false),
-            (Form::ExpectTx, true) => bar.arrive_drop_expect_tx(amount),
-            (Form::NoComplete, true) => bar.arrive_drop(amount, true),
+            (Arrival::Plain, false) => bar.arrive(amount),
+            (Arrival::ExpectTx, false) => bar.arrive_expect_tx(amount),
+            (Arrival::NoComplete, false) => Ok((bar.arrive_no_complete(amount)?, crate::mbarrier_state::Step::Pending)),
+            (Arrival::Plain, true) => bar.arrive_drop(amount, false),
+            (Arrival::ExpectTx, true) => bar.arrive_drop_expect_tx(amount),
+            (Arrival::NoComplete, true) => bar.arrive_drop(amount, true),
         }
     }
 }
@@ -220,7 +220,7 @@ struct WaitFor {
     suspends: bool,
 }
 
-fn wait(d: &Decode, words: &mut Words, suspends: bool) -> Result<WaitFor, Unsupported> {
+fn wait(d: &Decode, words: &mut Form, suspends: bool) -> Result<WaitFor, Unsupported> {
     let parity = words.take("parity");
     let acquire = !words.relaxed("acquire");
     let space = words.shared_space();

@@ -1,7 +1,7 @@
 //! `setmaxnreg`: registers move between warpgroups.
 
 use super::Decoded;
-use super::words::Words;
+use super::form::Form;
 use crate::counters::Class;
 use crate::machine::decode::Decode;
 use crate::machine::execute::{Execute, Step};
@@ -12,7 +12,7 @@ use crate::report::{Kind, Stop};
 
 /// Decodes `setmaxnreg`.
 pub fn decode(d: &Decode) -> Decoded {
-    let mut words = Words::new(d);
+    let mut words = Form::new(d);
     let change = words.one("`.inc` or `.dec`", |word| match word {
         "inc" => Some(Change::Inc),
         "dec" => Some(Change::Dec),

@@ -2,8 +2,8 @@
 
 use super::Decoded;
 use super::bulk::{self, Effect, StoreJob};
+use super::form::Form;
 use super::mbarrier;
-use super::words::Words;
 use crate::counters::Class;
 use crate::machine::clock::{Actor, Proxy};
 use crate::machine::decode::{Addr, Decode, Source};
@@ -103,7 +103,7 @@ impl BoxOperand {
 }
 
 /// Decodes `cp{.reduce}.async.bulk{.prefetch}.tensor`, whose words up to there are taken.
-pub(super) fn decode(d: &Decode, mut words: Words) -> Decoded {
+pub(super) fn decode(d: &Decode, mut words: Form) -> Decoded {
     let dims = words.one("the number of dimensions", |word| {
         let dims = word.strip_suffix('d')?.parse().ok()?;
         (1..=5).contains(&dims).then_some(dims)
@@ -117,7 +117,7 @@ pub(super) fn decode(d: &Decode, mut words: Words) -> Decoded {
         words.expect("global")?;
         words.shared_space();
         let reduce = words.take("reduce");
-        let op = words.parse(ReduceOp::parse);
+        let op = words.find(ReduceOp::parse);
         if reduce != op.is_some() {
             return Err(d.unsupported("a reduction without its operation"));
         }
@@ -313,7 +313,7 @@ impl Execute for Prefetch {
 
 /// Decodes `prefetch{.space}.tensormap`, which checks that a map is there.
 pub(super) fn decode_prefetch(d: &Decode) -> Decoded {
-    let mut words = Words::new(d);
+    let mut words = Form::new(d);
     words.expect("tensormap")?;
     let Operand::Address(address) = d.operand(0)? else {
         return Err(d.unsupported("the address of a tensor map was expected"));
@@ -350,7 +350,7 @@ impl Execute for PrefetchMap {
 
 /// Decodes `tensormap.replace` and `tensormap.cp_fenceproxy`.
 pub(super) fn decode_tensormap(d: &Decode) -> Decoded {
-    let mut words = Words::new(d);
+    let mut words = Form::new(d);
     words
         .expect("tile")
         .or_else(|_| if d.has("cp_fenceproxy") { Ok(()) } else { Err(d.unsupported("without `.tile`")) })?;

@@ -167,7 +167,7 @@ mod tests {
             ..plain()
         };
         let promotions = [L2Promotion::None, L2Promotion::Bytes64, L2Promotion::Bytes128, L2Promotion::Bytes256];
-        for (i, swizzle) in Swizzle::ALL.into_iter().enumerate() {
+        for (i, (swizzle, ..)) in SWIZZLES.into_iter().enumerate() {
             let oob_fill = if i % 2 == 0 { OobFill::Zero } else { OobFill::Nan };
             let box_dim: &[u32] = if swizzle == Swizzle::B32 { &[16, 8, 1, 1, 1] } else { &[32, 8, 1, 1, 1] };
             let args = EncodeTiled { swizzle, oob_fill, l2_promotion: promotions[i % 4], box_dim, ..args };

@@ -133,8 +133,8 @@ impl TensorMap {
         if self.interleave == Interleave::Bytes32 && swizzle != Swizzle::B32 {
             return Err(EncodeError::InterleaveSwizzle { got: swizzle });
         }
-        if let (Interleave::None, Some(span)) = (self.interleave, swizzle.span()) {
-            let bytes = self.row_bytes();
+        if self.interleave == Interleave::None && swizzle != Swizzle::None {
+            let (bytes, span) = (self.row_bytes(), swizzle.span());
             if bytes > span {
                 return Err(EncodeError::SwizzleSpan { bytes, span, swizzle });
             }
