@@ -585,3 +585,117 @@ fn what_is_not_modelled_is_refused_with_its_line() {
         }
     }
 }
+
+#[test]
+fn a_pair_of_blocks_loads_halves_and_signals_its_leader() {
+    let mut case = Case::new(1);
+    let input = case.gpu.upload(&pattern(2048));
+    let output = case.gpu.alloc(2048);
+    let wide = |address| EncodeTiled { global_dim: &[64, 16], ..matrix(address) };
+    let mut case = case.map("in", wide(input)).map("out", wide(output)).cluster(2);
+    let copy = "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes";
+    let body = |form: &str| {
+        format!(
+            "{INIT} barrier.cluster.arrive.relaxed; barrier.cluster.wait;
+             mov.u32 %r0, %cluster_ctarank; shl.b32 %r1, %r0, 3; setp.eq.u32 %p1, %r0, 0;
+             mov.u32 %r2, smem; and.b32 %r3, %r2, 0xFEFFFFFF; mov.b64 %rd5, 0;
+             @%p1 mbarrier.arrive.expect_tx.shared.b64 _, [smem], 2048;
+             {copy}{form} [%r2+1024], [in, {{0, %r1}}], [%r3], %rd5;
+             @!%p1 bra FOLLOW; {WAIT}
+             mapa.shared::cluster.u32 %r4, %r2, 1; mbarrier.arrive.shared::cluster.b64 _, [%r4], 1;
+             FOLLOW: @%p1 bra WRITE; F: mbarrier.try_wait.parity.shared.b64 %p0, [smem], 0; @!%p0 bra F;
+             WRITE: cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group.L2::cache_hint [out, {{0, %r1}}], [smem+1024], %rd5; {DONE}
+             barrier.cluster.arrive; barrier.cluster.wait;"
+        )
+    };
+    case.clean(&body(".L2::cache_hint.cta_group::2"));
+    assert_eq!(case.read(output, 2048), pattern(2048));
+    case.finds(Kind::Operand, "its mbarrier", &body(".cta_group::1.L2::cache_hint"));
+}
+
+#[test]
+fn a_fence_makes_a_relaxed_arrival_at_the_cluster_release() {
+    let mut case = Case::new(32).cluster(2);
+    let body = |fence: &str, arrive: &str| {
+        format!(
+            "mov.u32 %r0, %tid.x; setp.eq.u32 %p0, %r0, 0; mov.u32 %r1, %cluster_ctarank; xor.b32 %r2, %r1, 1;
+             @%p0 st.shared.u32 [smem], %r1; {fence} barrier.cluster.arrive{arrive}; barrier.cluster.wait;
+             mov.u32 %r3, smem; mapa.shared::cluster.u32 %r4, %r3, %r2; ld.shared::cluster.u32 %r5, [%r4];
+             setp.ne.u32 %p1, %r5, %r2; @%p1 trap; barrier.cluster.arrive; barrier.cluster.wait;"
+        )
+    };
+    case.clean(&body("", ""));
+    case.clean(&body("fence.acq_rel.cluster;", ".relaxed"));
+    case.finds(Kind::Race, "shared", &body("", ".relaxed"));
+}
+
+#[test]
+fn a_waiter_that_is_overtaken_is_told() {
+    let mut case = Case::new(64);
+    // Warp 1 asks once, warp 0 completes two phases, warp 1 asks for the first again.
+    case.finds(
+        Kind::Mbarrier,
+        "means another phase",
+        "mov.u32 %r0, %tid.x; setp.eq.u32 %p0, %r0, 0; setp.lt.u32 %p1, %r0, 32;
+         @%p0 mbarrier.init.shared.b64 [smem], 1; bar.sync 0; @%p1 bra FIRST;
+         mbarrier.test_wait.parity.shared.b64 %p2, [smem], 0; @%p2 trap; bar.sync 1; bar.sync 2;
+         mbarrier.test_wait.parity.shared.b64 %p2, [smem], 0; bra END;
+         FIRST: bar.sync 1; @%p0 mbarrier.arrive.shared.b64 _, [smem]; @%p0 mbarrier.arrive.shared.b64 _, [smem]; bar.sync 2; END:",
+    );
+}
+
+/// Spellings of other compilers' kernels, and old and new ones of the same thing.
+#[test]
+fn spellings_are_understood() {
+    for line in [
+        "mbarrier.arrive.release.cta.shared::cta.b64 %rd0, [smem], 1;",
+        "mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%r0], %r1;",
+        "mbarrier.arrive.expect_tx.release.cluster.shared::cluster.b64 _, [%r0], 64;",
+        "mbarrier.arrive_drop.noComplete.release.cta.shared::cta.b64 %rd0, [smem], 1;",
+        "mbarrier.arrive.b64 %rd0, [%rd1];",
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 %p0, [smem+8], 1, 10000000;",
+        "mbarrier.test_wait.parity.relaxed.cta.shared.b64 %p0, [smem], %r1;",
+        "fence.proxy.async::generic.acquire.sync_restrict::shared::cluster.cluster;",
+        "fence.proxy.async::generic.release.sync_restrict::shared::cta.cluster;",
+        "fence.proxy.tensormap::generic.release.gpu;",
+        "fence.proxy.async.global;",
+        "fence.proxy.alias;",
+        "barrier.cluster.arrive.release.aligned;",
+        "barrier.cluster.wait.acquire;",
+        "barrier.sync 2, 416;",
+        "barrier.cta.arrive.aligned %r0, 64;",
+        "barrier.cta.red.popc.aligned.u32 %r0, 1, 64, %p0;",
+        "griddepcontrol.launch_dependents;",
+        "griddepcontrol.wait;",
+        "cp.async.bulk.prefetch.L2.global.L2::cache_hint [%rd0], 128, %rd1;",
+        "cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%rd0, {%r0, %r1}];",
+        "cp.async.bulk.tensor.5d.shared::cta.global.mbarrier::complete_tx::bytes [smem], [%rd0, {%r0, 0, 0, 0, 0}], [smem];",
+        "cp.async.bulk.tensor.2d.cta_group::2.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [smem], [%rd0, {0, 0}], [smem], %h0;",
+        "cp.async.bulk.tensor.2d.shared::cta.global.tile::gather4.mbarrier::complete_tx::bytes.L2::cache_hint [smem], [%rd0, {0, 1, 2, 3, 4}], [smem], %rd1;",
+        "cp.async.bulk.tensor.2d.global.shared::cta.tile::scatter4.bulk_group [%rd0, {0, 1, 2, 3, 4}], [smem];",
+        "cp.reduce.async.bulk.tensor.1d.global.shared::cta.max.bulk_group [%rd0, {0}], [smem];",
+        "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.noftz.bf16 [%rd0], [smem], 16;",
+        "cp.reduce.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes.inc.u32 [%r0], [smem], 16, [%r1];",
+        "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%r0], [smem], 16, [%r1];",
+        "cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes.L2::cache_hint [smem], [%rd0], %r1, [smem], %rd1;",
+        "cp.async.bulk.global.shared::cta.bulk_group.cp_mask [%rd0], [smem], 16, %h0;",
+        "cp.async.bulk.wait_group.read 1;",
+        "cp.async.ca.shared::cta.global.L2::cache_hint.L2::128B [smem], [%rd0], 16, %r1, %rd1;",
+        "cp.async.cg.shared.global [smem], [%rd0], 16, !%p0;",
+        "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [smem];",
+        "prefetch.param.tensormap [%rd0];",
+        "prefetch.tensormap [%rd0];",
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%r0], {%r1, %r1, %r1, %r1}, [%r2];",
+        "st.bulk.weak.shared::cta [smem], 128, 0;",
+        "clusterlaunchcontrol.query_cancel.get_first_ctaid::x.b32.b128 %r0, %q0;",
+        "clusterlaunchcontrol.try_cancel.async.shared::cta.mbarrier::complete_tx::bytes.multicast::cluster::all.b128 [smem], [smem];",
+        "tensormap.replace.tile.elemtype.global.b1024.b32 [%rd0], 6;",
+        "tensormap.replace.tile.global_stride.shared::cta.b1024.b64 [smem], 1, %rd0;",
+        "setmaxnreg.inc.sync.aligned.u32 232;",
+    ] {
+        let mut case = Case::new(32);
+        // The line is decoded and not run.
+        let body = format!("mov.u32 %r3, 0; setp.eq.u32 %p7, %r3, 1; @%p7 bra GO; ret; GO: {line}");
+        assert!(case.run(&body).is_ok_and(|run| run.findings.is_empty()), "{line}: {:?}", case.run(&body).err());
+    }
+}

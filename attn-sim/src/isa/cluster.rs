@@ -88,7 +88,7 @@ impl Execute for ClusterArrive {
         }
         let (warp, mask) = (cx.warp, cx.mask);
         let released = match self.relaxed {
-            true => super::fence::initialised(cx),
+            true => super::fence::known_by_relaxed(cx),
             false => (*cx.m.release(warp)).clone(),
         };
         let again = cx.warp_state::<ClusterSide>().lanes & mask;

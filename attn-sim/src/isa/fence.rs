@@ -59,9 +59,14 @@ struct Initialised(Knowledge);
 
 impl UnitState for Initialised {}
 
-/// What a relaxed arrival at the cluster's barrier tells others: the initialisation of mbarriers.
-pub(super) fn initialised(cx: &mut Context<'_>) -> Knowledge {
-    cx.warp_state::<Initialised>().0.clone()
+/// What a relaxed arrival at the cluster's barrier tells others: what the last fence of threads saw, and the mbarriers that were
+/// initialised before a fence of theirs.
+pub(super) fn known_by_relaxed(cx: &mut Context<'_>) -> Knowledge {
+    let mut known = cx.warp_state::<Initialised>().0.clone();
+    if let Some(fenced) = super::order::fenced(cx) {
+        known.join(&fenced);
+    }
+    known
 }
 
 impl Execute for Fence {

@@ -62,6 +62,11 @@ pub(super) fn fence(cx: &mut Context<'_>) {
     cx.warp_state::<Fences>().released = Some((*released).clone());
 }
 
+/// What a warp's relaxed arrivals and writes pass on: what it knew at its last fence.
+pub(super) fn fenced(cx: &mut Context<'_>) -> Option<Knowledge> {
+    cx.warp_state::<Fences>().released.clone()
+}
+
 /// The generic address of a place that others may look at; none of local memory, parameters and constants.
 fn shared_name(at: Location) -> Option<u64> {
     match at {
@@ -78,7 +83,7 @@ pub(super) fn release(cx: &mut Context<'_>, at: Location, order: Order) {
     if order.releases() {
         let released = cx.m.release(cx.warp);
         cx.m.released_at(name).join(&released);
-    } else if let Some(fenced) = cx.warp_state::<Fences>().released.clone() {
+    } else if let Some(fenced) = fenced(cx) {
         cx.m.released_at(name).join(&fenced);
     }
 }
