@@ -380,10 +380,7 @@ impl Context<'_> {
     /// With `in_order`, it also follows the operations issued on the stream before.
     pub fn begin(&mut self, stream: Stream, proxy: Proxy, in_order: bool) -> Actor {
         let who = self.actor();
-        let begun = self.m.begin(&who, stream, proxy, in_order);
-        // What the warp does from here on is not part of what the operation knows.
-        self.m.release(self.warp);
-        begun
+        self.m.begin(&who, stream, proxy, in_order)
     }
 
     /// Hands an operation to a unit: see [`Machine::schedule`].
