@@ -6,6 +6,7 @@ mod hash;
 mod process;
 mod ptx;
 mod setup;
+mod sim;
 mod test;
 mod toolchain;
 mod workspace;
@@ -28,6 +29,9 @@ enum Command {
     Demo(demo::Options),
     /// Run every test that needs no GPU; with --gpu those on the GPU too.
     Test(test::Options),
+    /// Run a kernel of any PTX file on the simulator; `cargo xtask sim --help` says how its parameters are given.
+    #[command(disable_help_flag = true)]
+    Sim(sim::Options),
     /// Pack the GPU tests and benchmarks into a folder that runs on a machine with only a driver.
     GpuBundle(gpu_bundle::Options),
 }
@@ -39,6 +43,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::BuildPtx(options) => ptx::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Sim(options) => sim::run(&options),
         Command::GpuBundle(options) => gpu_bundle::run(&options),
     }
 }

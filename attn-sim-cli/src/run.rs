@@ -1,0 +1,261 @@
+//! Runs a kernel under several seeds and reports.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use attn_sim::report::Finding;
+use attn_sim::{Gpu, Kernel, Launch};
+
+use crate::buffers::{self, All, BufferError, Filled};
+use crate::options::Options;
+use crate::spec::{Spec, SpecError};
+
+/// Why a kernel could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No kernel was named and the file has none or several.
+    #[error("--kernel names one of: {have}")]
+    WhichKernel {
+        /// The kernels there are.
+        have: String,
+    },
+    /// The spec.
+    #[error("--params, {0}")]
+    Spec(#[from] SpecError),
+    /// Buffers and parameters.
+    #[error(transparent)]
+    Buffer(#[from] BufferError),
+    /// The module or the launch.
+    #[error(transparent)]
+    Sim(#[from] attn_sim::Error),
+    /// The report cannot be written.
+    #[error("cannot write the report: {0}")]
+    Report(#[from] io::Error),
+}
+
+/// Runs what the options ask for and reports to `out`; true when nothing was found.
+pub fn run(options: &Options, out: &mut impl Write) -> Result<bool, RunError> {
+    let read =
+        |path: &PathBuf| std::fs::read_to_string(path).map_err(|source| RunError::Read { path: path.clone(), source });
+    let spec = match options.params.strip_prefix('@') {
+        Some(path) => read(&PathBuf::from(path))?,
+        None => options.params.clone(),
+    };
+    let spec = Spec::parse(&spec)?;
+    let before = buffers::fill(&spec)?;
+    let mut gpu = Gpu::new();
+    let kernel = kernel(&mut gpu, options, &read(&options.ptx)?)?;
+    let addresses = buffers::place(&mut gpu, &before)?;
+    let launch = Launch {
+        grid: options.grid,
+        block: options.block,
+        cluster: options.cluster,
+        shared: options.smem,
+        params: buffers::params(&spec, &before, &addresses, &kernel)?,
+        sms: options.multiprocessors,
+        step_limit: options.steps,
+        trace: options.trace.clone(),
+        ..Launch::default()
+    };
+    let mut session = Session { kernel, launch, before, addresses, first: None, clean: true };
+    for seed in (0..options.seeds).map(|i| options.seed.wrapping_add(i)) {
+        session.seed(&gpu, seed, out)?;
+    }
+    if let (Some(path), Some(first)) = (&options.output, &session.first) {
+        let changed = first.iter().zip(&session.before);
+        let changed: All = changed.filter(|((_, a), (_, b))| a.written && a != b).map(|(a, _)| a.clone()).collect();
+        buffers::write(path, &changed)?;
+        let names: Vec<&str> = changed.iter().map(|(name, _)| name.as_str()).collect();
+        writeln!(out, "output    {} in {}", names.join(", "), path.display())?;
+    }
+    Ok(session.clean)
+}
+
+fn kernel(gpu: &mut Gpu, options: &Options, text: &str) -> Result<Kernel, RunError> {
+    let loaded = gpu.load(text)?;
+    if let Some(name) = &options.kernel {
+        return Ok(loaded.kernel(name)?);
+    }
+    let entries = loaded.module().functions.iter().filter(|function| function.entry);
+    match &entries.map(|function| function.name.as_str()).collect::<Vec<_>>()[..] {
+        [only] => Ok(loaded.kernel(only)?),
+        all => Err(RunError::WhichKernel { have: all.join(", ") }),
+    }
+}
+
+/// What stays the same for all seeds, and what the first one left.
+struct Session {
+    kernel: Kernel,
+    launch: Launch,
+    before: All,
+    addresses: BTreeMap<String, u64>,
+    first: Option<All>,
+    clean: bool,
+}
+
+impl Session {
+    /// Runs under one seed on a copy of the memory.
+    fn seed(&mut self, gpu: &Gpu, seed: u64, out: &mut impl Write) -> Result<(), RunError> {
+        let mut gpu = gpu.clone();
+        let launch = Launch { seed, ..self.launch.clone() };
+        let start = Instant::now();
+        let result = launch.run(&mut gpu, &self.kernel);
+        let seconds = start.elapsed().as_secs_f64();
+        let (findings, trace) = match result {
+            Ok(run) => {
+                writeln!(out, "seed {seed}: ended, {} findings, {seconds:.2} s", run.findings.len())?;
+                if self.first.is_none() {
+                    write!(out, "{}", run.counters)?;
+                }
+                self.compare(&gpu, seed, out)?;
+                (run.findings, run.trace)
+            }
+            Err(attn_sim::Error::Failed(failure)) => {
+                self.clean = false;
+                writeln!(out, "seed {seed}: stopped after {seconds:.2} s\n{}", failure.stop)?;
+                (failure.findings, failure.trace)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.clean &= findings.is_empty();
+        report(&findings, out)?;
+        trace.iter().try_for_each(|line| writeln!(out, "{line}"))?;
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Says which buffers have bytes that were never written, and which differ from what the first seed left.
+    fn compare(&mut self, gpu: &Gpu, seed: u64, out: &mut impl Write) -> Result<(), RunError> {
+        let after = self.after(gpu)?;
+        for (name, buffer) in &after {
+            let Some(address) = self.addresses.get(name) else { continue };
+            if let (true, Some(at)) = (buffer.written, gpu.first_unwritten(*address, buffer.bytes.len())?) {
+                writeln!(out, "note: `{name}` is written in part; byte {} is the first that is not", at - address)?;
+            }
+        }
+        match &self.first {
+            None => self.first = Some(after),
+            Some(first) => {
+                for ((name, a), (_, b)) in after.iter().zip(first) {
+                    if let Some(at) = a.bytes.iter().zip(&b.bytes).position(|(a, b)| a != b) {
+                        let element = at / a.element.bytes();
+                        writeln!(
+                            out,
+                            "note: `{name}` of seed {seed} differs from the first seed's at element {element}"
+                        )?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The buffers as they are in memory. One that was not written stays so unless something was stored to it.
+    fn after(&self, gpu: &Gpu) -> Result<All, RunError> {
+        let mut all = All::new();
+        for (name, buffer) in &self.before {
+            let Some(&address) = self.addresses.get(name) else { continue };
+            let bytes = gpu.read(address, buffer.bytes.len())?.to_vec();
+            let any = |from: usize| gpu.first_unwritten(address + from as u64, 1).is_ok_and(|found| found.is_none());
+            let written = buffer.written || (0..bytes.len()).any(any);
+            all.push((name.clone(), Filled { bytes, written, ..buffer.clone() }));
+        }
+        Ok(all)
+    }
+}
+
+/// Findings, numbered.
+fn report(findings: &[Finding], out: &mut impl Write) -> io::Result<()> {
+    findings
+        .iter()
+        .enumerate()
+        .try_for_each(|(i, finding)| writeln!(out, "finding {} of {}: {finding}", i + 1, findings.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use safetensors::SafeTensors;
+
+    /// Writes the module to a file of its own, runs it and returns whether it was clean, and the report.
+    fn simulate(test: &str, body: &str, words: &[&str]) -> (Result<bool, RunError>, String) {
+        let path = std::env::temp_dir().join(format!("attn-sim-cli-{}-{test}.ptx", std::process::id()));
+        let text = format!(".version 8.0\n.target sm_90a\n.address_size 64\n{body}");
+        std::fs::write(&path, text).expect("a writable temporary folder");
+        let ptx = path.to_str().expect("text");
+        let options = Options::parse_from(["attn-sim", "--ptx", ptx, "--block", "32"].iter().chain(words));
+        let mut report = Vec::new();
+        let result = run(&options, &mut report);
+        std::fs::remove_file(&path).expect("removable");
+        (result, String::from_utf8(report).expect("text"))
+    }
+
+    /// o[i] = a[i] + n
+    const ADD: &str = "
+.visible .entry add(.param .u64 a, .param .u64 o, .param .u32 n)
+{
+    .reg .b32 %r<4>;
+    .reg .b64 %rd<6>;
+    ld.param.u64 %rd1, [a];
+    ld.param.u64 %rd2, [o];
+    ld.param.u32 %r1, [n];
+    mov.u32 %r2, %tid.x;
+    mul.wide.u32 %rd3, %r2, 4;
+    add.s64 %rd4, %rd1, %rd3;
+    add.s64 %rd5, %rd2, %rd3;
+    ld.global.u32 %r3, [%rd4];
+    add.s32 %r3, %r3, %r1;
+    st.global.u32 [%rd5], %r3;
+    ret;
+}";
+
+    #[test]
+    fn a_kernel_runs_under_several_seeds_and_its_output_is_written() {
+        let path = std::env::temp_dir().join(format!("attn-sim-cli-{}.safetensors", std::process::id()));
+        let spec = "a = u32[32] index; o = u32[64]; ptr a; ptr o; u32 5";
+        let words = ["--params", spec, "--seeds", "2", "--output", path.to_str().expect("text"), "--trace", "warp:0:0"];
+        let (result, report) = simulate("seeds", ADD, &words);
+        assert!(result.expect("runs"), "{report}");
+        for part in ["seed 0: ended, 0 findings", "seed 1: ended", "`o` is written in part; byte 128", "ld.global.u32"]
+        {
+            assert!(report.contains(part), "no '{part}' in\n{report}");
+        }
+        let bytes = std::fs::read(&path).expect("written");
+        std::fs::remove_file(&path).expect("removable");
+        let file = SafeTensors::deserialize(&bytes).expect("valid");
+        assert_eq!(file.names(), ["o"]);
+        assert_eq!(file.tensor("o").expect("o").data()[4 * 31..4 * 32], 36u32.to_le_bytes());
+    }
+
+    #[test]
+    fn what_is_found_is_reported_and_makes_the_run_unclean() {
+        let (result, report) = simulate("found", ADD, &["--params", "a = u32[32]; o = u32[8]; ptr a; ptr o; u32 5"]);
+        assert!(!result.expect("runs"), "{report}");
+        for part in ["seed 0: stopped", "uninitialised read", "out of bounds", "st.global.u32"] {
+            assert!(report.contains(part), "no '{part}' in\n{report}");
+        }
+    }
+
+    #[test]
+    fn wrong_arguments_are_named() {
+        let error = |words: &[&str]| simulate("wrong", ADD, words).0.expect_err("wrong").to_string();
+        assert!(error(&["--kernel", "subtract"]).contains("it has add"));
+        assert!(error(&["--params", "u32 1; u64 2; u32 3"]).contains("parameter 0 is 4 bytes, kernel add takes 8"));
+        assert!(error(&["--params", "u64 1"]).contains("params is 1 of them, allowed is 3"));
+        assert!(error(&["--params", "@nowhere"]).contains("nowhere: "));
+        let two = format!("{ADD}\n.visible .entry other() {{ ret; }}");
+        let which = simulate("which", &two, &[]).0.expect_err("two kernels").to_string();
+        assert_eq!(which, "--kernel names one of: add, other");
+    }
+}
