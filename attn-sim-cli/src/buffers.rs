@@ -216,7 +216,7 @@ fn tensor_map(map: &Map, address: u64, shape: &[usize], element: Element) -> Res
         box_dim: &map.box_dim,
         element_strides: &map.steps.clone().unwrap_or_else(|| vec![1; dims.len()]),
         interleave: Interleave::None,
-        swizzle: Swizzle::ALL[map.swizzle],
+        swizzle: map.swizzle.unwrap_or(Swizzle::None),
         l2_promotion: L2Promotion::None,
         oob_fill: if map.nan { OobFill::Nan } else { OobFill::Zero },
     };

@@ -30,6 +30,8 @@
 //! | `fill=` | `zero` | `zero` or `nan`: what a load reads outside of the tensor |
 //! | `offset=` | 0 | bytes from the buffer's start to the tensor's |
 
+use attn_sim::tensor_map::Swizzle;
+
 use crate::element::Element;
 
 /// A spec.
@@ -122,8 +124,8 @@ pub struct Map {
     pub strides: Option<Vec<u64>>,
     /// `steps=`
     pub steps: Option<Vec<u32>>,
-    /// `swizzle=`: its number in the driver's list.
-    pub swizzle: usize,
+    /// `swizzle=`
+    pub swizzle: Option<Swizzle>,
     /// `fill=nan`
     pub nan: bool,
     /// `offset=`
@@ -142,8 +144,16 @@ pub struct SpecError {
     pub why: String,
 }
 
-/// The names of swizzles, by the driver's numbers.
-const SWIZZLES: [&str; 7] = ["none", "32", "64", "128", "128a32", "128a32f8", "128a64"];
+/// The names of swizzles.
+const SWIZZLES: [(&str, Swizzle); 7] = [
+    ("none", Swizzle::None),
+    ("32", Swizzle::B32),
+    ("64", Swizzle::B64),
+    ("128", Swizzle::B128),
+    ("128a32", Swizzle::B128Atom32),
+    ("128a32f8", Swizzle::B128Atom32Flip8),
+    ("128a64", Swizzle::B128Atom64),
+];
 
 impl Spec {
     /// Reads a spec.
@@ -278,8 +288,9 @@ fn map_of(text: &str) -> Result<Map, String> {
             "strides" => map.strides = Some(list(value, key)?),
             "steps" => map.steps = Some(list(value, key)?),
             "swizzle" => {
-                let found = SWIZZLES.iter().position(|name| *name == value);
-                map.swizzle = found.ok_or_else(|| format!("`{value}` is no swizzle: {}", SWIZZLES.join(", ")))?;
+                let found = SWIZZLES.iter().find(|(name, _)| *name == value).map(|(_, swizzle)| *swizzle);
+                let names = || SWIZZLES.map(|(name, _)| name).join(", ");
+                map.swizzle = Some(found.ok_or_else(|| format!("`{value}` is no swizzle: {}", names()))?);
             }
             "fill" => {
                 map.nan = match value {
@@ -331,7 +342,7 @@ mod tests {
         assert_eq!(spec.params[0], Value::Pointer { buffer: "q".into(), offset: 256 });
         assert_eq!(spec.params[1], Value::Bytes { bytes: vec![16, 0, 0, 0], align: 4 });
         let Value::Map(map) = &spec.params[4] else { panic!("{:?}", spec.params[4]) };
-        assert_eq!((map.swizzle, map.nan, map.offset), (3, true, 16));
+        assert_eq!((map.swizzle, map.nan, map.offset), (Some(Swizzle::B128), true, 16));
         assert_eq!((map.dims.as_deref(), map.strides.as_deref()), (Some(&[64, 2][..]), Some(&[128][..])));
         let Value::Struct(members) = &spec.params[5] else { panic!("{:?}", spec.params[5]) };
         assert_eq!(members.len(), 3);

@@ -8,6 +8,17 @@ use crate::code::Code;
 /// A `CUtensorMap`.
 pub(crate) type Object = [u8; 128];
 
+/// `CUtensorMapSwizzle`, by number.
+const SWIZZLES: [Swizzle; 7] = [
+    Swizzle::None,
+    Swizzle::B32,
+    Swizzle::B64,
+    Swizzle::B128,
+    Swizzle::B128Atom32,
+    Swizzle::B128Atom32Flip8,
+    Swizzle::B128Atom64,
+];
+
 exports! {
     fn cuTensorMapEncodeTiled(
         map: Out<Object>, data_type: u32, rank: u32, address: u64, dims: Array<u64>, strides: Array<u64>,
@@ -22,7 +33,7 @@ exports! {
             box_dim: &boxes.read(rank)?,
             element_strides: &steps.read(rank)?,
             interleave: chosen(&[Interleave::None, Interleave::Bytes16, Interleave::Bytes32], interleave)?,
-            swizzle: chosen(&Swizzle::ALL, swizzle)?,
+            swizzle: chosen(&SWIZZLES, swizzle)?,
             l2_promotion: chosen(
                 &[L2Promotion::None, L2Promotion::Bytes64, L2Promotion::Bytes128, L2Promotion::Bytes256],
                 promotion,
