@@ -42,6 +42,10 @@ pub enum Kind {
     Barrier,
     /// Tensor memory was misused: allocation rules, lane quarter, not freed.
     TensorMemory,
+    /// A fence or a wait of tcgen05 that PTX asks for is missing, where today's assembler orders the accesses without it: other
+    /// threads' accesses behind a thread synchronisation, and values of a load used before `wait::ld`. Several compilers leave
+    /// them out.
+    TensorOrder,
     /// `setmaxnreg` asked for more than there is, or for the wrong direction.
     RegisterPool,
     /// Asynchronous work that still uses the block's memory when the block ends.
@@ -65,6 +69,7 @@ impl fmt::Display for Kind {
             Kind::Mbarrier => "mbarrier misuse",
             Kind::Barrier => "barrier misuse",
             Kind::TensorMemory => "tensor memory misuse",
+            Kind::TensorOrder => "tensor memory order",
             Kind::RegisterPool => "register pool",
             Kind::OutstandingAtExit => "outstanding at exit",
             Kind::Operand => "operand",

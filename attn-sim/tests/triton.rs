@@ -21,7 +21,7 @@ fn bytes(values: &[f16]) -> Vec<u8> {
 
 /// What Triton's Blackwell kernels leave out and PTX asks for: fences of tensor memory around `bar.sync`, and
 /// `tcgen05.wait::ld` before the registers' first use, for which it relies on the assembler.
-const OMITTED: &[Kind] = &[Kind::MissingFence, Kind::RegisterInFlight];
+const OMITTED: &[Kind] = &[Kind::TensorOrder];
 
 /// A kernel, and how it is launched.
 struct Kernel {

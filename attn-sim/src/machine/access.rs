@@ -208,7 +208,7 @@ impl Machine {
         let (now, then) = (how(writes), how(conflict.wrote));
         let (kind, message) = if conflict.unfenced && who.proxy == Proxy::Tensor {
             let fences = "tcgen05.fence::before_thread_sync on one side or ::after_thread_sync on the other";
-            (Kind::MissingFence, format!("{at} is {now}, {then} before by another thread, without {fences}"))
+            (Kind::TensorOrder, format!("{at} is {now}, {then} before by another thread, without {fences}"))
         } else if conflict.unfenced {
             (
                 Kind::ProxyFence,

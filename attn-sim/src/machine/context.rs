@@ -13,6 +13,9 @@ use super::{Location, Machine, Stream};
 use crate::report::{Kind, Stop};
 use std::rc::Rc;
 
+/// The stream of a warp's loads from tensor memory.
+pub const TENSOR_LOADS: &str = "tcgen05.ld";
+
 /// One execution of an instruction by lanes of a warp.
 pub struct Context<'a> {
     /// The machine, for what is not below.
@@ -126,9 +129,24 @@ impl Context<'_> {
             let message = format!("register {} was never written in lane {lane}", self.name(reg));
             self.report(Kind::Uninitialised, message);
         }
-        if let Some((Hold::Writing, op)) = status.hold {
-            self.held(reg, op, "read, and an asynchronous operation still writes it");
+        match status.hold {
+            Some((Hold::Writing, op)) => self.held(reg, op, "read, and an asynchronous operation still writes it"),
+            Some((Hold::Loading, op)) => self.use_load(reg, op),
+            _ => {}
         }
+    }
+
+    /// A value loaded from tensor memory is used before a wait: the load is over from here on, and noted once.
+    fn use_load(&mut self, reg: Reg, op: u32) {
+        let line = self.m.program.ops[op as usize].line;
+        let message = format!("register {} is used with no tcgen05.wait::ld behind line {line}", self.name(reg));
+        self.report(Kind::TensorOrder, message);
+        let warp = self.warp;
+        let agent = self.m.stream(Stream::Warp(warp, TENSOR_LOADS), warp);
+        let clock = self.m.agents[agent as usize].clock;
+        let warp = &mut self.m.warps[warp];
+        warp.regs.end_load(op);
+        Rc::make_mut(&mut warp.known).seen.raise(agent, clock);
     }
 
     /// Notes the write of a register by the executing lanes.
@@ -139,6 +157,7 @@ impl Context<'_> {
         regs.touch(reg, self.m.now);
         if let Some((hold, op)) = regs.status(reg).hold {
             let message = match hold {
+                Hold::Loading => return self.use_load(reg, op),
                 Hold::Writing => "written, and an asynchronous operation still writes it",
                 Hold::Reading => "written, and an asynchronous operation still reads it",
             };

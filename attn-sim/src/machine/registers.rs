@@ -12,6 +12,8 @@ pub enum Hold {
     Writing,
     /// It still reads it: not to be written.
     Reading,
+    /// A load of tensor memory writes it: hardware waits for the value where it is used.
+    Loading,
 }
 
 /// What is known about one register.
@@ -80,6 +82,11 @@ impl Registers {
     /// Takes a register back from the units.
     pub fn release(&mut self, reg: Reg) {
         self.status[reg.id as usize].hold = None;
+    }
+
+    /// Takes back all registers that an instruction loads.
+    pub fn end_load(&mut self, op: u32) {
+        self.status.iter_mut().filter(|s| s.hold == Some((Hold::Loading, op))).for_each(|s| s.hold = None);
     }
 
     /// A row of 32-bit words, without any check: `row` 0 is the least significant. Not for predicates.

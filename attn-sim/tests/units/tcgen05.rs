@@ -352,11 +352,11 @@ fn missing_waits_and_fences_are_reported() {
     let tensor = Case { tensor: true, ..PLAIN };
     // Other warps come too early in most orders, and then find nothing.
     assert!(kinds(&PLAIN, AWAIT, "tcgen05.fence::after_thread_sync;\n").contains(&Kind::InFlight));
-    assert_eq!(kinds(&PLAIN, "bra AWAIT;\ntcgen05.fence::after_thread_sync;", "bra AWAIT;\n"), [Kind::MissingFence]);
-    assert_eq!(kinds(&PLAIN, "tcgen05.wait::ld.sync.aligned;", ""), [Kind::InFlight, Kind::RegisterInFlight]);
+    assert_eq!(kinds(&PLAIN, "bra AWAIT;\ntcgen05.fence::after_thread_sync;", "bra AWAIT;\n"), [Kind::TensorOrder]);
+    assert_eq!(kinds(&PLAIN, "tcgen05.wait::ld.sync.aligned;", ""), [Kind::TensorOrder]);
     assert_eq!(kinds(&tensor, "tcgen05.wait::st.sync.aligned;", ""), [Kind::InFlight]);
-    assert_eq!(kinds(&tensor, "tcgen05.fence::before_thread_sync; bar.sync", "bar.sync"), [Kind::MissingFence]);
-    assert_eq!(kinds(&tensor, "bra ISSUED;\ntcgen05.fence::after_thread_sync;", "bra ISSUED;\n"), [Kind::MissingFence]);
+    assert_eq!(kinds(&tensor, "tcgen05.fence::before_thread_sync; bar.sync", "bar.sync"), [Kind::TensorOrder]);
+    assert_eq!(kinds(&tensor, "bra ISSUED;\ntcgen05.fence::after_thread_sync;", "bra ISSUED;\n"), [Kind::TensorOrder]);
     assert_eq!(kinds(&PLAIN, "fence.proxy.async;", ""), [Kind::ProxyFence]);
     assert_eq!(kinds(&PLAIN, "tcgen05.dealloc.cta_group::1.sync.aligned.b32 %t, 512;", ""), [Kind::TensorMemory]);
 }

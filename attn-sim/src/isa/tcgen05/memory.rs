@@ -6,6 +6,7 @@ use crate::counters::Class;
 use crate::layout::tmem::{Cell, Shape};
 use crate::machine::Context;
 use crate::machine::clock::Actor;
+use crate::machine::context::TENSOR_LOADS;
 use crate::machine::decode::{Addr, Decode, LANES, Reg, Source};
 use crate::machine::events::Unit;
 use crate::machine::execute::{Execute, Step};
@@ -139,7 +140,7 @@ fn pend(cx: &mut Context<'_>, stores: bool, who: &Actor, registers: &[Option<Reg
     pending.last = Some((who.agent, who.clock));
     pending.registers.extend(registers.iter().flatten());
     for reg in registers.iter().flatten() {
-        cx.m.warps[warp].regs.hold(*reg, Hold::Writing, op);
+        cx.m.warps[warp].regs.hold(*reg, Hold::Loading, op);
     }
     cx.schedule(Unit::TensorMemory, Some((Unit::TensorMemory, 2 * warp as u64 + u64::from(stores))), move |m| {
         m.warps[warp].states.get::<Order>().pending(stores).completed += 1;
@@ -159,7 +160,7 @@ struct Load {
 impl Execute for Load {
     fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
         let start = self.place.start(cx)?;
-        let who = begin(cx, "tcgen05.ld").tensor;
+        let who = begin(cx, TENSOR_LOADS).tensor;
         let runs = read(cx, &who, &self.place, start)?;
         let mut reduced: Option<Lanes<u32>> = None;
         for (i, dest) in self.dests.iter().enumerate() {
