@@ -20,17 +20,6 @@ pub enum Swizzle {
 }
 
 impl Swizzle {
-    /// All of them, in the order of `CUtensorMapSwizzle`.
-    pub const ALL: [Swizzle; 7] = [
-        Swizzle::None,
-        Swizzle::B32,
-        Swizzle::B64,
-        Swizzle::B128,
-        Swizzle::B128Atom32,
-        Swizzle::B128Atom32Flip8,
-        Swizzle::B128Atom64,
-    ];
-
     /// The physical address of a byte; a second application leads back.
     pub const fn apply(self, addr: u32) -> u32 {
         match self {
