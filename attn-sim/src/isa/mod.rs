@@ -32,6 +32,7 @@ mod order;
 mod regs;
 mod space;
 mod tcgen05;
+mod tensormap;
 #[cfg(test)]
 mod testing;
 mod tma;
@@ -84,7 +85,7 @@ pub fn decode(cx: &Decode<'_>) -> Decoded {
         "setmaxnreg" => regs::decode(cx),
         "st" if cx.has("bulk") => bulk::decode_fill(cx),
         "st" | "red" if cx.has("async") => cluster::decode_async(cx),
-        "tensormap" => tma::decode_tensormap(cx),
+        "tensormap" => tensormap::decode(cx),
         _ => Err(cx.unsupported("no such opcode in the table")),
     }
 }

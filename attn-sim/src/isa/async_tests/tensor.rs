@@ -1,0 +1,137 @@
+//! Tensor copies: what they move, and what must surround them.
+
+use super::*;
+
+#[test]
+fn a_tensor_goes_through_shared_memory() {
+    let (mut case, output) = copies();
+    case.clean(&format!("{INIT} {EXPECT} {LOAD} {WAIT} {STORE} {DONE}"));
+    assert_eq!(case.read(output, 1024), pattern(1024));
+}
+
+#[test]
+fn bytes_without_an_expectation_never_complete_a_phase() {
+    let (mut case, _) = copies();
+    let body = format!("{INIT} mbarrier.arrive.shared.b64 _, [smem]; {LOAD} {WAIT} {STORE} {DONE}");
+    // The arrival completes the phase before the bytes, or the bytes keep it open for good.
+    case.notices(&body);
+}
+
+#[test]
+fn a_wrong_number_of_bytes_is_a_deadlock_that_names_it() {
+    let (mut case, _) = copies();
+    let more = EXPECT.replace("1024", "1040");
+    case.deadlocks("16 bytes of phase 0", &format!("{INIT} {more} {LOAD} {WAIT} {STORE} {DONE}"));
+    let less = EXPECT.replace("1024", "1008");
+    case.deadlocks("16 bytes more came", &format!("{INIT} {less} {LOAD} {WAIT} {STORE} {DONE}"));
+}
+
+#[test]
+fn an_mbarrier_must_be_visible_to_the_copy_unit() {
+    let (mut case, _) = copies();
+    let init = "mbarrier.init.shared.b64 [smem], 1;";
+    case.finds(Kind::ProxyFence, "mbarrier", &format!("{init} {EXPECT} {LOAD} {WAIT} {STORE} {DONE}"));
+    let other = "fence.proxy.async.shared::cta;";
+    case.clean(&format!("{init} {other} {EXPECT} {LOAD} {WAIT} {STORE} {DONE}"));
+}
+
+#[test]
+fn a_load_that_is_not_waited_for_is_in_flight() {
+    let (mut case, _) = copies();
+    let body = format!("{INIT} {EXPECT} {LOAD} {STORE} {DONE} {WAIT}");
+    case.finds(Kind::InFlight, "shared", &body);
+}
+
+#[test]
+fn a_load_that_outlives_its_block_is_reported() {
+    let (mut case, _) = copies();
+    case.finds(Kind::OutstandingAtExit, "after its end", &format!("{INIT} {EXPECT} {LOAD}"));
+}
+
+#[test]
+fn stores_are_waited_for_before_the_end() {
+    let (mut case, _) = copies();
+    let load = format!("{INIT} {EXPECT} {LOAD} {WAIT}");
+    case.finds(Kind::OutstandingAtExit, "bulk stores", &format!("{load} {STORE}"));
+    case.finds(Kind::OutstandingAtExit, "bulk stores", &format!("{load} {STORE} cp.async.bulk.wait_group 0;"));
+    case.clean(&format!("{load} {STORE} cp.async.bulk.commit_group; cp.async.bulk.wait_group.read 0;"));
+}
+
+#[test]
+fn a_source_is_kept_until_its_reads_are_waited_for() {
+    let (mut case, _) = copies();
+    let again = "mbarrier.arrive.expect_tx.shared.b64 _, [smem], 1024;";
+    let wait = "AGAIN: mbarrier.try_wait.parity.shared.b64 %p0, [smem], 1; @!%p0 bra AGAIN;";
+    let head = format!("{INIT} {EXPECT} {LOAD} {WAIT} {STORE} cp.async.bulk.commit_group;");
+    let tail = format!("{again} {LOAD} {wait} cp.async.bulk.wait_group 0;");
+    case.finds(Kind::InFlight, "shared", &format!("{head} {tail}"));
+    case.clean(&format!("{head} cp.async.bulk.wait_group.read 0; {tail}"));
+}
+
+#[test]
+fn coordinates_outside_fill_zeros_and_store_nothing() {
+    let (mut case, output) = copies();
+    let load = LOAD.replace("{0, 0}", "{32, -2}");
+    case.clean(&format!("{INIT} {EXPECT} {load} {WAIT} {STORE} {DONE}"));
+    let (got, input) = (case.read(output, 1024), pattern(1024));
+    for (i, byte) in got.into_iter().enumerate() {
+        let (row, at) = (i / 128, i % 128);
+        let want = if row < 2 || at >= 64 { 0 } else { input[(row - 2) * 128 + at + 64] };
+        assert_eq!(byte, want, "row {row}, byte {at}");
+    }
+    let store = STORE.replace("{0, 0}", "{0, 7}");
+    case.clean(&format!("{INIT} {EXPECT} {LOAD} {WAIT} {store} {DONE}"));
+    assert_eq!(case.read(output + 7 * 128, 128), pattern(128));
+}
+
+#[test]
+fn a_reduction_adds_to_what_is_there() {
+    let mut case = Case::new(1);
+    let input = case.gpu.upload(&[1; 1024]);
+    let output = case.gpu.upload(&[3; 1024]);
+    let ints = |address| EncodeTiled {
+        data_type: DataType::Uint32,
+        box_dim: &[32, 8],
+        global_dim: &[32, 8],
+        ..matrix(address)
+    };
+    let mut case = case.map("in", ints(input)).map("out", ints(output));
+    case.launch.seed = 1;
+    let reduce = "cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [out, {0, 0}], [smem+1024];";
+    let run = case.run(&format!("{INIT} {EXPECT} {LOAD} {WAIT} {reduce} {DONE}")).expect("it runs");
+    assert!(run.findings.is_empty(), "{}", list(&run.findings));
+    assert_eq!(case.read(output, 1024), [4; 1024]);
+}
+
+#[test]
+fn a_map_is_changed_on_the_device() {
+    let mut case = Case::new(32);
+    let input = case.gpu.upload(&pattern(2048));
+    let output = case.gpu.alloc(1024);
+    let map = case.gpu.upload(&[0; 128]);
+    let case = case.map("in", matrix(input)).map("out", matrix(output));
+    let mut case = case.address("place", map).address("from", input + 1024);
+    let copy: String = (0..128)
+        .step_by(16)
+        .map(|i| {
+            format!(
+                "ld.param.v4.u32 {{%r4, %r5, %r6, %r7}}, [in+{i}]; st.shared.v4.u32 [smem+{}], {{%r4, %r5, %r6, %r7}};",
+                4096 + i
+            )
+        })
+        .collect();
+    let load = LOAD.replace("[in,", "[%rd0,");
+    let body = format!(
+        "mov.u32 %r0, %tid.x; setp.eq.u32 %p1, %r0, 0; ld.param.u64 %rd0, [place]; ld.param.u64 %rd1, [from]; @!%p1 bra JOIN;
+         {INIT} {copy} tensormap.replace.tile.global_address.shared::cta.b1024.b64 [smem+4096], %rd1;
+         tensormap.replace.tile.box_dim.shared::cta.b1024.b32 [smem+4096], 1, 8;
+         JOIN: bar.warp.sync -1;
+         tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.gpu.sync.aligned [%rd0], [smem+4096], 128;
+         fence.proxy.tensormap::generic.acquire.gpu [%rd0], 128; @!%p1 bra END;
+         {EXPECT} {load} {WAIT} {STORE} {DONE} END:"
+    );
+    case.clean(&body);
+    assert_eq!(case.read(output, 1024), pattern(2048)[1024..]);
+    let unfenced = body.replace("fence.proxy.tensormap::generic.acquire.gpu [%rd0], 128;", "");
+    case.finds(Kind::ProxyFence, "global", &unfenced);
+}
