@@ -95,7 +95,7 @@ impl Case {
         match self.a {
             Type::F16 | Type::Bf16 => "f16",
             Type::Tf32 => "tf32",
-            Type::E4m3 | Type::E5m2 => "f8f6f4",
+            Type::E4m3 | Type::E5m2 | Type::E2m3 | Type::E3m2 | Type::E2m1 => "f8f6f4",
             Type::S8 | Type::U8 => "i8",
         }
     }
@@ -109,6 +109,9 @@ impl Case {
             Type::F16 | Type::E4m3 | Type::U8 => 0,
             Type::Bf16 | Type::E5m2 | Type::S8 => 1,
             Type::Tf32 => 2u32,
+            Type::E2m3 => 3,
+            Type::E3m2 => 4,
+            Type::E2m1 => 5,
         };
         let d = match self.d {
             "f16" => 0,
@@ -126,8 +129,14 @@ impl Case {
 
     /// Each block's tiles hold two K, of which the second is used.
     fn tiles(&self) -> (Tile, Tile) {
-        let tile =
-            |lines, k_major, ty: Type| Tile { span: self.span, k_major, lines, k: 2 * self.k(), bytes: ty.bytes() };
+        let tile = |lines, k_major, ty: Type| Tile {
+            span: self.span,
+            k_major,
+            lines,
+            k: 2 * self.k(),
+            bytes: ty.bytes(),
+            bits: ty.bit_count(),
+        };
         (tile(self.m / self.group, self.a_k_major, self.a), tile(self.n / self.group, self.b_k_major, self.b))
     }
 
@@ -289,6 +298,20 @@ fn every_type_and_height() {
         for m in [64, 128] {
             for tensor in [false, true] {
                 Case { a, b, d, m, tensor, n: 32, ..PLAIN }.check();
+            }
+        }
+    }
+}
+
+/// Elements of 4 and 6 bits, sixteen to 16 bytes, in either major and with those of 8 bits.
+#[test]
+fn narrow_elements() {
+    let types = [Type::E2m1, Type::E2m3, Type::E3m2, Type::E4m3];
+    for a in types {
+        for b in types {
+            for majors in 0..4 {
+                let (a_k_major, b_k_major) = (majors & 1 == 0, majors & 2 == 0);
+                Case { a, b, a_k_major, b_k_major, n: 128, ..PLAIN }.check();
             }
         }
     }
@@ -499,7 +522,7 @@ fn copies_to_tensor_memory() {
         ("64x128b.warpx2::01_23", 64, 4),
         ("32x128b.warpx4", 32, 4),
     ] {
-        let tile = Tile { span: 32, k_major: true, lines: rows, k: 8, bytes: 4 };
+        let tile = Tile { span: 32, k_major: true, lines: rows, k: 8, bytes: 4, bits: 32 };
         let mut image = vec![0; tile.size().next_multiple_of(16 * THREADS)];
         tile.write(&mut image, 0, |r, k| (100 * r + k) as u32);
         let body = prologue(THREADS, image.len())

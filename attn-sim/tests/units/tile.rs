@@ -9,6 +9,8 @@ pub struct Tile {
     pub lines: usize,
     pub k: usize,
     pub bytes: usize,
+    /// Bits of an element: 4- and 6-bit ones lie together at the start of each 16 bytes.
+    pub bits: usize,
 }
 
 impl Tile {
@@ -83,8 +85,18 @@ impl Tile {
     pub fn write(&self, image: &mut [u8], at: usize, value: impl Fn(usize, usize) -> u32) {
         for line in 0..self.lines {
             for k in 0..self.k {
-                let to = at + self.offset(line, k);
-                image[to..to + self.bytes].copy_from_slice(&value(line, k).to_le_bytes()[..self.bytes]);
+                if self.bits.is_multiple_of(8) {
+                    let to = at + self.offset(line, k);
+                    image[to..to + self.bytes].copy_from_slice(&value(line, k).to_le_bytes()[..self.bytes]);
+                    continue;
+                }
+                let (inner, outer) = if self.k_major { (k, line) } else { (line, k) };
+                let first = inner / 16 * 16;
+                let piece = at + if self.k_major { self.offset(outer, first) } else { self.offset(first, outer) };
+                let shifted = u64::from(value(line, k)) << (inner % 16 * self.bits % 8);
+                for (i, byte) in shifted.to_le_bytes().into_iter().take(2).enumerate() {
+                    image[piece + inner % 16 * self.bits / 8 + i] |= byte;
+                }
             }
         }
     }
@@ -98,6 +110,9 @@ pub enum Type {
     Tf32,
     E4m3,
     E5m2,
+    E2m3,
+    E3m2,
+    E2m1,
     S8,
     U8,
 }
@@ -110,6 +125,9 @@ impl Type {
             Type::Tf32 => "tf32",
             Type::E4m3 => "e4m3",
             Type::E5m2 => "e5m2",
+            Type::E2m3 => "e2m3",
+            Type::E3m2 => "e3m2",
+            Type::E2m1 => "e2m1",
             Type::S8 => "s8",
             Type::U8 => "u8",
         }
@@ -120,6 +138,14 @@ impl Type {
             Type::F16 | Type::Bf16 => 2,
             Type::Tf32 => 4,
             _ => 1,
+        }
+    }
+
+    pub fn bit_count(self) -> usize {
+        match self {
+            Type::E2m1 => 4,
+            Type::E2m3 | Type::E3m2 => 6,
+            _ => 8 * self.bytes(),
         }
     }
 
@@ -141,6 +167,10 @@ impl Type {
             Type::Bf16 => half::bf16::from_f32(x).to_bits().into(),
             Type::Tf32 => x.to_bits(),
             Type::S8 | Type::U8 => value as u8 as u32,
+            // 0, 1, 2 and 3 of each.
+            Type::E2m3 => [0, 0b01000, 0b10000, 0b10100][value.unsigned_abs() as usize] | u32::from(value < 0) << 5,
+            Type::E3m2 => [0, 0b01100, 0b10000, 0b10010][value.unsigned_abs() as usize] | u32::from(value < 0) << 5,
+            Type::E2m1 => [0, 0b010, 0b100, 0b101][value.unsigned_abs() as usize] | u32::from(value < 0) << 3,
             // The upper byte of f16 is e5m2.
             Type::E5m2 => u32::from(half::f16::from_f32(x).to_bits() >> 8),
             Type::E4m3 => {

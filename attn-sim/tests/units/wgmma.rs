@@ -42,8 +42,14 @@ impl Case {
 
     /// Tiles hold two K, of which the second is used.
     fn tiles(&self) -> (Tile, Tile) {
-        let tile =
-            |lines, k_major, ty: Type| Tile { span: self.span, k_major, lines, k: 2 * self.k(), bytes: ty.bytes() };
+        let tile = |lines, k_major, ty: Type| Tile {
+            span: self.span,
+            k_major,
+            lines,
+            k: 2 * self.k(),
+            bytes: ty.bytes(),
+            bits: ty.bit_count(),
+        };
         (tile(64, self.a_k_major, self.a), tile(self.n, self.b_k_major, self.b))
     }
 
