@@ -1,7 +1,7 @@
 //! The contract between the machine and the instructions of `isa`.
 //!
 //! An `isa` module decodes an instruction once, into a value that implements [`Execute`]; the machine calls
-//! [`Execute::execute`] whenever a warp issues it, with a [`Context`](super::Context) that gives lanes, registers and
+//! [`Execute::execute`] whenever a warp issues it, with a [`Context`] that gives lanes, registers and
 //! memories. The pattern is `isa/mov.rs`.
 //!
 //! - Issue is `execute`: it checks operands, takes what the hardware takes at issue, and either has its effect at once or
