@@ -218,7 +218,10 @@ impl Multiply {
             _ => return Err(cx.unsupported(format!("products of {a} and {b} plus {c} in {d}"))),
         };
         let bits = arithmetic.bits().0;
-        let k = shape.strip_prefix("m16n8k").and_then(|k| k.parse().ok()).filter(|k| matches!(k * bits, 128 | 256));
+        let k = shape
+            .strip_prefix("m16n8k")
+            .and_then(|k| k.parse().ok())
+            .filter(|&k: &u32| k == 128 / bits || k == 256 / bits);
         let k: u32 = k.ok_or_else(|| cx.unsupported(format!("the shape {shape}")))?;
         let (d, c) = (cx.dests(0)?, cx.sources(3, ScalarType::B32)?);
         let (a, b) = (cx.sources(1, ScalarType::B32)?, cx.sources(2, ScalarType::B32)?);

@@ -166,7 +166,7 @@ impl Execute for Dealloc {
         let at = cx.uniform(&self.at, "the address")? as u32;
         let columns = cx.uniform(&self.columns, "the number of columns")? as u32;
         let block = cx.block;
-        if at < COLUMNS && cx.m.tmem(block).allocated().contains(&(at..at + columns)) {
+        if at < COLUMNS && cx.m.tmem(block).allocated().contains(&(at..at.saturating_add(columns))) {
             // Nobody may use them any longer: as though they were written.
             let who = cx.actor();
             for lane in 0..crate::layout::tmem::LANES {

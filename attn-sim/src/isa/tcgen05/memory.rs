@@ -3,7 +3,7 @@
 use super::super::Decoded;
 use super::{Order, begin};
 use crate::counters::Class;
-use crate::layout::tmem::{Cell, Shape};
+use crate::layout::tmem::{COLUMNS, Cell, Shape};
 use crate::machine::Context;
 use crate::machine::clock::Actor;
 use crate::machine::context::TENSOR_LOADS;
@@ -55,7 +55,9 @@ impl Place {
         let repeat = cx.modifiers().find_map(|m| m.strip_prefix('x')?.parse::<u32>().ok());
         let repeat = repeat.filter(|n| n.is_power_of_two() && *n <= shape.most());
         let repeat = repeat.ok_or_else(|| cx.unsupported("no repetition, or one that the shape has not"))?;
-        let distance = if shape == Shape::X16x32x2 { cx.int(address + 1)? as u32 } else { 0 };
+        let distance = if shape == Shape::X16x32x2 { cx.int(address + 1)? } else { 0 };
+        let columns = u32::try_from(distance).ok().filter(|&d| d < COLUMNS);
+        let distance = columns.ok_or_else(|| cx.unsupported(format!("{distance} columns between the halves")))?;
         Ok(Place {
             shape,
             registers: repeat * shape.registers(),

@@ -82,7 +82,7 @@ pub fn decode(cx: &Decode<'_>) -> Decoded {
     let arithmetic = arithmetic(cx, d, a, b)?;
     let integer = matches!(arithmetic, Arithmetic::Integer { .. });
     let bits = arithmetic.bits().0;
-    let Some((n, k)) = shape(shape_name).filter(|&(n, k)| n % 8 == 0 && (8..=256).contains(&n) && k * bits == 256)
+    let Some((n, k)) = shape(shape_name).filter(|&(n, k)| n % 8 == 0 && (8..=256).contains(&n) && k == 256 / bits)
     else {
         return Err(cx.unsupported(format!("the shape {shape_name}")));
     };
