@@ -47,7 +47,7 @@ pub struct Options {
     /// Seed of the simulator's schedules.
     #[arg(long, value_name = "N", default_value_t = 0, requires = "simulator")]
     seed: u64,
-    /// With --simulator: every list. Takes hours.
+    /// With --simulator: every list, the large cases too, which takes long.
     #[arg(long, requires = "simulator")]
     all_lists: bool,
 }
