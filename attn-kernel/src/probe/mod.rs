@@ -13,6 +13,8 @@ pub mod matrix;
 #[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_90a"))]
 pub mod overlap;
 pub mod ring;
+#[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_100a", attn_arch = "sm_103a"))]
+pub mod tcgen05;
 pub mod warp;
 #[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_90a"))]
 pub mod wgmma;
@@ -39,7 +41,7 @@ impl Probe {
     }
 }
 
-/// The probes other than the multiplies of [`wgmma::MULTIPLIES`].
+/// The probes other than the multiplies of [`wgmma::MULTIPLIES`] and Blackwell's of [`mod@tcgen05`].
 #[cfg(not(target_arch = "nvptx64"))]
 pub const PROBES: &[Probe] =
     &[arith::PROBE, cluster::PROBE, copy::RANKS, copy::BULK, matrix::PROBE, overlap::PROBE, ring::PROBE, warp::PROBE];

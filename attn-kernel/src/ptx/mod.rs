@@ -25,6 +25,7 @@ pub mod matrix;
 pub mod mbarrier;
 pub mod regs;
 pub mod special;
+pub mod tcgen05;
 pub mod tma;
 pub mod warp;
 pub mod wgmma;
