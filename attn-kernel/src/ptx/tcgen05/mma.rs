@@ -8,7 +8,7 @@ use crate::ptx;
 ///
 /// Without `accumulate` D's old contents are not read. For `M` = 128 row `m` of D is lane `m`, column `n` the `n`-th from `d`. For `G` = 2
 /// each block of the pair holds its half of A's rows, D's rows and B's rows at the same addresses. Asynchronous: see
-/// [`commit`](super::commit). The floor is `M N 16 / 8192` cycles of one block's tensor core.
+/// [`commit`](super::commit). The floor is `M N 16 / 4096` cycles for one block, half of that for a pair.
 ///
 /// # Safety
 /// One thread, of the even block for `G` = 2. The tiles are complete, visible to the asynchronous proxy and stay so until a commit of
