@@ -64,9 +64,18 @@ struct How {
     /// Only probes whose name contains this.
     #[arg(long, value_name = "TEXT", default_value = "")]
     filter: String,
+    /// Only probes that this recording lacks; a new recording has its results too.
+    #[arg(long, value_name = "FILE")]
+    beside: Option<PathBuf>,
     /// Seconds for everything.
     #[arg(long, default_value_t = 50)]
     seconds: u64,
+}
+
+impl How {
+    fn beside(&self) -> Result<Recording, Failure> {
+        Ok(self.beside.as_deref().map(Recording::load).transpose()?.unwrap_or_default())
+    }
 }
 
 /// A probe or a forward case.
@@ -91,10 +100,12 @@ impl Job {
     }
 }
 
-fn jobs(filter: &str) -> Vec<Job> {
+fn jobs(how: &How) -> Result<Vec<Job>, Failure> {
+    let done = how.beside()?;
     let probes = super::all().into_iter().map(Job::Probe);
     let cases = forward::cases().into_iter().map(Job::Forward);
-    probes.chain(cases).filter(|job| job.name().contains(filter)).collect()
+    let wanted = |name: String| name.contains(&how.filter) && !done.0.contains_key(&name);
+    Ok(probes.chain(cases).filter(|job| wanted(job.name())).collect())
 }
 
 /// Runs the program.
@@ -128,13 +139,17 @@ fn emit(folder: &Path) -> Result<bool, Failure> {
 
 fn record(file: &Path, how: &How) -> Result<bool, Failure> {
     let device = Hardware::open(None)?.name();
-    let jobs = jobs(&how.filter);
-    let mut recording = Recording::default();
+    let jobs = jobs(how)?;
+    let mut recording = how.beside()?;
     let mut failures = 0;
     for (job, result) in jobs.iter().zip(run_all(&jobs, how)?) {
         match result {
             Ok(words) => {
                 recording.0.insert(job.name(), record::compact(job.agreement(), &words));
+            }
+            Err(error) if is_illegal(&error) => {
+                println!("ILLEGAL {}", job.name());
+                recording.0.insert(job.name(), record::ILLEGAL.to_vec());
             }
             Err(error) => {
                 println!("FAILED {}: {error}", job.name());
@@ -147,9 +162,14 @@ fn record(file: &Path, how: &How) -> Result<bool, Failure> {
     Ok(failures == 0)
 }
 
+/// Whether the device refused to execute the instruction with these operands.
+fn is_illegal(error: &str) -> bool {
+    error.contains("illegal instruction")
+}
+
 fn check(file: &Path, how: &How) -> Result<bool, Failure> {
     let recording = Recording::load(file)?;
-    let jobs = jobs(&how.filter);
+    let jobs = jobs(how)?;
     let (mut equal, mut failures) = (0, 0);
     for (job, result) in jobs.iter().zip(run_all(&jobs, how)?) {
         let name = job.name();
@@ -161,6 +181,7 @@ fn check(file: &Path, how: &How) -> Result<bool, Failure> {
                     failures += 1;
                 }
             },
+            (Some(recorded), Err(error)) if recorded.as_slice() == record::ILLEGAL && is_illegal(&error) => equal += 1,
             (recorded, result) => {
                 let why = result.err().unwrap_or_else(|| "it is not in the recording".into());
                 println!("FAILED {name}: {why} ({} words recorded)", recorded.map_or(0, Vec::len));
@@ -210,6 +231,9 @@ fn run_all(jobs: &[Job], how: &How) -> Result<Vec<Outcome>, Failure> {
 fn work(from: usize, out: &Path, how: &How, deadline: Instant) -> Result<std::process::ExitStatus, Failure> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("worker").arg(from.to_string()).arg(out).arg("--filter").arg(&how.filter);
+    if let Some(file) = &how.beside {
+        command.arg("--beside").arg(file);
+    }
     if let Some(cubins) = &how.cubins {
         command.arg("--cubins").arg(cubins);
     }
@@ -264,7 +288,7 @@ fn outcomes_of(path: &Path) -> io::Result<Vec<Outcome>> {
 
 fn worker(from: usize, out: &Path, how: &How) -> Result<bool, Failure> {
     let mut file = OpenOptions::new().append(true).open(out)?;
-    let jobs = jobs(&how.filter);
+    let jobs = jobs(how)?;
     let cases = jobs.iter().position(|job| matches!(job, Job::Forward(_))).unwrap_or(jobs.len());
     if from < cases {
         let mut hardware = Hardware::open(how.cubins.clone())?;

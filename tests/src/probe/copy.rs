@@ -105,6 +105,14 @@ impl Shape {
         })
     }
 
+    /// The box that starts at a multiple of 16 bytes of its row, at or before this one: TMA executes no other.
+    fn aligned(&self) -> Shape {
+        let step = (16 / self.data.bytes()) as i32;
+        let mut shape = self.clone();
+        shape.at[0] = self.at[0].div_euclid(step) * step;
+        shape
+    }
+
     fn coordinates(&self) -> impl Iterator<Item = Arg> + '_ {
         (0..5).map(|i| Arg::Word(self.at.get(i).copied().unwrap_or(0) as u32))
     }
@@ -255,26 +263,66 @@ fn store_module(rank: usize, op: Option<&str>) -> String {
     ))
 }
 
+/// Reductions of tensors, with what they are recorded for.
+const REDUCTIONS: &[(Data, &[&str])] = &[
+    (Data::U32, &["add", "min", "max", "inc", "dec", "and", "or", "xor"]),
+    (Data::S32, &["add", "min", "max"]),
+    (Data::F32, &["add"]),
+    (Data::F16, &["add", "min", "max"]),
+    (Data::Bf16, &["add", "min", "max"]),
+];
+
 /// The probes of this module.
 pub fn probes() -> Vec<Probe> {
     let mut probes: Vec<Probe> = edges().iter().map(Shape::load).collect();
     let mut rng = values::rng("boxes drawn at random");
     probes.extend((0..24).map(|_| drawn(&mut rng).load()));
     probes.extend(edges().iter().filter(|s| !s.nan_fill && s.steps.iter().all(|s| *s == 1)).map(|s| s.store(None)));
-    for (data, ops) in [
-        (Data::U32, &["add", "min", "max", "inc", "dec", "and", "or", "xor"][..]),
-        (Data::S32, &["add", "min", "max"]),
-        (Data::F32, &["add"]),
-        (Data::F16, &["add", "min", "max"]),
-        (Data::Bf16, &["add", "min", "max"]),
-    ] {
-        for op in ops {
-            probes.push(Shape::new(data, &[24, 7], &[16, 8], &[-3, 2], 0).store(Some(op)));
+    for (data, ops) in REDUCTIONS {
+        for op in *ops {
+            probes.push(Shape::new(*data, &[24, 7], &[16, 8], &[-3, 2], 0).store(Some(op)));
         }
-        probes.push(Shape::new(data, &[40, 5, 3], &[8, 4, 2], &[36, 3, 2], 1).store(Some("add")));
+        probes.push(Shape::new(*data, &[40, 5, 3], &[8, 4, 2], &[36, 3, 2], 1).store(Some("add")));
     }
     probes.extend([16, 4096].map(bulk_load));
     probes.extend(bulk_stores());
+    probes.extend(aligned());
+    probes
+}
+
+/// The boxes that start inside 16 bytes once more from their beginning, and stores on every side of a tensor.
+fn aligned() -> Vec<Probe> {
+    let moved = |shape: &Shape| Some(shape.aligned()).filter(|aligned| aligned.at != shape.at);
+    let mut probes: Vec<Probe> = edges().iter().filter_map(moved).map(|s| s.load()).collect();
+    let mut rng = values::rng("boxes drawn at random");
+    probes.extend((0..24).filter_map(|_| moved(&drawn(&mut rng))).map(|s| s.load()));
+    probes.extend(
+        edges()
+            .iter()
+            .filter(|s| !s.nan_fill && s.steps.iter().all(|s| *s == 1))
+            .filter_map(moved)
+            .map(|s| s.store(None)),
+    );
+    for swizzle in [0, 3] {
+        for at in [[-64, 0], [-8, 0], [-8, 3], [0, -8], [0, -3], [8, -1], [-8, -3], [-64, -8], [56, 27], [-72, 2]] {
+            if (swizzle, at) != (3, [-64, -8]) {
+                probes.push(Shape::new(Data::Bf16, &[64, 30], &[64, 8], &at, swizzle).store(None));
+            }
+        }
+    }
+    for (data, ops) in REDUCTIONS {
+        for op in *ops {
+            probes.push(Shape::new(*data, &[24, 7], &[16, 8], &[-3, 2], 0).aligned().store(Some(op)));
+            probes.push(Shape::new(*data, &[24, 7], &[16, 8], &[16, 2], 0).store(Some(op)));
+        }
+    }
+    for data in [Data::F16, Data::Bf16] {
+        probes.push(Shape::new(data, &[40, 5, 3], &[8, 4, 2], &[32, 3, 2], 1).store(Some("add")));
+    }
+    probes.retain({
+        let mut names = std::collections::HashSet::new();
+        move |probe| names.insert(probe.name.clone())
+    });
     probes
 }
 

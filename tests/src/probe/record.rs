@@ -1,7 +1,7 @@
 //! Results of probes as a safetensors file, and their comparison.
 //!
 //! A tensor for each probe, by its name: its outputs as u32 words, in the order of its parameters. Outputs of more than [`LONG`] words are
-//! recorded as a hash (two words) of every 32.
+//! recorded as a hash (two words) of every 32. No words at all ([`ILLEGAL`]) say that the device refuses the instruction.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,6 +13,8 @@ use crate::sample::SampleError;
 
 /// Words from which on a hash stands for 32 of them.
 pub const LONG: usize = 2048;
+/// What is recorded of an instruction that the device calls illegal with these operands.
+pub const ILLEGAL: &[u32] = &[];
 /// Words that share a hash.
 const CHUNK: usize = 32;
 
