@@ -8,6 +8,7 @@
 //! | [`wgmma`] | every shape, format, swizzle and major of the warpgroup multiply |
 //! | [`copy`](mod@copy) | TMA boxes of 1 to 5 dimensions at the edges of tensors, bulk copies |
 //! | [`machine`] | what runs a probe |
+//! | [`simulator`] | probes in the simulator |
 //! | [`record`] | results as a safetensors file |
 //! | [`forward`] | small forward cases, compared to the rounding of their format |
 //! | [`command`] | the program `attn-probes` |
@@ -19,6 +20,7 @@ pub mod machine;
 pub mod matrix;
 pub mod record;
 pub mod scalar;
+pub mod simulator;
 pub mod values;
 pub mod wgmma;
 
