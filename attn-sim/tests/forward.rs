@@ -2,9 +2,11 @@
 
 use attn_kernel::forward::plan::{DType, Kernel as Built, Plan};
 use attn_kernel::forward::sm90::KERNELS;
+use attn_sim::mutate::{self, Outcome};
+use attn_sim::ptx::Module;
 use attn_sim::report::Finding;
 use attn_sim::tensor_map::{DataType, EncodeTiled, Interleave, L2Promotion, OobFill, Swizzle};
-use attn_sim::{Counters, Gpu, Launch};
+use attn_sim::{Counters, Error, Gpu, Launch, Trace};
 use half::{bf16, f16};
 use std::io::Read;
 
@@ -16,6 +18,8 @@ struct Shape {
     kv_heads: usize,
     q: usize,
     k: usize,
+    /// Multiprocessors: with fewer than tiles, blocks of a persistent kernel go round.
+    sms: u32,
 }
 
 /// Values that look random, of about unit variance, and repeat for a seed.
@@ -69,6 +73,9 @@ fn map(dtype: DType, addr: u64, d: usize, seq: usize, heads: usize, batch: usize
 struct Output {
     o: Vec<f64>,
     lse: Vec<f64>,
+    /// All of O and LSE was.
+    written: bool,
+    trace: Vec<String>,
     counters: Counters,
     findings: Vec<Finding>,
 }
@@ -89,7 +96,24 @@ fn inputs(kernel: &Built, shape: Shape) -> Inputs {
     }
 }
 
-fn simulate(kernel: &Built, shape: Shape, inputs: &Inputs, seed: u64) -> Output {
+fn module(kernel: &Built) -> Module {
+    Module::parse(&ptx(kernel.name)).expect("shipped PTX parses")
+}
+
+/// Runs a module's kernel; an error where the run ended early.
+fn simulate(kernel: &Built, module: &Module, shape: Shape, inputs: &Inputs, seed: u64) -> Result<Output, Error> {
+    simulate_on(2, kernel, module, shape, inputs, seed)
+}
+
+/// [`simulate`] on a number of the host's cores, with the history of one warp.
+fn simulate_on(
+    threads: usize,
+    kernel: &Built,
+    module: &Module,
+    shape: Shape,
+    inputs: &Inputs,
+    seed: u64,
+) -> Result<Output, Error> {
     let plan = kernel.plan;
     let (d, dv) = (plan.d as usize, plan.dv as usize);
     let mut gpu = Gpu::new();
@@ -111,9 +135,9 @@ fn simulate(kernel: &Built, shape: Shape, inputs: &Inputs, seed: u64) -> Output 
     let mut params: Vec<u8> = [lse, (shape.heads * shape.q) as u64, shape.q as u64].map(u64::to_le_bytes).concat();
     params.extend(numbers.iter().flat_map(|n| n.to_le_bytes()));
     let of = |addr, d, seq, heads, rows| map(kernel.dtype, addr, d, seq, heads, shape.batch, rows);
-    let loaded = gpu.load(&ptx(kernel.name)).expect("shipped PTX parses").kernel(kernel.name).expect("and decodes");
+    let loaded = gpu.load_module(module.clone()).kernel(kernel.name)?;
     let launch = Launch {
-        grid: [plan.blocks(tiles, 132), 1, 1],
+        grid: [plan.blocks(tiles, shape.sms), 1, 1],
         block: [plan.threads(), 1, 1],
         shared: plan.smem().end,
         params: vec![
@@ -124,11 +148,13 @@ fn simulate(kernel: &Built, shape: Shape, inputs: &Inputs, seed: u64) -> Output 
             of(o, dv, shape.q, shape.heads, 64),
         ],
         seed,
+        step_limit: 4_000_000,
+        threads,
+        trace: vec![Trace::Warp { block: [1, 0, 0], warp: 4 }],
         ..Launch::default()
     };
-    let run = launch.run(&mut gpu, &loaded).unwrap_or_else(|e| panic!("{} {shape:?} seed {seed}: {e}", kernel.name));
-    assert_eq!(gpu.first_unwritten(o, rows * dv * 2).expect("o is allocated"), None, "all of O is written");
-    assert_eq!(gpu.first_unwritten(lse, rows * 4).expect("lse is allocated"), None, "all of LSE is written");
+    let run = launch.run(&mut gpu, &loaded)?;
+    let written = gpu.first_unwritten(o, rows * dv * 2)?.or(gpu.first_unwritten(lse, rows * 4)?).is_none();
     let o = gpu.read(o, rows * dv * 2).expect("o is allocated").chunks_exact(2).map(|b| {
         let bits = u16::from_le_bytes([b[0], b[1]]);
         if kernel.dtype == DType::F16 { f16::from_bits(bits).to_f64() } else { bf16::from_bits(bits).to_f64() }
@@ -136,7 +162,7 @@ fn simulate(kernel: &Built, shape: Shape, inputs: &Inputs, seed: u64) -> Output 
     let o = o.collect();
     let lse = gpu.read(lse, rows * 4).expect("lse is allocated").chunks_exact(4);
     let lse = lse.map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect();
-    Output { o, lse, counters: run.counters, findings: run.findings }
+    Ok(Output { o, lse, written, trace: run.trace, counters: run.counters, findings: run.findings })
 }
 
 /// Attention in f64: O as (batch, seq, heads, dv), LSE as (batch, heads, seq).
@@ -181,18 +207,21 @@ fn built(name: &str) -> &'static Built {
 /// Runs a kernel with each seed and compares; the bound is that of rounding P and O to the element type.
 fn check(name: &str, shape: Shape, seeds: std::ops::Range<u64>) {
     let kernel = built(name);
+    let module = module(kernel);
     let inputs = inputs(kernel, shape);
     let (o, lse) = reference(kernel, shape, &inputs);
     let step = if kernel.dtype == DType::F16 { 1.0 / 1024.0 } else { 1.0 / 128.0 };
     let mut first: Option<Output> = None;
     for seed in seeds {
         let start = std::time::Instant::now();
-        let got = simulate(kernel, shape, &inputs, seed);
+        let got = simulate(kernel, &module, shape, &inputs, seed)
+            .unwrap_or_else(|e| panic!("{name} {shape:?} seed {seed}: {e}"));
         println!("{name} {shape:?} seed {seed}: {:.2?}\n{}", start.elapsed(), got.counters);
         for finding in &got.findings {
             println!("{finding}");
         }
         assert!(got.findings.is_empty(), "{} findings", got.findings.len());
+        assert!(got.written, "all of O and LSE is written");
         for (i, (a, b)) in got.o.iter().zip(&o).enumerate() {
             assert!((a - b).abs() <= step * (1.0 + b.abs()), "{name} seed {seed}: o[{i}] is {a}, not {b}");
         }
@@ -209,17 +238,32 @@ fn check(name: &str, shape: Shape, seeds: std::ops::Range<u64>) {
 
 #[test]
 fn d128_one_head() {
-    check("fwd_sm90_bf16_d128", Shape { batch: 1, heads: 1, kv_heads: 1, q: 200, k: 300 }, 0..2);
+    check("fwd_sm90_bf16_d128", Shape { batch: 1, heads: 1, kv_heads: 1, q: 200, k: 300, sms: 132 }, 0..2);
 }
 
 #[test]
 fn d128_causal() {
-    check("fwd_sm90_bf16_d128_causal", Shape { batch: 1, heads: 1, kv_heads: 1, q: 130, k: 260 }, 0..2);
+    check("fwd_sm90_bf16_d128_causal", Shape { batch: 1, heads: 1, kv_heads: 1, q: 130, k: 260, sms: 132 }, 0..2);
 }
 
 #[test]
 fn d32_heads_share_keys() {
-    check("fwd_sm90_bf16_d32", Shape { batch: 2, heads: 2, kv_heads: 1, q: 70, k: 130 }, 0..2);
+    check("fwd_sm90_bf16_d32", Shape { batch: 2, heads: 2, kv_heads: 1, q: 70, k: 130, sms: 2 }, 0..2);
+}
+
+#[test]
+fn a_seed_means_the_same_run_on_any_number_of_cores() {
+    let kernel = built("fwd_sm90_bf16_d32");
+    let shape = Shape { batch: 1, heads: 3, kv_heads: 1, q: 70, k: 130, sms: 3 };
+    let (module, inputs) = (module(kernel), inputs(kernel, shape));
+    let run = |threads, seed| {
+        let run = simulate_on(threads, kernel, &module, shape, &inputs, seed).expect("it runs to its end");
+        (run.trace, run.counters)
+    };
+    let (one, two, other) = (run(1, 5), run(2, 5), run(2, 6));
+    assert!(one.0.len() > 1000, "the history of block 1's warp 4 is kept");
+    assert!(one == two, "threads change what happens");
+    assert!(one.0 != other.0, "another seed is another schedule");
 }
 
 /// The speed that the simulator promises, in release on two cores: `cargo test --release -p attn-sim --test forward --
@@ -229,11 +273,81 @@ fn d32_heads_share_keys() {
 fn d128_512_by_512_in_two_seconds() {
     let start = std::time::Instant::now();
     let kernel = built("fwd_sm90_bf16_d128");
-    let shape = Shape { batch: 1, heads: 1, kv_heads: 1, q: 512, k: 512 };
+    let shape = Shape { batch: 1, heads: 1, kv_heads: 1, q: 512, k: 512, sms: 132 };
     let inputs = inputs(kernel, shape);
-    let got = simulate(kernel, shape, &inputs, 0);
+    let got = simulate(kernel, &module(kernel), shape, &inputs, 0).expect("it runs to its end");
     let took = start.elapsed();
     println!("{took:.2?}\n{}", got.counters);
     assert!(got.findings.is_empty());
     assert!(took.as_secs_f64() <= 2.0, "{took:.2?}");
+}
+
+/// An instruction whose mutants go unnoticed because it orders nothing that other instructions do not order, how many
+/// mutants that is, and what those others are.
+type Redundant = (&'static str, usize, &'static str);
+
+/// Redundant in every kernel.
+const EVERYWHERE: &[Redundant] = &[
+    (
+        "fence.mbarrier_init.release.cluster",
+        1,
+        "within a block its barrier orders the initialisation: the machine asks for no more",
+    ),
+    ("fence.proxy.async.shared::cta", 1, "no data is written before it; mbarriers themselves need none in the machine"),
+    ("wgmma.fence.sync.aligned", 1, "its multiply's registers are untouched since the fence before it"),
+    ("bar.warp.sync", 1, "keeps ptxas from moving a wait; orders nothing between warps"),
+    (
+        "mbarrier.try_wait.parity.shared::cta.b64",
+        1,
+        "a tile's first K: its stage was given back before the V whose stage the last tile's last V waited for",
+    ),
+];
+
+/// Redundant where O lies in Q's memory: a tile ends with O gone, which is what Q's barrier says.
+const O_IN_Q: &[Redundant] = &[
+    ("cp.async.bulk.wait_group.read", 2, "the wait behind the tile's own store came before"),
+    ("bar.sync", 1, "it would pass the wait above on to the other warps"),
+    (
+        "cp.async.bulk.wait_group",
+        2,
+        "at the end: all stores have been read already, and a kernel's end waits for writes",
+    ),
+];
+
+/// Deletes or weakens each synchronising instruction of a kernel, under several seeds, with blocks that go round several
+/// tiles: all mutants are noticed but those of instructions known to be redundant.
+fn mutants(name: &str, shape: Shape, redundant: &[&[Redundant]]) {
+    let kernel = built(name);
+    let module = module(kernel);
+    let inputs = inputs(kernel, shape);
+    let right = simulate(kernel, &module, shape, &inputs, 0).expect("the kernel itself runs to its end");
+    assert!(right.findings.is_empty());
+    let score =
+        mutate::score(&module, name, 0..6, |mutant, seed| match simulate(kernel, mutant, shape, &inputs, seed) {
+            Err(_) => Outcome::Reported,
+            Ok(run) if !run.findings.is_empty() => Outcome::Reported,
+            Ok(run) if !run.written || run.o != right.o || run.lse != right.lse => Outcome::WrongResult,
+            Ok(_) => Outcome::Unnoticed,
+        });
+    println!("{name}: {score}");
+    for survivor in &score.survivors {
+        let same = score.survivors.iter().filter(|s| s.instruction == survivor.instruction).count();
+        let known = redundant.iter().copied().flatten().find(|(instruction, ..)| *instruction == survivor.instruction);
+        let (_, count, why) = known.unwrap_or_else(|| panic!("{name}: unnoticed: {survivor}"));
+        assert!(same <= *count, "{name}: {same} mutants of {}, {count} are redundant: {why}", survivor.instruction);
+    }
+}
+
+const ROUNDS: Shape = Shape { batch: 1, heads: 2, kv_heads: 1, q: 130, k: 600, sms: 1 };
+
+#[test]
+#[ignore = "a minute, in release"]
+fn mutants_of_d128_are_noticed() {
+    mutants("fwd_sm90_bf16_d128", ROUNDS, &[EVERYWHERE, O_IN_Q]);
+}
+
+#[test]
+#[ignore = "a minute, in release"]
+fn mutants_of_d32_are_noticed() {
+    mutants("fwd_sm90_bf16_d32", Shape { q: 200, ..ROUNDS }, &[EVERYWHERE]);
 }
