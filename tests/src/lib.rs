@@ -11,6 +11,7 @@
 //! | [`gpu`] | a case on the device |
 //! | [`suite`], [`bench`](mod@bench) | all cases checked, all shapes timed |
 //! | [`probe`] | single instructions, recorded on hardware |
+//! | [`recorded`] | what a GPU answered, for the simulator to agree with |
 //! | [`sample`], [`demo`] | inputs and expected outputs in a safetensors file, and the main job on them |
 
 pub mod bench;
@@ -26,6 +27,7 @@ mod names;
 pub mod oracle;
 pub mod precision;
 pub mod probe;
+pub mod recorded;
 pub mod sample;
 pub mod sampled;
 pub mod suite;

@@ -73,6 +73,22 @@ impl Attention<'_> {
         self.rows(batch, head, rows, scale, round, round)
     }
 
+    /// For each column of V, the largest magnitude of `p_j v_j` in the row's weighted sum, in f64.
+    pub fn largest_terms(&self, batch: usize, head: usize, i: usize) -> Vec<f64> {
+        let kv_head = head / (self.q.dims.heads / self.k.dims.heads);
+        let mut p = vec![0.0; self.k.dims.seq];
+        let p = &mut p[..self.visible(i)];
+        let kt = transposed::<f64>(self.k.head(batch, kv_head), self.k.dims.width);
+        dot_products(self.q.row(batch, head, i), &kt, self.k.dims.seq, p);
+        p.iter_mut().for_each(|s| *s *= f64::from(self.scale));
+        softmax(p);
+        let mut largest = vec![0.0; self.v.dims.width];
+        for (p, v) in p.iter().zip(self.v.head(batch, kv_head).chunks_exact(self.v.dims.width)) {
+            largest.iter_mut().zip(v).for_each(|(l, v): (&mut f64, _)| *l = l.max((p * f64::from(*v)).abs()));
+        }
+        largest
+    }
+
     /// Keys that query `i` sees: the first this many.
     fn visible(&self, i: usize) -> usize {
         let (sq, sk) = (self.q.dims.seq, self.k.dims.seq);

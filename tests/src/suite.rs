@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Parser;
@@ -12,6 +13,8 @@ use crate::gpu::{Gpu, GpuError, LSE_POISON, Loaded, Output};
 use crate::input::Inputs;
 use crate::lists::{self, Entry};
 use crate::precision::POISON;
+use crate::recorded::{self, Agreement, Answer, Disagreement, Recording};
+use crate::sample::SampleError;
 use crate::sampled::{self, Buffers};
 
 /// How often a case of the `repeat` list runs.
@@ -50,6 +53,15 @@ pub struct Options {
     /// With --simulator: every list, the large cases too, which takes long.
     #[arg(long, requires = "simulator")]
     all_lists: bool,
+    /// The list of small cases for the simulator, on the GPU too.
+    #[arg(long)]
+    simulator_list: bool,
+    /// Write the answers, at most 160 rows of each, to this safetensors file.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Also compare the answers with those that were recorded in this file, up to what rounding explains.
+    #[arg(long, value_name = "FILE")]
+    recorded: Option<PathBuf>,
 }
 
 /// What became of a case.
@@ -68,6 +80,8 @@ enum Failure {
     Wrong(#[from] Mismatch),
     #[error("wrote outside {what}: element {at} of its buffer, where the guards and gaps are")]
     Overwrite { what: &'static str, at: usize },
+    #[error("not as recorded: {0}")]
+    Recorded(#[from] Disagreement),
     #[error("run {run} of {REPEATS} differs from run 1 in {what}, first at element {at} of its buffer")]
     Unequal { run: usize, what: &'static str, at: usize },
 }
@@ -83,9 +97,48 @@ struct Tally {
     worst_lse: f64,
 }
 
+/// The file of answers to compare with, and the one to write.
+struct Records {
+    old: Option<(Recording, Agreement)>,
+    new: Option<(PathBuf, Recording)>,
+}
+
+impl Records {
+    fn new(options: &Options, device: String) -> Result<Self, SampleError> {
+        let old = options.recorded.as_deref().map(Recording::load).transpose()?;
+        Ok(Records {
+            old: old.map(|recording| (recording, Agreement::default())),
+            new: options.record.clone().map(|path| (path, Recording { device, ..Recording::default() })),
+        })
+    }
+
+    /// Notes and compares the answer of one case.
+    fn take(&mut self, case: &Case, inputs: &Inputs, answer: Answer) -> Result<(), Disagreement> {
+        if let Some((recording, agreement)) = &mut self.old {
+            agreement.add(&recording.compare(case, inputs, &answer)?);
+        }
+        if let Some((_, recording)) = &mut self.new {
+            recording.insert(case, inputs, answer);
+        }
+        Ok(())
+    }
+
+    /// Writes the file and says how near the answers were.
+    fn finish(&self) -> Result<(), SampleError> {
+        if let Some((path, recording)) = &self.new {
+            recording.save(path)?;
+            println!("{} answers recorded in {}", recording.cases.len(), path.display());
+        }
+        if let Some((recording, agreement)) = &self.old {
+            println!("beside {}: {agreement}", recording.device);
+        }
+        Ok(())
+    }
+}
+
 impl Options {
     fn entries(&self) -> Vec<Entry> {
-        let all = match (self.case, self.sanitizer, self.simulator && !self.all_lists) {
+        let all = match (self.case, self.sanitizer, self.simulator_list || self.simulator && !self.all_lists) {
             (Some(case), ..) => return vec![Entry { list: "case", case }],
             (None, true, _) => lists::sanitizer(),
             (None, false, true) => lists::simulator(),
@@ -118,15 +171,26 @@ pub fn run(options: &Options) -> u8 {
     if options.simulator {
         println!("seed: {}", options.seed);
     }
-    let tallies = run_all(&gpu, &entries, options.seed);
+    let mut records = match Records::new(options, gpu.describe()) {
+        Ok(records) => records,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return 1;
+        }
+    };
+    let tallies = run_all(&gpu, &entries, options.seed, &mut records);
+    if let Err(error) = records.finish() {
+        eprintln!("error: {error}");
+        return 1;
+    }
     print_table(&tallies, entries.len())
 }
 
-fn run_all(gpu: &Gpu, entries: &[Entry], seed: u64) -> BTreeMap<&'static str, Tally> {
+fn run_all(gpu: &Gpu, entries: &[Entry], seed: u64, records: &mut Records) -> BTreeMap<&'static str, Tally> {
     let (start, mut tallies) = (Instant::now(), BTreeMap::<_, Tally>::new());
     let mut failed = 0;
     for (i, Entry { list, case }) in entries.iter().enumerate() {
-        let (outcome, lost) = match check(gpu, list, case, seed) {
+        let (outcome, lost) = match check(gpu, list, case, seed, records) {
             Ok(report) => (Outcome::Passed(report), false),
             Err(Failure::Gpu(error @ GpuError::TooLarge { .. })) => (Outcome::Skipped(error.to_string()), false),
             Err(Failure::Gpu(error)) => (Outcome::Failed(error.to_string()), gpu.is_lost()),
@@ -187,7 +251,7 @@ fn print_table(tallies: &BTreeMap<&'static str, Tally>, expected: usize) -> u8 {
     u8::from(failed + not_run > 0)
 }
 
-fn check(gpu: &Gpu, list: &str, case: &Case, seed: u64) -> Result<Report, Failure> {
+fn check(gpu: &Gpu, list: &str, case: &Case, seed: u64, records: &mut Records) -> Result<Report, Failure> {
     let inputs = Inputs::of(case);
     let loaded = gpu.load(case, &inputs)?;
     let output = loaded.run()?;
@@ -200,7 +264,9 @@ fn check(gpu: &Gpu, list: &str, case: &Case, seed: u64) -> Result<Report, Failur
     let attention = inputs.attention(case);
     let (o, lse) = loaded.tensors(&output, case.precision);
     let (reference, lowp) = (attention.reference(), attention.lowp(case.precision));
-    Ok(compare::check(&o, lse.as_ref(), &reference, &lowp, case.precision)?)
+    let report = compare::check(&o, lse.as_ref(), &reference, &lowp, case.precision)?;
+    records.take(case, &inputs, Answer::of(case, &o, lse.as_ref(), recorded::ROWS))?;
+    Ok(report)
 }
 
 /// Whether the guards around the outputs and the gaps in them are as they were.

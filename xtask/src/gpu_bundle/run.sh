@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Runs the attention kernels' tests and benchmark on a machine with an NVIDIA driver.
 #
-#   ./run.sh [--results DIR] [demo] [suite] [sanitizer] [bench]      default: all four
+#   ./run.sh [--results DIR] [demo] [suite] [sanitizer] [bench] [record]      default: all but the last
 #
 # Each step's output goes to DIR/STEP.log as well (default: ./results). The exit status is 0 when every step passed.
 # The sanitizer step needs compute-sanitizer (on the PATH, or below CUDA_HOME or /usr/local/cuda); without it the step
-# is skipped and says so.
+# is skipped and says so. The record step writes DIR/forward.safetensors, the answers to the cases of the simulator's list,
+# for the simulator to be compared with.
 set -uo pipefail
 cd "$(dirname "$0")"
 
@@ -14,8 +15,8 @@ steps=()
 while [ $# -gt 0 ]; do
     case $1 in
         --results) results=${2:?--results needs a folder}; shift ;;
-        demo | suite | sanitizer | bench) steps+=("$1") ;;
-        *) sed -n '2,8p' "$0" >&2; exit 64 ;;
+        demo | suite | sanitizer | bench | record) steps+=("$1") ;;
+        *) sed -n '2,10p' "$0" >&2; exit 64 ;;
     esac
     shift
 done
@@ -53,6 +54,7 @@ for name in "${steps[@]}"; do
         demo) step demo ./attn-demo ;;
         suite) step suite ./attn-gpu-suite ;;
         bench) step bench ./attn-gpu-bench --json "$results/bench.json" ;;
+        record) step record ./attn-gpu-suite --simulator-list --record "$results/forward.safetensors" ;;
         sanitizer)
             if [ -z "$sanitizer" ]; then
                 note sanitizer skipped 0 'there is no compute-sanitizer on this machine'
