@@ -239,7 +239,7 @@ fn select_by_sign(d: &Decode<'_>) -> Decoded {
     }))
 }
 
-/// `testp`: what kind of number a float is.
+/// `testp`: what kind of number a float is. Zero counts as normal.
 fn test(d: &Decode<'_>) -> Decoded {
     use arithmetic::Class::{Infinite, Nan, Normal, Subnormal, Zero};
     let mut form = Form::new(d);
@@ -251,7 +251,7 @@ fn test(d: &Decode<'_>) -> Decoded {
             ("infinite", &[Infinite]),
             ("number", &[Zero, Subnormal, Normal, Infinite]),
             ("notanumber", &[Nan]),
-            ("normal", &[Normal]),
+            ("normal", &[Zero, Normal]),
             ("subnormal", &[Subnormal]),
         ],
     )?;
@@ -345,6 +345,7 @@ mod tests {
         assert_eq!(properties(f32::INFINITY), "011000");
         assert_eq!(properties(f32::NAN), "000100");
         assert_eq!(properties(f32::from_bits(1)), "101001");
+        assert_eq!(properties(-0.0), "101010");
     }
 
     #[test]

@@ -117,6 +117,9 @@ fn fma(d: &Decode<'_>) -> Decoded {
         });
     }
     let format = t.format;
+    if format == Format::F64 {
+        return each(d, &t, move |[a, b, c]| num::fma_f64(a, b, c, mode));
+    }
     each(d, &t, move |[a, b, c]| num::fma(format, a, b, c, mode))
 }
 

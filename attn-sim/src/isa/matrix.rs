@@ -18,6 +18,8 @@ use std::sync::Arc;
 /// Rows of an 8x8 matrix, each of 16 bytes.
 const ROWS: usize = 8;
 
+mod float8;
+
 /// Decodes the opcodes of this module.
 pub fn decode(cx: &Decode<'_>) -> Decoded {
     match cx.inst.opcode.as_str() {
@@ -246,7 +248,12 @@ impl Execute for Multiply {
         let a = operand::gather(&values(cx, &self.a), bits, (TILE.0, self.k), |l, r| fragment::a(bits, l, r));
         let b = operand::gather(&values(cx, &self.b), bits, (TILE.1, self.k), |l, r| fragment::b(bits, l, r));
         let mut d = operand::gather(&values(cx, &self.c), results, TILE, place);
-        self.arithmetic.multiply(self.k as usize, a, b, &mut d, true);
+        match self.arithmetic {
+            Arithmetic::Float(x, y, rule) if bits == 8 => {
+                float8::multiply((x, y), rule, self.k as usize, &a, &b, &mut d)
+            }
+            arithmetic => arithmetic.multiply(self.k as usize, a, b, &mut d, true),
+        }
         for (i, reg) in self.d.iter().enumerate() {
             cx.set_u32(*reg, &operand::scatter(&d, results, TILE.1, i as u32, place));
         }

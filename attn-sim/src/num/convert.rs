@@ -1,7 +1,7 @@
 //! Conversions between integers and floating-point formats (`cvt`), and packed ones of two values into one register.
 
 use super::exact::{Exact, Finite};
-use super::float::{flush, saturate};
+use super::float::{encode_flushed, flush, saturate};
 use super::format::{Format, Rounding, round_shift};
 
 /// What a register's bits stand for.
@@ -86,21 +86,50 @@ fn integer_to_integer(from: Number, to: Number, bits: u64, sat: bool) -> u64 {
 }
 
 fn float_to_float(from: Format, to: Format, bits: u64, options: Options) -> u64 {
+    if from.is_nan(bits)
+        && let Some(nan) = surviving_nan(from, to, bits, options)
+    {
+        return nan;
+    }
     let bits = if options.ftz && from == Format::F32 { flush(from, bits) } else { bits };
     let value = from.decode(bits);
     finish(to, if options.integral { round_to_integer(value, options.rounding) } else { value }, options)
+}
+
+/// What conversions make of a NaN, where that is not the canonical one of the destination. As an H100 does: between f32 and f64
+/// sign and payload survive, as far as they fit; bf16 to f32 and `.rna` to tf32 only move and cut bits.
+fn surviving_nan(from: Format, to: Format, bits: u64, options: Options) -> Option<u64> {
+    let (wide, narrow) = (Format::F64, Format::F32);
+    let moved = wide.mantissa_bits() - narrow.mantissa_bits();
+    let sign = if bits & from.sign() == 0 { 0 } else { to.sign() };
+    Some(match (from, to) {
+        _ if options.sat || options.relu => return None,
+        (Format::F32, Format::F64) => {
+            let magnitude = narrow.quiet(bits) & (narrow.sign() - 1);
+            sign | 0x7ff << wide.mantissa_bits() | (magnitude << moved & mask(wide.mantissa_bits()))
+        }
+        (Format::F64, Format::F32) => {
+            sign | 0xff << narrow.mantissa_bits() | (wide.quiet(bits) >> moved & mask(narrow.mantissa_bits()))
+        }
+        (Format::BF16, Format::F32) => bits << 16,
+        // Saturation takes one unit off an infinity's pattern, and off a NaN's.
+        (Format::F32, Format::TF32) if options.rounding == Rounding::NearestAway => {
+            let unit = 1 << (to.bits() - 1 - 8 - to.mantissa_bits());
+            (bits & !(unit - 1)) - if options.satfinite { unit } else { 0 }
+        }
+        _ => return None,
+    })
 }
 
 /// A value in a floating-point format, with the conversion's modifiers.
 fn finish(to: Format, value: Exact, options: Options) -> u64 {
     let mut bits = if options.satfinite {
         to.encode_saturated(value, options.rounding)
+    } else if options.ftz && to == Format::F32 {
+        encode_flushed(to, value, options.rounding)
     } else {
         to.encode(value, options.rounding)
     };
-    if options.ftz && to == Format::F32 {
-        bits = flush(to, bits);
-    }
     if options.sat {
         bits = saturate(to, bits);
     }
@@ -252,6 +281,22 @@ mod tests {
         assert_eq!(to(F32, Number::Signed(32), f(f32::NAN)), 0);
         assert_eq!(to(F32, Number::Signed(64), f(f32::NAN)), 1 << 63);
         assert_eq!(to(Number::Float(Format::F64), Number::Unsigned(32), f64::NAN.to_bits()), 1 << 31);
+    }
+
+    #[test]
+    fn nan_to_float() {
+        let to =
+            |from, to, bits| convert(Number::Float(from), Number::Float(to), bits, Options::rounded(Rounding::Nearest));
+        assert_eq!(to(Format::F32, Format::F64, 0xffa5_a5a5), 0xfffc_b4b4_a000_0000);
+        assert_eq!(to(Format::F64, Format::F32, 0xffff_ffff_3f81_8000), 0xffff_fff9);
+        assert_eq!(to(Format::F64, Format::F32, 0x7ff0_0000_0000_0001), 0x7fc0_0000);
+        assert_eq!(to(Format::BF16, Format::F32, 0xff81), 0xff81_0000);
+        assert_eq!(to(Format::F16, Format::F32, 0xfe01), 0x7fff_ffff);
+        assert_eq!(to(Format::F32, Format::TF32, 0x7f80_0001), 0x7fff_e000);
+        let away = Options::rounded(Rounding::NearestAway);
+        let tf32 = |options| convert(F32, Number::Float(Format::TF32), 0xffa5_a5a5, options);
+        assert_eq!(tf32(away), 0xffa5_a000);
+        assert_eq!(tf32(Options { satfinite: true, ..away }), 0xffa5_8000);
     }
 
     #[test]

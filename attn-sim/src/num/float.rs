@@ -1,5 +1,8 @@
 //! Floating-point arithmetic on bit patterns, as PTX defines it: IEEE results in four roundings, flushed subnormals, saturation,
-//! and NaNs that are always the canonical one.
+//! and NaNs that are the canonical one, but for `fma.f64` ([`fma_f64`]).
+//!
+//! `.ftz` makes a zero of a result that lies below the smallest normal number before it is rounded. An H100 does so with one that
+//! only the narrower subnormals would round up to that number; whether also with one that 24 digits would, no recording shows.
 //!
 //! A function takes the format and patterns in the low bits of `u64`; those named `_f32` are the same for `f32`, and quick where
 //! the machine that runs the simulator rounds alike.
@@ -37,10 +40,8 @@ impl Mode {
     }
 
     fn write(self, format: Format, value: Exact) -> u64 {
-        let mut bits = format.encode(value, self.rounding);
-        if self.ftz {
-            bits = flush(format, bits);
-        }
+        let mut bits =
+            if self.ftz { encode_flushed(format, value, self.rounding) } else { format.encode(value, self.rounding) };
         if self.sat {
             bits = saturate(format, bits);
         }
@@ -56,6 +57,20 @@ pub fn flush(format: Format, bits: u64) -> u64 {
     match format.decode(bits) {
         Exact::Finite(f) if f.magnitude() < format.min_exponent() => bits & format.sign(),
         _ => bits,
+    }
+}
+
+/// `value` in a format, rounded; below the smallest normal number, a zero of its sign.
+pub fn encode_flushed(format: Format, value: Exact, rounding: Rounding) -> u64 {
+    match value {
+        Exact::Finite(f) if f.magnitude() < format.min_exponent() => {
+            if f.negative {
+                format.sign()
+            } else {
+                0
+            }
+        }
+        _ => format.encode(value, rounding),
     }
 }
 
@@ -115,14 +130,31 @@ pub fn sqrt(format: Format, a: u64, mode: Mode) -> u64 {
     mode.write(format, exact::sqrt(mode.read(format, a)))
 }
 
-/// The number without its sign. NaNs keep their other bits.
-pub fn abs(format: Format, a: u64, ftz: bool) -> u64 {
-    (if ftz { flush(format, a) } else { a }) & !format.sign()
+/// `a * b + c` in f64, rounded once. A NaN operand survives with its payload and sign, made quiet: `b` before the others, as an
+/// H100 was seen to choose, then `a`, then `c`.
+pub fn fma_f64(a: u64, b: u64, c: u64, mode: Mode) -> u64 {
+    let f = Format::F64;
+    match [b, a, c].into_iter().find(|&x| f.is_nan(x)) {
+        Some(nan) => f.quiet(nan),
+        None => fma(f, a, b, c, mode),
+    }
 }
 
-/// The number of the other sign.
+/// The number without its sign. A NaN becomes the canonical one, in f64 it keeps its other bits.
+pub fn abs(format: Format, a: u64, ftz: bool) -> u64 {
+    signed(format, a, ftz, |bits| bits & !format.sign())
+}
+
+/// The number of the other sign. A NaN becomes the canonical one, in f64 it keeps its other bits.
 pub fn neg(format: Format, a: u64, ftz: bool) -> u64 {
-    (if ftz { flush(format, a) } else { a }) ^ format.sign()
+    signed(format, a, ftz, |bits| bits ^ format.sign())
+}
+
+fn signed(format: Format, a: u64, ftz: bool, change: impl Fn(u64) -> u64) -> u64 {
+    if format != Format::F64 && format.is_nan(a) {
+        return format.nan();
+    }
+    change(if ftz { flush(format, a) } else { a })
 }
 
 /// Order of two numbers; none when one is a NaN.
@@ -204,6 +236,11 @@ fn flush_f32(x: f32, ftz: bool) -> f32 {
     if ftz && x.is_subnormal() { f32::from_bits(x.to_bits() & 0x8000_0000) } else { x }
 }
 
+/// Whether the machine's result may have been carried up to the smallest normal number, which `.ftz` must know.
+fn is_carried(x: f32, mode: Mode) -> bool {
+    mode.ftz && x.abs() == f32::MIN_POSITIVE
+}
+
 /// The modifiers of a result that the machine computed.
 fn finish_f32(x: f32, mode: Mode) -> f32 {
     let x = if x.is_nan() { f32::from_bits(0x7fff_ffff) } else { flush_f32(x, mode.ftz) };
@@ -239,7 +276,10 @@ pub fn sub_f32(a: f32, b: f32, mode: Mode) -> f32 {
 /// `a * b` in f32.
 pub fn mul_f32(a: f32, b: f32, mode: Mode) -> f32 {
     if is_native(mode) {
-        return finish_f32(flush_f32(a, mode.ftz) * flush_f32(b, mode.ftz), mode);
+        let product = flush_f32(a, mode.ftz) * flush_f32(b, mode.ftz);
+        if !is_carried(product, mode) {
+            return finish_f32(product, mode);
+        }
     }
     slow_f32(|f| mul(f, a.to_bits().into(), b.to_bits().into(), mode))
 }
@@ -249,18 +289,20 @@ pub fn mul_f32(a: f32, b: f32, mode: Mode) -> f32 {
 /// The product is exact in f64, and so is its sum with `c` where the error of that sum is zero; elsewhere the sum is made odd in
 /// its last place, which rounds to f32 as the exact one does.
 pub fn fma_f32(a: f32, b: f32, c: f32, mode: Mode) -> f32 {
+    let slow = || slow_f32(|f| fma(f, a.to_bits().into(), b.to_bits().into(), c.to_bits().into(), mode));
     if !is_native(mode) {
-        return slow_f32(|f| fma(f, a.to_bits().into(), b.to_bits().into(), c.to_bits().into(), mode));
+        return slow();
     }
-    let [a, b, c] = [a, b, c].map(|x| f64::from(flush_f32(x, mode.ftz)));
-    let product = a * b;
-    let sum = product + c;
+    let [x, y, z] = [a, b, c].map(|x| f64::from(flush_f32(x, mode.ftz)));
+    let product = x * y;
+    let sum = product + z;
     if !sum.is_finite() {
         return finish_f32(sum as f32, mode);
     }
-    let from_c = sum - product;
-    let error = (product - (sum - from_c)) + (c - from_c);
-    finish_f32(to_odd(sum, error) as f32, mode)
+    let from_z = sum - product;
+    let error = (product - (sum - from_z)) + (z - from_z);
+    let rounded = to_odd(sum, error) as f32;
+    if is_carried(rounded, mode) { slow() } else { finish_f32(rounded, mode) }
 }
 
 /// `sum`, nudged toward `error` when inexact and even in its last place.
@@ -449,6 +491,39 @@ mod tests {
                 assert_eq!(min_max(f, min, b(x), b(y)), b(x.min(y)));
             }
         }
+    }
+
+    /// As an H100 does: 2^-126 (1 - 2^-24) rounds to 2^-126 among the subnormals, but is flushed before.
+    #[test]
+    fn results_are_flushed_before_they_are_rounded() {
+        let (least, below_one) = (f32::MIN_POSITIVE, 1f32.next_down());
+        for rounding in MODES {
+            let mode = Mode { ftz: true, ..Mode::rounded(rounding) };
+            assert!(same(mul_f32(least, below_one, mode), 0.0));
+            assert!(same(mul_f32(-least, below_one, mode), -0.0));
+            assert!(same(fma_f32(least, below_one, 0.0, mode), 0.0));
+            assert!(same(mul_f32(least, 1.0, mode), least));
+            assert_eq!(fma(Format::F16, 0x3bff, 0x0400, 0, mode), 0);
+        }
+        assert!(same(mul_f32(least, below_one, Mode::NEAREST), least));
+    }
+
+    #[test]
+    fn nans_of_one_operand_instructions_and_of_f64() {
+        for (format, nan) in [(Format::F32, 0xff80_0001), (Format::F16, 0x7e00), (Format::BF16, 0xff81)] {
+            assert_eq!([abs(format, nan, false), neg(format, nan, true)], [format.nan(); 2]);
+        }
+        let (one, x, y) = (1f64.to_bits(), 0xffff_ffff_1234_5678, 0x7ff0_0000_0000_0001);
+        assert_eq!(
+            [abs(Format::F64, x, false), neg(Format::F64, x, false)],
+            [x & !Format::F64.sign(), x ^ Format::F64.sign()]
+        );
+        let quiet = y | 1 << 51;
+        assert_eq!(fma_f64(x, y, x, Mode::NEAREST), quiet);
+        assert_eq!(fma_f64(x, one, y, Mode::NEAREST), x);
+        assert_eq!(fma_f64(one, one, y, Mode::NEAREST), quiet);
+        let infinity = f64::INFINITY.to_bits();
+        assert_eq!(fma_f64(infinity, 0, one, Mode::NEAREST), Format::F64.nan());
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl Format {
     /// IEEE single precision.
     pub const F32: Format = Format::new(8, 23, Specials::Ieee, 0x7fff_ffff);
     /// 19 bits in the upper part of a 32-bit register.
-    pub const TF32: Format = Format { padding: 13, ..Format::new(8, 10, Specials::Ieee, 0x7fff_ffff) };
+    pub const TF32: Format = Format { padding: 13, ..Format::new(8, 10, Specials::Ieee, 0x7fff_e000) };
     /// Single precision cut to 13 bits behind the point, which Hopper's 8-bit products accumulate in.
     pub const F32_CUT: Format = Format { padding: 10, ..Format::new(8, 13, Specials::Ieee, 0x7fff_ffff) };
     /// IEEE half precision.
@@ -128,6 +128,11 @@ impl Format {
             Specials::NanOnly => code > self.max_code(),
             Specials::Finite => false,
         }
+    }
+
+    /// A NaN with its payload and its sign, but quiet: its mantissa's highest bit is set.
+    pub const fn quiet(self, nan: u64) -> u64 {
+        nan | 1 << (self.mantissa_bits + self.padding - 1)
     }
 
     /// The number that `bits` stand for; higher bits are ignored.
