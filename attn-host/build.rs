@@ -18,6 +18,8 @@ struct Kernel {
     /// File names beside the manifest.
     cubin: PathBuf,
     ptx: PathBuf,
+    /// Fingerprint of the plan that it was compiled from, hexadecimal.
+    plan: String,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -50,11 +52,11 @@ fn architectures(prebuilt: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
 
 fn add(dir: &Path, table: &mut String) -> Result<(), Box<dyn Error>> {
     let manifest: Manifest = serde_json::from_slice(&fs::read(dir.join("manifest.json"))?)?;
-    for Kernel { name, cubin, ptx } in manifest.kernels {
+    for Kernel { name, cubin, ptx, plan } in manifest.kernels {
         let (cubin, ptx) = (dir.join(cubin), dir.join(ptx));
         writeln!(
             table,
-            "    Embedded {{ name: {name:?}, cubin: include_bytes!({cubin:?}), ptx: include_bytes!({ptx:?}) }},"
+            "    Embedded {{ name: {name:?}, cubin: include_bytes!({cubin:?}), ptx: include_bytes!({ptx:?}), plan: 0x{plan} }},"
         )?;
     }
     Ok(())

@@ -107,6 +107,21 @@ pub enum Error {
         /// Threads per block of the plan.
         needed: u32,
     },
+    /// A kernel's code was compiled from another plan than this program's, so that a launch of it could wait for ever.
+    #[error(
+        "the code of kernel {kernel} in {place} was compiled from plan {found}, this program's is {needed}; \
+         build both from one source: cargo xtask build-ptx"
+    )]
+    ForeignPlan {
+        /// The kernel.
+        kernel: &'static str,
+        /// Where the code was found.
+        place: String,
+        /// Fingerprint of the plan that it was compiled from.
+        found: String,
+        /// Fingerprint of this program's plan.
+        needed: String,
+    },
     /// A required device pointer is null.
     #[error("{argument} is a null device pointer")]
     NullPointer {

@@ -7,11 +7,16 @@ use std::path::Path;
 
 use attn_kernel::forward::Kernel;
 use flate2::read::GzDecoder;
+use serde_json::Value;
 
 use crate::error::Error;
 
-/// Names a folder with freshly built kernels (`cargo xtask build-ptx --out DIR`), which then replace the embedded ones.
+/// Names a folder with freshly built kernels (`cargo xtask build-ptx --out DIR`), which then replace the embedded ones. Its
+/// `manifest.json` says from which plan each was compiled; one of another plan than this program's is refused.
 pub const KERNEL_DIR: &str = "ATTN_KERNEL_DIR";
+
+/// What says from which plan the kernels of a folder were compiled.
+const MANIFEST: &str = "manifest.json";
 
 /// One kernel that travels inside the crate.
 struct Embedded {
@@ -19,6 +24,8 @@ struct Embedded {
     cubin: &'static [u8],
     /// PTX, gzip.
     ptx: &'static [u8],
+    /// Fingerprint of the plan that both were compiled from.
+    plan: u64,
 }
 
 // `static EMBEDDED: &[Embedded]`, written by the build script from `prebuilt/<arch>/manifest.json`.
@@ -82,21 +89,50 @@ fn embedded(kernel: &Kernel, table: &[Embedded]) -> Result<Code, Error> {
             table.len()
         ),
     })?;
+    of_plan(kernel, || "this program".to_owned(), &fingerprint(found.plan))?;
     Ok(Code { cubin: Some(found.cubin.to_vec()), ptx: Ptx::Gzip(found.ptx) })
 }
 
 fn from_folder(kernel: &Kernel, dir: &Path) -> Result<Code, Error> {
-    let file = |extension: &str| {
-        let name = format!("{}.{extension}", kernel.name);
-        let nested = read(&dir.join(kernel.arch.name()).join(&name))?;
-        if nested.is_some() { Ok(nested) } else { read(&dir.join(&name)) }
-    };
-    let (cubin, ptx) = (file("cubin")?, file("ptx")?);
-    if cubin.is_none() && ptx.is_none() {
-        let reason = format!("neither its cubin nor its PTX is in {} (named by {KERNEL_DIR})", dir.display());
-        return Err(Error::NoKernel { kernel: kernel.name, reason });
+    for dir in [&dir.join(kernel.arch.name()), dir] {
+        let file = |extension: &str| read(&dir.join(format!("{}.{extension}", kernel.name)));
+        let (cubin, ptx) = (file("cubin")?, file("ptx")?);
+        if cubin.is_some() || ptx.is_some() {
+            of_plan(kernel, || dir.display().to_string(), &noted_plan(kernel, dir)?)?;
+            return Ok(Code { cubin, ptx: ptx.map_or(Ptx::Absent, Ptx::Text) });
+        }
     }
-    Ok(Code { cubin, ptx: ptx.map_or(Ptx::Absent, Ptx::Text) })
+    let reason = format!("neither its cubin nor its PTX is in {} (named by {KERNEL_DIR})", dir.display());
+    Err(Error::NoKernel { kernel: kernel.name, reason })
+}
+
+/// The plan that the folder's manifest notes for a kernel.
+fn noted_plan(kernel: &Kernel, dir: &Path) -> Result<String, Error> {
+    let path = dir.join(MANIFEST);
+    let unknown = |what: &str| Error::KernelFile {
+        path: path.clone(),
+        reason: format!("{what}; cargo xtask build-ptx --out writes it beside the kernels"),
+    };
+    let bytes =
+        read(&path)?.ok_or_else(|| unknown("there is no such file to say what the kernels were compiled from"))?;
+    let manifest: Value = serde_json::from_slice(&bytes).map_err(|e| unknown(&e.to_string()))?;
+    let entries = manifest["kernels"].as_array().into_iter().flatten();
+    let plan = entries.filter(|entry| entry["name"] == kernel.name).find_map(|entry| entry["plan"].as_str());
+    Ok(plan.ok_or_else(|| unknown(&format!("it has no plan of kernel {}", kernel.name)))?.to_owned())
+}
+
+/// Refuses code that was compiled from another plan than this program's.
+fn of_plan(kernel: &Kernel, place: impl FnOnce() -> String, found: &str) -> Result<(), Error> {
+    let needed = fingerprint(kernel.plan.fingerprint());
+    if found != needed {
+        return Err(Error::ForeignPlan { kernel: kernel.name, place: place(), found: found.to_owned(), needed });
+    }
+    Ok(())
+}
+
+/// As manifests have it.
+fn fingerprint(plan: u64) -> String {
+    format!("{plan:016x}")
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
@@ -136,11 +172,20 @@ mod tests {
         }
     }
 
+    fn plan(kernel: &Kernel) -> u64 {
+        kernel.plan.fingerprint()
+    }
+
+    fn manifest(kernel: &Kernel, plan: u64) -> Vec<u8> {
+        format!(r#"{{"kernels": [{{"name": "other"}}, {{"name": "{}", "plan": "{plan:016x}"}}]}}"#, kernel.name).into()
+    }
+
     #[test]
     fn embedded_code_is_found_by_name_and_unpacked() {
         let mut packed = Vec::new();
         GzEncoder::new(&b".version 8.0"[..], Compression::best()).read_to_end(&mut packed).expect("packs");
-        let table = [Embedded { name: KERNELS[1].name, cubin: b"machine code", ptx: packed.leak() }];
+        let table =
+            [Embedded { name: KERNELS[1].name, cubin: b"machine code", ptx: packed.leak(), plan: plan(&KERNELS[1]) }];
         let code = embedded(&KERNELS[1], &table).expect("is in the table");
         assert_eq!(code.cubin.as_deref(), Some(&b"machine code"[..]));
         assert_eq!(code.ptx(&KERNELS[1]), Ok(Some(b".version 8.0\0".to_vec())));
@@ -154,7 +199,7 @@ mod tests {
 
     #[test]
     fn damaged_embedded_ptx_is_an_error() {
-        let table = [Embedded { name: KERNELS[0].name, cubin: b"", ptx: b"not gzip" }];
+        let table = [Embedded { name: KERNELS[0].name, cubin: b"", ptx: b"not gzip", plan: plan(&KERNELS[0]) }];
         let found = embedded(&KERNELS[0], &table).expect("found").ptx(&KERNELS[0]);
         assert!(matches!(found, Err(Error::NoKernel { .. })), "{found:?}");
     }
@@ -165,12 +210,37 @@ mod tests {
         let kernel = &KERNELS[0];
         folder.write(&format!("{}.cubin", kernel.name), b"flat");
         folder.write(&format!("{}.ptx", kernel.name), b"text");
+        folder.write(MANIFEST, &manifest(kernel, plan(kernel)));
         let code = from_folder(kernel, &folder.0).expect("both forms are there");
         assert_eq!(code.cubin.as_deref(), Some(&b"flat"[..]));
         assert_eq!(code.ptx(kernel), Ok(Some(b"text\0".to_vec())));
         folder.write(&format!("sm_90a/{}.cubin", kernel.name), b"nested");
+        folder.write("sm_90a/manifest.json", &manifest(kernel, plan(kernel)));
         let code = from_folder(kernel, &folder.0).expect("both forms are there");
         assert_eq!(code.cubin.as_deref(), Some(&b"nested"[..]));
+    }
+
+    #[test]
+    fn code_of_another_plan_is_refused() {
+        let (folder, kernel) = (Folder::new("plan"), &KERNELS[0]);
+        folder.write(&format!("{}.ptx", kernel.name), b"text");
+        let refused = || from_folder(kernel, &folder.0).expect_err("not this program's plan");
+        let unknown = |part: &str| matches!(refused(), Error::KernelFile { reason, .. } if reason.contains(part));
+        assert!(unknown("no such file"), "{}", refused());
+        folder.write(MANIFEST, b"kernels");
+        assert!(unknown("expected value"), "{}", refused());
+        folder.write(MANIFEST, &manifest(&KERNELS[1], plan(kernel)));
+        assert!(unknown("no plan of kernel fwd_sm90_bf16_d32"), "{}", refused());
+        folder.write(MANIFEST, &manifest(kernel, 0xabc));
+        let needed = format!("{:016x}", plan(kernel));
+        assert!(
+            matches!(refused(), Error::ForeignPlan { found, needed: own, .. } if found == "0000000000000abc" && own == needed),
+            "{}",
+            refused()
+        );
+        let table = [Embedded { name: kernel.name, cubin: b"", ptx: b"", plan: plan(kernel) + 1 }];
+        let found = embedded(kernel, &table).expect_err("not this program's plan");
+        assert!(matches!(&found, Error::ForeignPlan { place, .. } if place == "this program"), "{found}");
     }
 
     #[test]

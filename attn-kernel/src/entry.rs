@@ -38,24 +38,37 @@ macro_rules! ptx {
 ///
 /// `ptxas` honours `setmaxnreg` only when the entry's register count is known, hence `registers`. `tensor_maps` lists the
 /// positions of the parameters of type `*const TensorMap`, which the pass turns into by-value `.param` objects; `cluster` gives
-/// blocks per cluster as "x,y,z". Both may be left out.
+/// blocks per cluster as "x,y,z"; `plan` is a fingerprint that launchers compare with their own before they start the kernel.
+/// The three may be left out.
 #[macro_export]
 macro_rules! launch_bounds {
     (
-        $name:ident: threads = $threads:expr, registers = $registers:expr, shared = $shared:expr
+        $name:ident: threads = $threads:expr, registers = $registers:expr, shared = $shared:expr $(, plan = $plan:expr)?
         $(, tensor_maps = $maps:literal)? $(, cluster = $cluster:literal)?
     ) => {
         const _: (u32, u32, u32) = ($threads, $registers, $shared);
+        $(const _: u64 = $plan;)?
         #[cfg(target_arch = "nvptx64")]
         ::core::arch::global_asm!(
             concat!(
                 "//@kernel ", stringify!($name), " maxntid={threads} minctasm=1 maxnreg={registers} smem={shared}"
+                $(, $crate::plan_word!($plan))?
                 $(, " tensormap=", $maps)? $(, " cluster=", $cluster)?
             ),
             threads = const $threads,
             registers = const $registers,
             shared = const $shared,
+            $(plan = const $plan,)?
         );
+    };
+}
+
+/// The word for a plan in a `//@kernel` line, where there is one.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! plan_word {
+    ($plan:expr) => {
+        " plan={plan}"
     };
 }
 
@@ -71,13 +84,13 @@ macro_rules! launch_bounds {
 #[macro_export]
 macro_rules! kernel {
     (
-        threads = $threads:expr, registers = $registers:expr, shared = $shared:expr
+        threads = $threads:expr, registers = $registers:expr, shared = $shared:expr $(, plan = $plan:expr)?
             $(, tensor_maps = $maps:literal)? $(, cluster = $cluster:literal)?;
         $(#[$attr:meta])*
         pub unsafe fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block
     ) => {
         $crate::launch_bounds!(
-            $name: threads = $threads, registers = $registers, shared = $shared
+            $name: threads = $threads, registers = $registers, shared = $shared $(, plan = $plan)?
             $(, tensor_maps = $maps)? $(, cluster = $cluster)?
         );
         $(#[$attr])*

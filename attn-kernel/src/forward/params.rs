@@ -1,5 +1,7 @@
 //! What the host hands to a forward kernel.
 
+use core::mem::offset_of;
+
 /// A `CUtensorMap`: 128 opaque bytes made by `cuTensorMapEncodeTiled`, passed by value as a kernel parameter.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
@@ -35,4 +37,22 @@ pub struct ForwardParams {
     pub heads_in_l2: u32,
     /// `softmax_scale * log2(e)`.
     pub scale_log2: f32,
+}
+
+impl ForwardParams {
+    /// Bytes of the struct, then where each field lies: equal on both sides, or they read different numbers.
+    pub(super) const LAYOUT: [u32; 12] = [
+        size_of::<Self>() as u32,
+        offset_of!(Self, lse) as u32,
+        offset_of!(Self, lse_batch_stride) as u32,
+        offset_of!(Self, lse_head_stride) as u32,
+        offset_of!(Self, seqlen_q) as u32,
+        offset_of!(Self, seqlen_k) as u32,
+        offset_of!(Self, heads) as u32,
+        offset_of!(Self, group) as u32,
+        offset_of!(Self, m_blocks) as u32,
+        offset_of!(Self, tiles) as u32,
+        offset_of!(Self, heads_in_l2) as u32,
+        offset_of!(Self, scale_log2) as u32,
+    ];
 }

@@ -3,6 +3,8 @@
 //! The kernel is compiled from it, the launcher sizes the launch from it, and [`Plan::checked`] refuses a plan that does
 //! not fit the hardware when the crate is compiled.
 
+use super::ForwardParams;
+
 /// A GPU architecture that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -210,6 +212,19 @@ impl Plan {
         self.smem().o == self.smem().q
     }
 
+    /// A number that is another one where a kernel and a launcher of two plans would not fit each other: boxes of the
+    /// tensor maps, tiles, threads, shared memory and parameters. The host refuses code that was compiled under another
+    /// one, which could wait for ever for bytes that are never loaded. Knobs that only the kernel turns are left out, so that
+    /// kernels with other ones can be tried with one program.
+    pub const fn fingerprint(&self) -> u64 {
+        let walk = match self.schedule {
+            Schedule::Persistent => 0,
+            Schedule::LongestFirst => 1,
+        };
+        let own = [self.d, self.dv, self.bm, self.bn, self.stages, self.threads(), self.smem().end, walk];
+        fnv(fnv(0xcbf2_9ce4_8422_2325, &own), &ForwardParams::LAYOUT)
+    }
+
     /// The plan itself, after proving at compile time that the hardware can run it.
     pub const fn checked(self) -> Self {
         assert!(
@@ -250,6 +265,16 @@ impl Plan {
     }
 }
 
+/// FNV-1a over 32-bit words.
+const fn fnv(mut hash: u64, words: &[u32]) -> u64 {
+    let mut i = 0;
+    while i < words.len() {
+        hash = (hash ^ words[i] as u64).wrapping_mul(0x0100_0000_01b3);
+        i += 1;
+    }
+    hash
+}
+
 /// One compiled kernel: what it computes and the plan it was compiled from.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel {
@@ -263,4 +288,29 @@ pub struct Kernel {
     pub causal: bool,
     /// Tile shapes and resources.
     pub plan: Plan,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::tune;
+
+    #[test]
+    fn fingerprints_differ_by_what_a_launch_depends_on_and_by_nothing_else() {
+        let plan = tune::plan(64, 64, false);
+        let same = Plan { rescale_threshold: 0.0, ping_pong: !plan.ping_pong, ..plan };
+        assert_eq!(same.fingerprint(), plan.fingerprint());
+        let others = [
+            Plan { bm: plan.bm - ROWS, ..plan },
+            Plan { bn: plan.bn - 16, ..plan },
+            Plan { stages: plan.stages + 1, ..plan },
+            Plan { d: 32, ..plan },
+            Plan { dv: 32, ..plan },
+            Plan { schedule: Schedule::LongestFirst, ..plan },
+        ];
+        let mut all: std::vec::Vec<u64> = others.iter().map(Plan::fingerprint).chain([plan.fingerprint()]).collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), others.len() + 1);
+    }
 }

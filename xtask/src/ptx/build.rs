@@ -41,6 +41,9 @@ pub struct Built {
     pub resources: Resources,
     /// Instruction counts.
     pub sass: sass::Counts,
+    /// Fingerprint of the plan that a launcher must have too; what is cached does not depend on it.
+    #[serde(skip)]
+    pub plan: Option<u64>,
     /// The folder with `kernel.ll`, `kernel.ptx` and `kernel.cubin`.
     #[serde(skip)]
     pub dir: PathBuf,
@@ -63,11 +66,12 @@ impl Built {
 pub fn build(toolchain: &Toolchain, job: &Job) -> Result<Built> {
     let versions = serde_json::to_string(&toolchain.versions())?;
     let key = Key::new("kernel-1").add(versions).add(lower::flags()).add(job.arch.name()).add(&job.ir);
-    let key = key.add(format!("{:?} {:?}", job.declared, job.codegen)).finish();
+    let code = Declared { plan: None, ..job.declared.clone() };
+    let key = key.add(format!("{code:?} {:?}", job.codegen)).finish();
     let dir = workspace::target().join("ptx-cache").join(&key[..2]).join(&key[2..34]);
     if let Ok(report) = fs::read(dir.join("report.json")) {
         prune::touch(&dir.join("report.json"));
-        return Ok(Built { dir, cached: true, ..serde_json::from_slice(&report)? });
+        return Ok(Built { dir, cached: true, plan: job.declared.plan, ..serde_json::from_slice(&report)? });
     }
     let temporary = dir.with_extension(format!("new-{}", std::process::id()));
     fs::create_dir_all(&temporary).with_context(|| format!("cannot create {}", temporary.display()))?;
@@ -105,6 +109,7 @@ pub fn compile(toolchain: &Toolchain, job: &Job, dir: &Path) -> Result<Built> {
         smem_dynamic: job.declared.smem,
         resources,
         sass: sass::count(&sass),
+        plan: job.declared.plan,
         dir: PathBuf::new(),
         steps,
         cached: false,

@@ -1,5 +1,5 @@
 //! What a kernel says about itself, in a line of module-level assembly:
-//! `//@kernel NAME maxntid=384 minctasm=1 maxnreg=168 smem=213064 cluster=2,1,1 tensormap=1,2,3,4`.
+//! `//@kernel NAME maxntid=384 minctasm=1 maxnreg=168 smem=213064 cluster=2,1,1 tensormap=1,2,3,4 plan=7`.
 
 use anyhow::{Context, Result, bail};
 
@@ -20,6 +20,8 @@ pub struct Declared {
     pub smem: u32,
     /// Positions of the parameters that are tensor maps.
     pub tensormap: Vec<usize>,
+    /// Fingerprint of the plan that a launcher must have too.
+    pub plan: Option<u64>,
 }
 
 impl Declared {
@@ -32,8 +34,16 @@ impl Declared {
     fn fields(rest: &str) -> Result<Declared> {
         let mut words = rest.split_whitespace();
         let name = words.next().context("the kernel's name is missing")?.to_owned();
-        let mut kernel =
-            Declared { name, maxntid: 0, minctasm: None, maxnreg: None, cluster: None, smem: 0, tensormap: Vec::new() };
+        let mut kernel = Declared {
+            name,
+            maxntid: 0,
+            minctasm: None,
+            maxnreg: None,
+            cluster: None,
+            smem: 0,
+            tensormap: Vec::new(),
+            plan: None,
+        };
         for word in words {
             let (key, value) = word.split_once('=').with_context(|| format!("`{word}` is not KEY=VALUE"))?;
             let number = || value.parse::<u32>().with_context(|| format!("{key}={value}: not a number"));
@@ -42,6 +52,7 @@ impl Declared {
                 "minctasm" => kernel.minctasm = Some(number()?),
                 "maxnreg" => kernel.maxnreg = Some(number()?),
                 "smem" => kernel.smem = number()?,
+                "plan" => kernel.plan = Some(value.parse().with_context(|| format!("{key}={value}: not a number"))?),
                 // A block that is its own cluster needs no word.
                 "cluster" => kernel.cluster = Some(value.to_owned()).filter(|blocks| blocks != "1,1,1"),
                 "tensormap" if value.is_empty() => {}
@@ -49,7 +60,7 @@ impl Declared {
                     let positions = value.split(',').map(str::parse).collect::<Result<_, _>>();
                     kernel.tensormap = positions.with_context(|| format!("{key}={value}: not a list of positions"))?;
                 }
-                _ => bail!("`{key}` is none of maxntid, minctasm, maxnreg, smem, cluster, tensormap"),
+                _ => bail!("`{key}` is none of maxntid, minctasm, maxnreg, smem, cluster, tensormap, plan"),
             }
         }
         if kernel.maxntid == 0 || kernel.maxntid > 1024 {
@@ -74,11 +85,12 @@ mod tests {
 
     #[test]
     fn a_declaration_is_read_in_full() {
-        let line = "  //@kernel k maxntid=384 minctasm=1 maxnreg=168 smem=213064 cluster=2,1,1 tensormap=1,2,3,4";
+        let line = "  //@kernel k maxntid=384 minctasm=1 maxnreg=168 smem=213064 cluster=2,1,1 tensormap=1,2,3,4 \
+                    plan=18446744073709551615";
         let kernel = Declared::parse(line).unwrap().unwrap();
         assert_eq!((kernel.maxntid, kernel.smem), (384, 213_064));
         assert_eq!(kernel.tensormap, [1, 2, 3, 4]);
-        assert_eq!(kernel.cluster.as_deref(), Some("2,1,1"));
+        assert_eq!((kernel.cluster.as_deref(), kernel.plan), (Some("2,1,1"), Some(u64::MAX)));
         let bare = Declared::parse("//@kernel k maxntid=32 tensormap= cluster=1,1,1").unwrap().unwrap();
         assert_eq!((bare.tensormap.len(), bare.cluster), (0, None));
         assert_eq!(Declared::parse(".extern .shared .align 1024 .b8 smem[];").unwrap(), None);

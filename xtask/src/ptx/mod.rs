@@ -13,6 +13,7 @@ mod ir;
 mod lower;
 mod nvvm;
 mod options;
+mod plans;
 mod pool;
 mod prebuilt;
 mod prune;
@@ -61,6 +62,12 @@ pub fn run(options: &Options) -> Result<()> {
     let (built, failed) = pool::compile_all(&toolchain, &jobs, options);
     for kernel in &built {
         write(&toolchain, kernel, options)?;
+    }
+    for arch in &options.arch {
+        let kernels: Vec<&Built> = built.iter().filter(|kernel| kernel.arch == arch.name()).collect();
+        if !kernels.is_empty() {
+            plans::note(&options.out().join(arch.name()), &kernels)?;
+        }
     }
     print!("{}", table::render(&built));
     let cached = built.iter().filter(|kernel| kernel.cached).count();

@@ -11,7 +11,7 @@ use flate2::{Compression, GzBuilder};
 use super::arch::Arch;
 use super::build::Built;
 use super::ptxas::Resources;
-use super::{frontend, lower, sass};
+use super::{frontend, lower, plans, sass};
 use crate::hash::{Key, sha256};
 use crate::toolchain::Versions;
 use crate::workspace;
@@ -44,6 +44,8 @@ struct Kernel {
     resources: Resources,
     smem_dynamic: u32,
     sass: sass::Counts,
+    /// Fingerprint of the plan that a launcher must have too.
+    plan: String,
 }
 
 /// A kernel with the bytes of its two files.
@@ -85,6 +87,7 @@ fn pack(built: &Built) -> Result<Packed> {
         resources: built.resources.clone(),
         smem_dynamic: built.smem_dynamic,
         sass: built.sass,
+        plan: built.plan.map(plans::text).with_context(|| format!("kernel {} states no plan", built.name))?,
     };
     Ok(Packed { kernel, cubin, ptx })
 }
@@ -180,6 +183,7 @@ fn differences(recorded: &[Kernel], fresh: &[Kernel], same_tools: bool) -> Vec<S
         match recorded.get(name) {
             None => wrong.push(format!("{name} is missing")),
             Some(old) if same_tools && old != kernel => wrong.push(format!("{name} compiles to other bytes")),
+            Some(old) if old.plan != kernel.plan => wrong.push(format!("{name} was compiled from another plan")),
             Some(old) if (old.smem_dynamic, &old.resources) != (kernel.smem_dynamic, &kernel.resources) => {
                 wrong.push(format!(
                     "{name} occupies {} registers and {} + {} bytes of shared memory, recorded are {} and {} + {}",
@@ -213,6 +217,7 @@ mod tests {
             resources: Resources { registers, ..Resources::default() },
             smem_dynamic: 1024,
             sass: sass::Counts::default(),
+            plan: plans::text(7),
         }
     }
 

@@ -47,7 +47,8 @@ macro_rules! kernels {
 
             #[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_90a"))]
             crate::kernel! {
-                threads = PLAN.threads(), registers = PLAN.entry_registers(), shared = PLAN.smem().end, tensor_maps = "1,2,3,4";
+                threads = PLAN.threads(), registers = PLAN.entry_registers(), shared = PLAN.smem().end,
+                plan = PLAN.fingerprint(), tensor_maps = "1,2,3,4";
                 /// Forward attention; see [`ForwardParams`].
                 pub unsafe fn $name(
                     params: ForwardParams,
