@@ -92,9 +92,8 @@ unsafe fn forward<V: Variant, const S: usize, const O: usize, const P: usize, co
             tma::prefetch_map(maps.v);
             tma::prefetch_map(maps.o);
             rings.init::<V>();
+            // For TMA, which completes on them; no data is written before it that would need a proxy fence.
             fence::mbarrier_init();
-            // The async proxy (TMA's completion) must see the barriers too.
-            fence::proxy_async_shared_cta();
         }
         barrier::sync_all();
 
@@ -277,8 +276,10 @@ unsafe fn consume<V: Variant, const S: usize, const O: usize, const P: usize, co
             epilogue::store_lse(params, work.tile, first_row, seat, lse);
         }
     }
-    if seat.thread == 0 {
-        tma::wait_group::<0>(); // shared memory lives until the last store has read it
+    // Shared memory lives until the last store has read it; the writes are the kernel's, whose end waits for them. Where O lies
+    // in Q's memory, each tile has waited already.
+    if const { !V::PLAN.o_in_q() } && seat.thread == 0 {
+        tma::wait_group_read::<0>();
     }
 }
 
@@ -388,6 +389,9 @@ fn issue_scores<V: Variant, const S: usize>(queries: Descriptor, keys: Smem<ring
 }
 
 /// Issues O += P V as one committed group. P's packed registers are A fragments as they are.
+///
+/// In [`step`] the scores' fence orders these registers already, but ptxas (13.5) does not see it over the wait for V: without
+/// a fence of its own it inserts one into that wait's loop, and serialises the multiplies (C7519).
 #[inline(always)]
 fn issue_output<V: Variant, const O: usize, const P: usize>(
     acc: &mut [f32; O],

@@ -16,8 +16,9 @@ use crate::ptx::{fence, ldst, matrix, tma};
 pub(super) unsafe fn stage_output<V: Variant, const O: usize>(seat: Seat, o: Smem<()>, acc: &[f32; O]) {
     let swizzle = const { Swizzle::of_span(Plan::panel(V::PLAN.dv) * 2) };
     let panel = const { Plan::panel(V::PLAN.dv) as usize };
-    // The previous tile's store has read this memory; all warps are done with what else lies in it.
-    if seat.thread == 0 {
+    // The previous tile's store has read this memory: where it is also Q's, the next Q came after that. The others are done with
+    // what else lies in it.
+    if const { !V::PLAN.o_in_q() } && seat.thread == 0 {
         tma::wait_group_read::<0>();
     }
     seat.sync();
