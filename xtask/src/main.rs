@@ -5,6 +5,7 @@ mod gpu_bundle;
 mod hash;
 mod process;
 mod ptx;
+mod sass_report;
 mod setup;
 mod sim;
 mod test;
@@ -25,6 +26,7 @@ struct Cli {
 enum Command {
     Setup(setup::Options),
     BuildPtx(ptx::Options),
+    SassReport(sass_report::Options),
     /// Run the main job on real input: a file's Q, K and V through the kernel, checked and timed.
     Demo(demo::Options),
     /// Run every test that needs no GPU; with --gpu those on the GPU too.
@@ -41,6 +43,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Setup(options) => setup::run(&options),
         Command::BuildPtx(options) => ptx::run(&options),
+        Command::SassReport(options) => sass_report::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Sim(options) => sim::run(&options),

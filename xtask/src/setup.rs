@@ -13,7 +13,7 @@ use crate::toolchain;
 ///
 /// rustc and LLVM are taken from ATTN_KERNEL_RUSTC (with ATTN_KERNEL_LIBRARY and ATTN_KERNEL_LLVM_BIN where they do not
 /// lie in its sysroot), else from a rustup nightly that has rust-src and llvm-tools, else from Debian's packages,
-/// unpacked without root. ptxas, nvdisasm and libnvvm are taken from CUDA_HOME when it is CUDA 13, else from NVIDIA's
+/// unpacked without root. ptxas, nvdisasm, cuobjdump and libnvvm are taken from CUDA_HOME when it is CUDA 13, else from NVIDIA's
 /// wheels on PyPI.
 #[derive(clap::Args)]
 pub struct Options {}

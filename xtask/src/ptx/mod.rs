@@ -30,12 +30,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use arch::Arch;
 use build::{Built, Job};
 use declare::Declared;
 use frontend::Source;
 use options::Emit;
 
+pub use arch::Arch;
 pub use options::{Codegen, Options};
 
 use crate::toolchain::{self, Toolchain};

@@ -76,12 +76,12 @@ pub fn cuda() -> Search<Cuda> {
 
 fn cuda_in(home: &Path, origin: &'static str) -> Result<Cuda> {
     let program = |name: &str| existing(home.join("bin").join(name));
-    let (ptxas, nvdisasm) = (program("ptxas")?, program("nvdisasm")?);
+    let (ptxas, nvdisasm, cuobjdump) = (program("ptxas")?, program("nvdisasm")?, program("cuobjdump")?);
     let said = process::text(&process::run(Command::new(&ptxas).arg("--version"))?);
     let version = field(&said, ", V").context("ptxas --version names no version")?.to_owned();
     ensure!(version.starts_with(CUDA_MAJOR), "ptxas is {version}, the kernels need CUDA {CUDA_MAJOR}");
     let libnvvm = ["nvvm/lib64", "lib", "lib64"].map(|dir| home.join(dir).join("libnvvm.so.4"));
-    Ok(Cuda { ptxas, nvdisasm, libnvvm: libnvvm.into_iter().find(|path| path.is_file()), version, origin })
+    Ok(Cuda { ptxas, nvdisasm, cuobjdump, libnvvm: libnvvm.into_iter().find(|path| path.is_file()), version, origin })
 }
 
 /// Installed nightlies of rustup, the newest name first.

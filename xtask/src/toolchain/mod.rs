@@ -32,6 +32,8 @@ pub struct Cuda {
     pub ptxas: PathBuf,
     /// The disassembler.
     pub nvdisasm: PathBuf,
+    /// What prints a cubin's resources.
+    pub cuobjdump: PathBuf,
     /// NVIDIA's own compiler from IR to PTX, for the `nvvm` lane.
     pub libnvvm: Option<PathBuf>,
     /// For instance `V13.5.37`, without the V.
@@ -64,10 +66,12 @@ impl Toolchain {
 
 /// Finds the toolchain; what is nowhere is fetched.
 pub fn ready() -> Result<Toolchain> {
-    Ok(Toolchain {
-        rust: find_or_fetch("rustc for kernels", "rust", find::rust, debian::fetch)?,
-        cuda: find_or_fetch("NVIDIA's tools", "cuda", || Ok(find::cuda()), wheels::fetch)?,
-    })
+    Ok(Toolchain { rust: find_or_fetch("rustc for kernels", "rust", find::rust, debian::fetch)?, cuda: cuda()? })
+}
+
+/// Finds NVIDIA's programs alone; what is nowhere is fetched.
+pub fn cuda() -> Result<Cuda> {
+    find_or_fetch("NVIDIA's tools", "cuda", || Ok(find::cuda()), wheels::fetch)
 }
 
 fn find_or_fetch<T>(
