@@ -52,6 +52,8 @@ pub enum Kind {
     OutstandingAtExit,
     /// Operands that the instruction forbids.
     Operand,
+    /// Operands for which the device stops with an illegal-instruction error.
+    IllegalInstruction,
 }
 
 impl fmt::Display for Kind {
@@ -73,6 +75,7 @@ impl fmt::Display for Kind {
             Kind::RegisterPool => "register pool",
             Kind::OutstandingAtExit => "outstanding at exit",
             Kind::Operand => "operand",
+            Kind::IllegalInstruction => "illegal instruction",
         })
     }
 }

@@ -231,10 +231,15 @@ impl TensorMap {
         if dim == 0 && self.interleave == Interleave::None { 1 } else { self.element_strides[dim] }
     }
 
-    /// Bytes of shared memory of one row of the box (dimension 0).
+    /// Bytes of shared memory of one row of the box (dimension 0), without what [`TensorMap::row_pitch`] leaves free behind it.
     pub fn row_bytes(&self) -> u32 {
         let unit = self.data_type.unit();
         self.moved(0) / unit.elements * unit.shared
+    }
+
+    /// Bytes from one row of the box to the next in shared memory: the swizzle's span, however short the row.
+    pub fn row_pitch(&self) -> u32 {
+        if self.swizzle == Swizzle::None { self.row_bytes() } else { self.swizzle.span() }
     }
 
     /// Bytes of shared memory that one tile copy fills and counts at its mbarrier, elements out of bounds included.

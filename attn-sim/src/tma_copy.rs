@@ -1,17 +1,27 @@
 //! Which bytes a TMA copy of one box moves: a pure function of map, coordinates and shared address.
 //!
-//! The image of a box in shared memory is dense, dimension 0 fastest, and is then swizzled by absolute address. Elements outside
-//! the tensor are filled by a load and skipped by a store or reduction, but count in the bytes of the box either way.
+//! The image of a box in shared memory has dimension 0 fastest and is swizzled by absolute address. Its rows lie one behind the
+//! other, those of a swizzled box a whole span of the swizzle apart: what a shorter row leaves free is not touched. Elements
+//! outside the tensor are filled by a load and skipped by a store or reduction, but count in the bytes of the box either way.
+//!
+//! As recorded on an H100, and known of Blackwell from its compilers:
+//!
+//! - The copy unit works in 16 bytes of a row. A box that begins inside 16 bytes is an illegal instruction, and a store to a row
+//!   that ends inside 16 bytes also replaces the rest of them.
+//! - A load may begin before the tensor in any dimension. A store or reduction may not: an illegal instruction.
 
 use crate::tensor_map::{DataType, Interleave, OobFill, Swizzle, TensorMap};
 
 /// Shared addresses of copies are multiples of this.
 pub const SHARED_ALIGN: u32 = 128;
 
+/// Bytes of a row in global memory that the copy unit moves together.
+pub const GLOBAL_UNIT: u32 = 16;
+
 /// Which elements a copy names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coordinates<'a> {
-    /// Those from the given corner, innermost coordinate first; coordinates may lie outside the tensor.
+    /// Those from the given corner, innermost coordinate first.
     Tile(&'a [i32]),
     /// `.tile::gather4` and `.tile::scatter4`: four rows of a matrix, each from column `column`.
     Rows {
@@ -29,6 +39,19 @@ pub enum Source {
     Global(u64),
     /// Outside the tensor.
     Outside,
+    /// At this global address, behind the end of a row and in the same 16 bytes: a store writes there all the same.
+    Behind(u64),
+}
+
+impl Source {
+    /// The place so many bytes further. Addresses wrap round.
+    fn plus(self, bytes: u64) -> Source {
+        match self {
+            Source::Global(address) => Source::Global(address.wrapping_add(bytes)),
+            Source::Behind(address) => Source::Behind(address.wrapping_add(bytes)),
+            Source::Outside => Source::Outside,
+        }
+    }
 }
 
 /// A run of bytes that is contiguous on both sides.
@@ -55,26 +78,20 @@ pub struct CopyPlan {
 
 /// The value of elements outside the tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fill {
-    pattern: [u8; 8],
-    bytes: usize,
-}
+pub struct Fill([u8; 2]);
 
 impl Fill {
+    /// NaNs are this pattern in every 16 bits, whatever the type: a NaN of each format, though not the one that arithmetic gives.
+    const NAN: u16 = 0x7ff7;
+
     fn of(map: &TensorMap) -> Fill {
-        let bytes = map.data_type.unit().global as usize;
-        let nan: u64 = match map.data_type {
-            _ if map.oob_fill == OobFill::Zero => 0,
-            DataType::Float16 | DataType::Bfloat16 => 0x7fff,
-            DataType::Float64 => 0x7fff_ffff_ffff_ffff,
-            _ => 0x7fff_ffff,
-        };
-        Fill { pattern: nan.to_le_bytes(), bytes }
+        let pattern = if map.oob_fill == OobFill::Nan { Self::NAN } else { 0 };
+        Fill(pattern.to_le_bytes())
     }
 
     /// Byte `index` of a piece.
     pub fn byte(&self, index: usize) -> u8 {
-        if self.bytes > 8 { 0 } else { self.pattern[index % self.bytes] }
+        self.0[index % 2]
     }
 }
 
@@ -87,14 +104,25 @@ pub enum CopyError {
     Rank { got: usize, rank: usize },
     #[error("shared address {got:#x} of a tensor copy is not a multiple of {SHARED_ALIGN}")]
     Shared { got: u32 },
-    #[error("coordinate 0 is {got}, tensors of {data_type:?} need a multiple of {multiple}")]
-    PackedCoordinate { got: i32, data_type: DataType, multiple: u32 },
+    #[error(
+        "coordinate 0 is {got}, tensors of {data_type:?} need a multiple of {multiple}: the device calls others illegal"
+    )]
+    Unaligned { got: i32, data_type: DataType, multiple: u32 },
+    #[error("coordinate {dim} is {got}, a store or reduction needs 0 or more: the device calls less illegal")]
+    Negative { dim: usize, got: i32 },
     #[error("copies of single rows need a tensor map of rank 2 with boxDim[1] = 1, it has rank {rank} and {box_rows}")]
     Rows { rank: usize, box_rows: u32 },
     #[error("tensors of {data_type:?} with swizzle {swizzle:?} cannot be {verb}")]
     Direction { data_type: DataType, swizzle: Swizzle, verb: &'static str },
     #[error("tensor maps with interleave {got:?} are not modelled")]
     Interleave { got: Interleave },
+}
+
+impl CopyError {
+    /// Whether the device stops with an illegal instruction for it.
+    pub fn is_illegal_instruction(&self) -> bool {
+        matches!(self, CopyError::Unaligned { .. } | CopyError::Negative { .. })
+    }
 }
 
 /// The pieces of a load from the box at `coordinates` to shared address `shared`.
@@ -106,10 +134,10 @@ pub fn load(map: &TensorMap, coordinates: Coordinates, shared: u32) -> Result<Co
     if store_only {
         return Err(direction(map, "loaded"));
     }
-    plan(map, coordinates, shared)
+    plan(map, coordinates, shared, false)
 }
 
-/// The pieces of a store or reduction to the box at `coordinates` from shared address `shared`; all lie inside the tensor.
+/// The pieces of a store or reduction to the box at `coordinates` from shared address `shared`; none is [`Source::Outside`].
 ///
 /// # Errors
 /// If map, coordinates and address do not go together.
@@ -117,7 +145,8 @@ pub fn store(map: &TensorMap, coordinates: Coordinates, shared: u32) -> Result<C
     if map.data_type == DataType::Packed16U4Align16B {
         return Err(direction(map, "stored"));
     }
-    let mut plan = plan(map, coordinates, shared)?;
+    check_not_negative(coordinates)?;
+    let mut plan = plan(map, coordinates, shared, true)?;
     plan.pieces.retain(|piece| piece.source != Source::Outside);
     Ok(plan)
 }
@@ -126,14 +155,14 @@ fn direction(map: &TensorMap, verb: &'static str) -> CopyError {
     CopyError::Direction { data_type: map.data_type, swizzle: map.swizzle, verb }
 }
 
-fn plan(map: &TensorMap, coordinates: Coordinates, shared: u32) -> Result<CopyPlan, CopyError> {
+fn plan(map: &TensorMap, coordinates: Coordinates, shared: u32, store: bool) -> Result<CopyPlan, CopyError> {
     if map.interleave != Interleave::None {
         return Err(CopyError::Interleave { got: map.interleave });
     }
     if !shared.is_multiple_of(SHARED_ALIGN) {
         return Err(CopyError::Shared { got: shared });
     }
-    let mut image = Image { map, next: shared, pieces: Vec::new() };
+    let mut image = Image { map, store, rows: 0, start: shared, next: shared, pieces: Vec::new() };
     match coordinates {
         Coordinates::Tile(corner) => {
             if corner.len() != map.rank {
@@ -152,22 +181,40 @@ fn plan(map: &TensorMap, coordinates: Coordinates, shared: u32) -> Result<CopyPl
             }
         }
     }
-    Ok(CopyPlan { bytes: image.next - shared, pieces: image.pieces, fill: Fill::of(map) })
+    Ok(CopyPlan { bytes: image.rows * map.row_bytes(), pieces: image.pieces, fill: Fill::of(map) })
 }
 
-/// Packed elements are moved in whole units.
+/// Rows are moved in [`GLOBAL_UNIT`]s, those of padded types in whole boxes of 128 elements.
 fn check_column(map: &TensorMap, got: i32) -> Result<(), CopyError> {
-    let multiple = map.data_type.unit().elements;
+    let unit = map.data_type.unit();
+    let multiple = if map.data_type.is_padded() { 128 } else { GLOBAL_UNIT / unit.global * unit.elements };
     if got.rem_euclid(multiple as i32) != 0 {
-        return Err(CopyError::PackedCoordinate { got, data_type: map.data_type, multiple });
+        return Err(CopyError::Unaligned { got, data_type: map.data_type, multiple });
     }
     Ok(())
+}
+
+fn check_not_negative(coordinates: Coordinates) -> Result<(), CopyError> {
+    let check = |all: &[i32]| match all.iter().position(|at| *at < 0) {
+        Some(dim) => Err(CopyError::Negative { dim, got: all[dim] }),
+        None => Ok(()),
+    };
+    match coordinates {
+        Coordinates::Tile(corner) => check(corner),
+        Coordinates::Rows { column, rows: [a, b, c, d] } => check(&[column, a, b, c, d]),
+    }
 }
 
 /// The image of a box in shared memory, built row by row.
 struct Image<'a> {
     map: &'a TensorMap,
-    /// Unswizzled shared address of the next byte.
+    /// Whether bytes go from shared to global memory.
+    store: bool,
+    /// Rows so far.
+    rows: u32,
+    /// Unswizzled shared address of the first row.
+    start: u32,
+    /// The same of the next byte.
     next: u32,
     pieces: Vec<Piece>,
 }
@@ -198,22 +245,27 @@ impl Image<'_> {
         Some(address)
     }
 
-    /// Adds one row of the box: what lies before the tensor, in it and past it.
+    /// Adds one row of the box: what lies before the tensor, in it, behind its end in the same 16 bytes, and past that.
     fn row(&mut self, column: i32, address: Option<u64>) {
+        self.next = self.start + self.rows * self.map.row_pitch();
+        self.rows += 1;
         let unit = self.map.data_type.unit();
-        let size = (self.map.global_dim[0] / u64::from(unit.elements)) as i64;
+        let size = self.map.global_dim[0] / u64::from(unit.elements);
+        let bytes = size * u64::from(unit.global);
+        let whole = if self.store { bytes.next_multiple_of(GLOBAL_UNIT.into()) / u64::from(unit.global) } else { size };
         let first = i64::from(column) / i64::from(unit.elements);
         let end = first + i64::from(self.map.moved(0) / unit.elements);
-        let inside = |at: i64| if address.is_some() { at.clamp(0, size).clamp(first, end) } else { end };
-        let (from, to) = (inside(first), inside(end));
-        self.run((from - first) as u32, None);
-        let start = address.map(|address| address.wrapping_add((from as u64).wrapping_mul(unit.global.into())));
-        self.run((to - from) as u32, start);
-        self.run((end - to) as u32, None);
+        let inside = |at: u64| if address.is_some() { (at as i64).clamp(first, end) } else { end };
+        let at = |from: i64| address.map(|start| start.wrapping_add((from as u64).wrapping_mul(unit.global.into())));
+        let (from, to, behind) = (inside(0), inside(size), inside(whole));
+        self.run((from - first) as u32, Source::Outside);
+        self.run((to - from) as u32, at(from).map_or(Source::Outside, Source::Global));
+        self.run((behind - to) as u32, at(to).map_or(Source::Outside, Source::Behind));
+        self.run((end - behind) as u32, Source::Outside);
     }
 
-    /// Adds `units` units that lie at `address`, or outside the tensor.
-    fn run(&mut self, units: u32, address: Option<u64>) {
+    /// Adds `units` units whose first is at `source`.
+    fn run(&mut self, units: u32, source: Source) {
         let unit = self.map.data_type.unit();
         // Padding splits a run into units, swizzling into atoms.
         let (mut done, total) = (0, units * unit.shared);
@@ -227,13 +279,8 @@ impl Image<'_> {
                 shared = shared.min(unit.shared - done % unit.shared);
                 bytes = shared.min(unit.global.saturating_sub(done % unit.shared));
             }
-            let source = match address {
-                Some(address) => Source::Global(
-                    address.wrapping_add(u64::from(done / unit.shared * unit.global + done % unit.shared)),
-                ),
-                None => Source::Outside,
-            };
             if bytes > 0 {
+                let source = source.plus(u64::from(done / unit.shared * unit.global + done % unit.shared));
                 self.push(Piece { shared: self.map.swizzle.apply(here), bytes, source });
             }
             self.next += shared;
@@ -245,11 +292,7 @@ impl Image<'_> {
     fn push(&mut self, piece: Piece) {
         if let Some(last) = self.pieces.last_mut()
             && last.shared + last.bytes == piece.shared
-            && match (last.source, piece.source) {
-                (Source::Global(a), Source::Global(b)) => a.wrapping_add(u64::from(last.bytes)) == b,
-                (Source::Outside, Source::Outside) => true,
-                _ => false,
-            }
+            && last.source.plus(u64::from(last.bytes)) == piece.source
         {
             last.bytes += piece.bytes;
             return;

@@ -15,7 +15,7 @@ use crate::machine::wait::Key;
 use crate::machine::{Context, Location, Machine, Stream, UnitState};
 use crate::ptx::ScalarType;
 use crate::reduction::{self, ReduceOp};
-use crate::report::{Kind, Stop};
+use crate::report::{Kind, Stop, Unsupported};
 
 /// What a store does with bytes of global memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,21 +200,19 @@ pub(super) fn decode(d: &Decode, mut words: Form) -> Decoded {
     Ok(op)
 }
 
-/// Operation, element type, and whether subnormals are flushed.
-fn reduction_of(
-    d: &Decode,
-    words: &mut Form,
-) -> Result<Option<(ReduceOp, ScalarType, bool)>, crate::report::Unsupported> {
+/// Operation and element type.
+fn reduction_of(d: &Decode, words: &mut Form) -> Result<Option<(ReduceOp, ScalarType)>, Unsupported> {
     if !words.take("reduce") {
         return Ok(None);
     }
     let op = words.one("the operation", ReduceOp::parse)?;
     let ty = words.one("the element type", ScalarType::parse)?;
-    let noftz = words.take("noftz");
+    // `.add.f32` is described as flushing subnormals without it, and as recorded on an H100 keeps them.
+    words.skip(&["noftz"]);
     if reduction::apply(op, ty, false, 0, 0).is_none() {
         return Err(d.unsupported(format!("{op:?} of {ty}")));
     }
-    Ok(Some((op, ty, ty == ScalarType::F32 && op == ReduceOp::Add && !noftz)))
+    Ok(Some((op, ty)))
 }
 
 /// A lane's size and addresses, which must be multiples of 16.
@@ -235,7 +233,7 @@ struct Load {
     size: Source,
     bar: Addr,
     mask: Option<Source>,
-    reduce: Option<(ReduceOp, ScalarType, bool)>,
+    reduce: Option<(ReduceOp, ScalarType)>,
 }
 
 impl Execute for Load {
@@ -273,7 +271,7 @@ fn land(
     to: Location,
     size: u32,
     bar: At,
-    reduce: Option<(ReduceOp, ScalarType, bool)>,
+    reduce: Option<(ReduceOp, ScalarType)>,
 ) -> Result<(), Stop> {
     if let Location::Shared { block, .. } = to
         && too_late(m, who, block)
@@ -284,7 +282,7 @@ fn land(
     m.read(who, from, &mut bytes)?;
     match reduce {
         None => m.write(who, to, &bytes)?,
-        Some(how) => self::reduce(m, who, to, &bytes, how)?,
+        Some((op, ty)) => self::reduce(m, who, to, &bytes, (op, ty, false))?,
     }
     m.count_bytes("bulk load", u64::from(size));
     m.mbarrier_complete_tx(who, bar, size)
@@ -296,7 +294,7 @@ struct Store {
     to: Addr,
     from: Addr,
     size: Source,
-    reduce: Option<(ReduceOp, ScalarType, bool)>,
+    reduce: Option<(ReduceOp, ScalarType)>,
     mask: Option<Source>,
 }
 
@@ -309,7 +307,7 @@ impl Execute for Store {
             let size = sizes[lane];
             check_multiples(cx, [("destination", to[lane]), ("source", offset.into()), ("size", size.into())])?;
             let effect = match (self.reduce, masks) {
-                (Some((op, ty, ftz)), _) => Effect::Reduce { op, ty, ftz },
+                (Some((op, ty)), _) => Effect::Reduce { op, ty, ftz: false },
                 (None, Some(masks)) => Effect::Masked(masks[lane] as u16),
                 (None, None) => Effect::Write,
             };

@@ -97,6 +97,7 @@ impl BoxOperand {
         plan(coordinates).map_err(|error| match error {
             CopyError::Interleave { .. } => cx.unsupported(error.to_string()),
             CopyError::Shared { .. } => cx.fault(Kind::Misaligned, error.to_string()),
+            _ if error.is_illegal_instruction() => cx.fault(Kind::IllegalInstruction, error.to_string()),
             _ => cx.fault(Kind::Operand, error.to_string()),
         })
     }
@@ -235,7 +236,9 @@ fn land(m: &mut Machine, who: &Actor, plan: &CopyPlan, block: usize, bar: At) ->
                 bytes.resize(piece.bytes as usize, 0);
                 m.read(who, Location::Global(addr), &mut bytes)?;
             }
-            tma_copy::Source::Outside => bytes.extend((0..piece.bytes as usize).map(|i| plan.fill.byte(i))),
+            tma_copy::Source::Outside | tma_copy::Source::Behind(_) => {
+                bytes.extend((0..piece.bytes as usize).map(|i| plan.fill.byte(i)));
+            }
         }
         m.write(who, Location::Shared { block, offset: piece.shared }, &bytes)?;
     }
@@ -261,6 +264,12 @@ impl Store {
     }
 }
 
+/// How many of the bytes behind a row an allocation holds, if any. What follows an allocation on the device, whose allocations
+/// take whole blocks of memory, is nobody's.
+fn allocated(cx: &Context<'_>, addr: u64, bytes: u32) -> Option<u32> {
+    (1..=bytes).rev().find(|bytes| cx.m.global.base().find(addr, *bytes as usize).is_some())
+}
+
 impl Execute for Store {
     fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
         let from = cx.addresses(&self.from);
@@ -272,7 +281,11 @@ impl Execute for Store {
             let effect = self.effect(cx, map.data_type)?;
             let pieces = plan.pieces.iter().filter_map(|piece| match piece.source {
                 tma_copy::Source::Global(addr) => Some((piece.shared, addr, piece.bytes)),
-                tma_copy::Source::Outside => None,
+                // Nothing is recorded of reductions there.
+                tma_copy::Source::Behind(addr) if self.reduce.is_none() => {
+                    allocated(cx, addr, piece.bytes).map(|bytes| (piece.shared, addr, bytes))
+                }
+                tma_copy::Source::Behind(_) | tma_copy::Source::Outside => None,
             });
             let unit = if self.reduce.is_some() { "tma reduce" } else { "tma store" };
             let job = StoreJob { block, pieces: pieces.collect(), effect, unit };

@@ -28,6 +28,7 @@ fn bytes_of(plan: &CopyPlan) -> std::collections::BTreeMap<u32, Source> {
         for i in 0..piece.bytes {
             let source = match piece.source {
                 Source::Global(address) => Source::Global(address + u64::from(i)),
+                Source::Behind(address) => Source::Behind(address + u64::from(i)),
                 Source::Outside => Source::Outside,
             };
             assert_eq!(bytes.insert(piece.shared + i, source), None, "byte {:#x} written twice", piece.shared + i);
@@ -36,24 +37,30 @@ fn bytes_of(plan: &CopyPlan) -> std::collections::BTreeMap<u32, Source> {
     bytes
 }
 
-/// The definition: element (c0, .., c4) of the box, one at a time, for types of whole bytes.
-fn definition(map: &TensorMap, corner: &[i32]) -> std::collections::BTreeMap<u32, Source> {
+/// The definition: element (c0, .., c4) of the box, one at a time, for types of whole bytes. `behind` are the elements of a row
+/// that a store writes past its end.
+fn definition(map: &TensorMap, corner: &[i32], behind: i64) -> std::collections::BTreeMap<u32, Source> {
     let size = map.data_type.unit().shared;
     let counts: Vec<u32> = (0..5).map(|dim| if dim < map.rank { map.moved(dim) } else { 1 }).collect();
+    let pitch = if map.swizzle == Swizzle::None { counts[0] * size } else { map.swizzle.span() };
     let mut bytes = std::collections::BTreeMap::new();
     for element in 0..counts.iter().product::<u32>() {
         let mut rest = element;
         let mut address = Some(map.global_address as i64);
+        let mut past = false;
         for (dim, count) in counts.iter().enumerate() {
             let at = i64::from(corner.get(dim).copied().unwrap_or(0)) + i64::from(rest % count * map.step(dim));
             rest /= count;
             let stride = if dim == 0 { size.into() } else { map.global_strides[dim - 1] as i64 };
-            address = address.filter(|_| at >= 0 && at < map.global_dim[dim] as i64).map(|a| a + at * stride);
+            let end = map.global_dim[dim] as i64;
+            past |= dim == 0 && at >= end;
+            let end = if dim == 0 { end + behind } else { end };
+            address = address.filter(|_| at >= 0 && at < end).map(|a| a + at * stride);
         }
         for i in 0..size {
-            let at = map.swizzle.apply(SHARED + element * size + i);
-            let source = address.map_or(Source::Outside, |a| Source::Global(a as u64 + u64::from(i)));
-            bytes.insert(at, source);
+            let at = map.swizzle.apply(SHARED + element / counts[0] * pitch + element % counts[0] * size + i);
+            let place = |a: i64| if past { Source::Behind(a as u64) } else { Source::Global(a as u64) };
+            bytes.insert(at, address.map_or(Source::Outside, |a| place(a + i64::from(i))));
         }
     }
     bytes
@@ -62,13 +69,19 @@ fn definition(map: &TensorMap, corner: &[i32]) -> std::collections::BTreeMap<u32
 #[track_caller]
 fn agrees(map: &TensorMap, corner: &[i32]) {
     let plan = load(map, Coordinates::Tile(corner), SHARED).unwrap();
-    let want = definition(map, corner);
+    let want = definition(map, corner, 0);
     assert_eq!(bytes_of(&plan), want, "{map:?} at {corner:?}");
     assert_eq!(plan.bytes, map.box_bytes());
     assert_eq!(plan.bytes as usize, want.len());
-    let inside: Vec<_> = want.into_iter().filter(|(_, source)| *source != Source::Outside).collect();
-    let stored = store(map, Coordinates::Tile(corner), SHARED).unwrap();
-    assert_eq!(bytes_of(&stored).into_iter().collect::<Vec<_>>(), inside);
+    let stored = store(map, Coordinates::Tile(corner), SHARED);
+    if let Some(dim) = corner.iter().position(|at| *at < 0) {
+        assert_eq!(stored, Err(CopyError::Negative { dim, got: corner[dim] }));
+        return;
+    }
+    let size = u64::from(map.data_type.unit().global);
+    let behind = (map.global_dim[0] * size).next_multiple_of(16) / size - map.global_dim[0];
+    let inside = definition(map, corner, behind as i64).into_iter().filter(|(_, source)| *source != Source::Outside);
+    assert_eq!(bytes_of(&stored.unwrap()), inside.collect(), "{map:?} at {corner:?}");
 }
 
 const SWIZZLES: [Swizzle; 7] = [
@@ -122,14 +135,17 @@ fn random_boxes_agree_with_the_definition() {
             .zip(&map_box)
             .map(|(&dim, &size)| dice.below(dim + 2 * u64::from(size)) as i32 - size as i32)
             .collect();
-        agrees(&map, &corner);
+        let step = (16 / size) as i32;
+        let aligned = [&[corner[0].div_euclid(step) * step], &corner[1..]].concat();
+        agrees(&map, &aligned);
+        agrees(&map, &aligned.iter().map(|at| *at.max(&0)).collect::<Vec<_>>());
     }
 }
 
 #[test]
 fn edges_of_a_tensor() {
     let map = matrix().encode().unwrap();
-    for column in [-64, -63, -1, 0, 1, 16, 17, 79, 80, 81, i32::MAX, i32::MIN] {
+    for column in [-64, -56, -8, 0, 8, 16, 72, 80, 88, i32::MAX - 7, i32::MIN] {
         for row in [-8, -7, 0, 33, 39, 40, i32::MAX - 7, i32::MIN] {
             agrees(&map, &[column, row]);
         }
@@ -163,10 +179,13 @@ fn contiguous_rows_are_one_piece() {
 }
 
 #[test]
-fn nan_is_filled_by_element() {
-    let map = EncodeTiled { oob_fill: OobFill::Nan, ..matrix() }.encode().unwrap();
-    let fill = load(&map, Coordinates::Tile(&[80, 0]), SHARED).unwrap().fill;
-    assert_eq!([0, 1, 2, 3].map(|i| fill.byte(i)), [0xff, 0x7f, 0xff, 0x7f]);
+fn nan_is_filled_by_16_bits() {
+    for data_type in [DataType::Float16, DataType::Bfloat16, DataType::Float32] {
+        let box_dim: &[u32] = if data_type == DataType::Float32 { &[32, 8] } else { &[64, 8] };
+        let map = EncodeTiled { data_type, box_dim, oob_fill: OobFill::Nan, ..matrix() }.encode().unwrap();
+        let fill = load(&map, Coordinates::Tile(&[80, 0]), SHARED).unwrap().fill;
+        assert_eq!([0, 1, 2, 3].map(|i| fill.byte(i)), [0xf7, 0x7f, 0xf7, 0x7f]);
+    }
     let zero = load(&matrix().encode().unwrap(), Coordinates::Tile(&[80, 0]), SHARED).unwrap().fill;
     assert_eq!([0, 1, 2, 3].map(|i| zero.byte(i)), [0; 4]);
 }
@@ -215,20 +234,93 @@ fn packed_units_are_padded_in_shared_memory() {
             assert_eq!((bytes[&at], bytes[&(at + 11)]), (Source::Global(from), Source::Global(from + 11)));
         }
     }
-    let odd = load(&map, Coordinates::Tile(&[8, 0]), SHARED);
     let data_type = DataType::Packed16U6Align16B;
-    assert_eq!(odd, Err(CopyError::PackedCoordinate { got: 8, data_type, multiple: 16 }));
+    for got in [8, 16, 64] {
+        let odd = load(&map, Coordinates::Tile(&[got, 0]), SHARED);
+        assert_eq!(odd, Err(CopyError::Unaligned { got, data_type, multiple: 128 }));
+    }
 }
 
 #[test]
 fn packed_nibbles_are_bytes() {
     let args = EncodeTiled { data_type: DataType::Packed16U4Align8B, box_dim: &[64, 8], ..matrix() };
     let map = EncodeTiled { swizzle: Swizzle::None, ..args }.encode().unwrap();
-    let plan = load(&map, Coordinates::Tile(&[-2, 3]), SHARED).unwrap();
+    let plan = load(&map, Coordinates::Tile(&[-32, 3]), SHARED).unwrap();
     assert_eq!(plan.bytes, 32 * 8);
     let bytes = bytes_of(&plan);
-    assert_eq!(bytes[&SHARED], Source::Outside);
-    assert_eq!(bytes[&(SHARED + 1)], Source::Global(0x10000 + 3 * 256));
+    assert_eq!(bytes[&(SHARED + 15)], Source::Outside);
+    assert_eq!(bytes[&(SHARED + 16)], Source::Global(0x10000 + 3 * 256));
+    let odd = load(&map, Coordinates::Tile(&[2, 3]), SHARED);
+    assert_eq!(odd, Err(CopyError::Unaligned { got: 2, data_type: DataType::Packed16U4Align8B, multiple: 32 }));
+}
+
+#[test]
+fn boxes_begin_at_16_bytes_of_a_row() {
+    for (data_type, multiple) in [
+        (DataType::Uint8, 16),
+        (DataType::Float16, 8),
+        (DataType::Bfloat16, 8),
+        (DataType::Float32, 4),
+        (DataType::Tfloat32, 4),
+        (DataType::Int64, 2),
+    ] {
+        let map = EncodeTiled { data_type, box_dim: &[16, 8], ..matrix() }.encode().unwrap();
+        for got in [multiple as i32 - 1, 1, -1, i32::MAX] {
+            let refused = CopyError::Unaligned { got, data_type, multiple };
+            assert!(refused.is_illegal_instruction());
+            assert_eq!(load(&map, Coordinates::Tile(&[got, 0]), SHARED), Err(refused));
+            let stored = if got < 0 { CopyError::Negative { dim: 0, got } } else { refused };
+            assert_eq!(store(&map, Coordinates::Tile(&[got, 0]), SHARED), Err(stored));
+        }
+    }
+    let map = EncodeTiled { box_dim: &[64, 1], ..matrix() }.encode().unwrap();
+    let rows = load(&map, Coordinates::Rows { column: 4, rows: [0; 4] }, SHARED).unwrap_err();
+    let text = "coordinate 0 is 4, tensors of Float16 need a multiple of 8: the device calls others illegal";
+    assert_eq!(rows.to_string(), text);
+}
+
+#[test]
+fn stores_begin_inside_the_tensor_or_behind_it() {
+    let map = matrix().encode().unwrap();
+    for (corner, dim, got) in [([-8, 0], 0, -8), ([0, -1], 1, -1), ([8, i32::MIN], 1, i32::MIN)] {
+        let refused = CopyError::Negative { dim, got };
+        assert!(refused.is_illegal_instruction());
+        assert_eq!(store(&map, Coordinates::Tile(&corner), SHARED), Err(refused));
+        assert!(load(&map, Coordinates::Tile(&corner), SHARED).is_ok());
+    }
+    let map = EncodeTiled { box_dim: &[64, 1], ..matrix() }.encode().unwrap();
+    let scattered = |rows| store(&map, Coordinates::Rows { column: 0, rows }, SHARED);
+    assert_eq!(scattered([0, 1, -1, 2]), Err(CopyError::Negative { dim: 3, got: -1 }));
+    assert_eq!(bytes_of(&scattered([0, 1, i32::MAX, 2]).unwrap()).len(), 3 * 128);
+}
+
+#[test]
+fn short_rows_of_a_swizzled_box_are_a_span_apart() {
+    let map = EncodeTiled { box_dim: &[16, 8], ..matrix() }.encode().unwrap();
+    let plan = load(&map, Coordinates::Tile(&[32, 1]), SHARED).unwrap();
+    assert_eq!(plan.bytes, 8 * 32, "what is left free does not count");
+    let bytes = bytes_of(&plan);
+    assert_eq!(bytes.len(), 8 * 32);
+    for row in 0..8 {
+        let at = SHARED + row * 128 + (row << 4);
+        assert_eq!(bytes[&at], Source::Global(0x10000 + u64::from(row + 1) * 256 + 64));
+    }
+    let gather = EncodeTiled { box_dim: &[16, 1], ..matrix() }.encode().unwrap();
+    let plan = load(&gather, Coordinates::Rows { column: 0, rows: [5, 6, 7, 8] }, SHARED).unwrap();
+    assert_eq!(bytes_of(&plan)[&(SHARED + 3 * 128 + 0x30)], Source::Global(0x10000 + 8 * 256));
+}
+
+#[test]
+fn a_store_replaces_whole_16_bytes_of_a_row() {
+    let map = EncodeTiled { global_dim: &[75, 40], ..matrix() }.encode().unwrap();
+    let bytes = bytes_of(&store(&map, Coordinates::Tile(&[64, 39]), SHARED).unwrap());
+    // 11 elements are in the row, 5 more in its last 16 bytes.
+    assert_eq!(bytes.len(), 32);
+    assert_eq!(bytes[&(SHARED + 21)], Source::Global(0x10000 + 39 * 256 + 149));
+    assert_eq!(bytes[&(SHARED + 22)], Source::Behind(0x10000 + 39 * 256 + 150));
+    assert_eq!(bytes[&(SHARED + 31)], Source::Behind(0x10000 + 39 * 256 + 159));
+    let loaded = bytes_of(&load(&map, Coordinates::Tile(&[64, 39]), SHARED).unwrap());
+    assert_eq!(loaded[&(SHARED + 22)], Source::Outside, "a load fills them");
 }
 
 #[test]

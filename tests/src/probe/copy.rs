@@ -92,6 +92,12 @@ impl Shape {
         elements * self.data.bytes() as u32
     }
 
+    /// Bytes that the box lies in: its rows are a whole span of the swizzle apart.
+    fn image_bytes(&self) -> u32 {
+        let row = self.tile[0] * self.data.bytes() as u32;
+        self.box_bytes() / row * if self.swizzle == 0 { row } else { 16 << self.swizzle }
+    }
+
     fn map(&self, buffer: usize) -> Arg {
         Arg::Map(Map {
             buffer,
@@ -134,16 +140,29 @@ impl Shape {
 
     /// `op` is none for a store, or a reduction.
     fn store(&self, op: Option<&str>) -> Probe {
-        let words = self.box_bytes() as usize / 4;
+        let mut image = self.values("box", self.box_bytes() as usize / 4);
+        image.resize(self.image_bytes() as usize / 4, 0);
         let mut args = vec![
-            Arg::Input(self.values("box", words)),
+            Arg::Input(image),
             Arg::Output(self.values("tensor", self.tensor_words())),
             self.map(1),
-            Arg::Word(self.box_bytes()),
+            Arg::Word(self.image_bytes()),
         ];
         args.extend(self.coordinates());
         let what = op.map_or("store".to_owned(), |op| format!("reduce {op}"));
         self.probe(&what, store_module(self.dims.len(), op), args)
+    }
+
+    /// A prefetch, which can be seen by what it refuses.
+    fn prefetch(&self) -> Probe {
+        let mut probe = self.store(None);
+        let rank = self.dims.len();
+        let c = coordinates(rank);
+        let from = format!("cp.async.bulk.tensor.{rank}d.global.shared::cta.tile.bulk_group [m, {{{c}}}], [base];");
+        let to = format!("cp.async.bulk.prefetch.tensor.{rank}d.L2.global.tile [m, {{{c}}}];");
+        probe.ptx = probe.ptx.replace(&from, &to);
+        probe.name = self.name("prefetch");
+        probe
     }
 
     fn probe(&self, what: &str, ptx: String, args: Vec<Arg>) -> Probe {
@@ -166,13 +185,15 @@ fn image(p: &str, load: bool, behind: u32) -> String {
     add.u32 end, end, {behind};
     mov.u32 word, thread;
 {p}_loop:
+    setp.ge.u32 p, word, end;
+    @p bra {p}_end;
     mul.wide.u32 offset, word, 4;
     add.u64 offset, x, offset;
     mad.lo.u32 cell, word, 4, base;
     {body}
     add.u32 word, word, 32;
-    setp.lt.u32 p, word, end;
-    @p bra {p}_loop;"
+    bra {p}_loop;
+{p}_end:"
     )
 }
 
@@ -319,6 +340,13 @@ fn aligned() -> Vec<Probe> {
     for data in [Data::F16, Data::Bf16] {
         probes.push(Shape::new(data, &[40, 5, 3], &[8, 4, 2], &[32, 3, 2], 1).store(Some("add")));
     }
+    // Rows that end inside 16 bytes.
+    for data in [Data::U32, Data::F16] {
+        probes.push(Shape::new(data, &[22, 7], &[16, 8], &[8, 2], 0).store(Some("add")));
+    }
+    for at in [[0, 0], [-8, -3], [4, 0]] {
+        probes.push(Shape::new(Data::Bf16, &[64, 30], &[64, 8], &at, 0).prefetch());
+    }
     probes.retain({
         let mut names = std::collections::HashSet::new();
         move |probe| names.insert(probe.name.clone())
@@ -430,8 +458,14 @@ mod tests {
     fn boxes_end_before_the_barrier() {
         let mut rng = values::rng("more boxes");
         for shape in edges().into_iter().chain((0..500).map(|_| drawn(&mut rng))) {
-            assert!(shape.box_bytes() + 4 * BEHIND <= BOX_BYTES, "{shape:?}");
+            assert!(shape.image_bytes().max(shape.box_bytes() + 4 * BEHIND) <= BOX_BYTES, "{shape:?}");
         }
+    }
+
+    #[test]
+    fn a_prefetch_takes_the_place_of_a_store() {
+        let probe = Shape::new(Data::Bf16, &[64, 30], &[64, 8], &[0, 0], 0).prefetch();
+        assert!(probe.ptx.contains("prefetch.tensor.2d") && !probe.ptx.contains("bulk_group ["), "{}", probe.ptx);
     }
 
     #[test]

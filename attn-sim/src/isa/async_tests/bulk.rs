@@ -49,3 +49,20 @@ fn each_threads_copies_are_waited_for() {
     let both = "cp.async.mbarrier.arrive.shared.b64 [smem+4096]; mbarrier.arrive.shared.b64 _, [smem+4096];";
     case.clean(&format!("{copy} {bar} {both} {wait} {check} {zero}"));
 }
+
+#[test]
+fn sums_of_a_bulk_reduction_keep_subnormals() {
+    let mut case = Case::new(1);
+    let words = |words: [u32; 4]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+    let output = case.gpu.upload(&words([1, 0x007f_ffff, 0x8000_0003, 0x3f80_0000]));
+    let mut case = case.address("out", output);
+    let body = format!(
+        "ld.param.u64 %rd0, [out]; st.shared.v4.u32 [smem], {{2, 0, 1, 0x40000000}}; fence.proxy.async.shared::cta;
+         cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%rd0], [smem], 16; {DONE}"
+    );
+    // Several runs add several times.
+    case.launch.seed = 1;
+    let run = case.run(&body).expect("it runs");
+    assert!(run.findings.is_empty(), "{}", list(&run.findings));
+    assert_eq!(case.read(output, 16), words([3, 0x007f_ffff, 0x8000_0002, 0x4040_0000]));
+}

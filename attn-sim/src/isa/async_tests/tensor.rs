@@ -85,6 +85,40 @@ fn coordinates_outside_fill_zeros_and_store_nothing() {
 }
 
 #[test]
+fn coordinates_that_the_device_calls_illegal() {
+    let (mut case, _) = copies();
+    let load = LOAD.replace("{0, 0}", "{4, 0}");
+    let words = "coordinate 0 is 4, tensors of Float16 need a multiple of 8";
+    case.finds(Kind::IllegalInstruction, words, &format!("{INIT} {EXPECT} {load} {WAIT}"));
+    let prefetch = "cp.async.bulk.prefetch.tensor.2d.L2.global.tile [in, {4, 0}];";
+    case.finds(Kind::IllegalInstruction, words, prefetch);
+    let head = format!("{INIT} {EXPECT} {LOAD} {WAIT}");
+    for (corner, words) in [("{12, 0}", "coordinate 0 is 12"), ("{0, -1}", "coordinate 1 is -1")] {
+        let store = STORE.replace("{0, 0}", corner);
+        case.finds(Kind::IllegalInstruction, words, &format!("{head} {store} {DONE}"));
+        let reduce = store.replace("cp.async", "cp.reduce.async").replace("shared::cta.", "shared::cta.add.");
+        case.finds(Kind::IllegalInstruction, words, &format!("{head} {reduce} {DONE}"));
+    }
+}
+
+#[test]
+fn a_store_changes_what_shares_16_bytes_with_the_end_of_a_row() {
+    let run = |bytes: usize| {
+        let mut case = Case::new(1);
+        let input = case.gpu.upload(&pattern(1024));
+        let output = case.gpu.upload(&vec![0xee; bytes]);
+        let narrow = EncodeTiled { global_dim: &[61, 8], ..matrix(output) };
+        let mut case = case.map("in", matrix(input)).map("out", narrow);
+        case.clean(&format!("{INIT} {EXPECT} {LOAD} {WAIT} {STORE} {DONE}"));
+        case.read(output, bytes)
+    };
+    assert_eq!(run(1024), pattern(1024));
+    // The allocation ends with the last row, or two bytes behind it.
+    assert_eq!(run(1018), pattern(1024)[..1018]);
+    assert_eq!(run(1020), pattern(1024)[..1020]);
+}
+
+#[test]
 fn a_reduction_adds_to_what_is_there() {
     let mut case = Case::new(1);
     let input = case.gpu.upload(&[1; 1024]);
