@@ -8,21 +8,22 @@ use crate::mem::Smem;
 use crate::ptx::{bulk, cluster, fence, ldst, mbarrier, tma};
 
 /// [`probe_cluster`].
-pub const PROBE: Probe = Probe { cluster: 2, ..Probe::new("probe_cluster", 32, 4 * BYTES + 16) };
+pub const PROBE: Probe = Probe { cluster: 2, ..Probe::new("probe_cluster", 32, PIECES * BYTES + 16) };
 
-/// Bytes of each of the four pieces: 256 words.
+/// What each block has room for.
+pub const PIECES: u32 = 5;
+/// Bytes of a piece: 256 words.
 pub const BYTES: u32 = 1024;
 
 kernel! {
     threads = PROBE.threads, registers = 64, shared = PROBE.shared, tensor_maps = "0", cluster = "2,1,1";
-    /// Block `r` of a cluster of two writes four pieces of 256 words to `out[1024 r ..]`: the first 256 words of `src` (loaded by block
-    /// 0 into both), words 256 to 511 (by block 1 into both), the tensor's first box (256 words of rank 1, by block 0 into both; block 1
-    /// gives a cache policy and loads the same again), and the other block's first piece, copied from shared to shared memory: every
-    /// word of it is known by `src` alone.
+    /// Block `r` of a cluster of two writes five pieces of 256 words to `out[1280 r ..]`: the first 256 words of `src` (loaded by block
+    /// 0 into both), words 256 to 511 (by block 1 into both), the tensor's first box (256 words of rank 1, by block 0 into both), the
+    /// same box again (by block 1 with a cache policy), and the other block's first piece, copied from shared to shared memory.
     pub unsafe fn probe_cluster(map: *const TensorMap, src: *const u32, out: *mut u32) {
         let (base, rank) = (dynamic_shared(), cluster::rank());
         let piece = |i: u32| Smem::<u32>::new(base + i * BYTES);
-        let loaded = Smem::new(base + 4 * BYTES);
+        let loaded = Smem::new(base + PIECES * BYTES);
         let copied = loaded.offset(mbarrier::BYTES);
         let leader = thread_idx_x() == 0;
         // SAFETY: one warp a block, together; thread 0 issues everything. Both blocks pass the cluster barrier after initialising and
@@ -44,7 +45,7 @@ kernel! {
                 if rank == 0 {
                     tma::load_multicast(piece(2), map, [0], loaded, 3);
                 } else {
-                    tma::load_multicast_hint(piece(2), map, [0], loaded, 3, tma::EVICT_NORMAL);
+                    tma::load_multicast_hint(piece(3), map, [0], loaded, 3, tma::EVICT_NORMAL);
                 }
             }
             mbarrier::wait_parity(loaded, 0);
@@ -52,13 +53,13 @@ kernel! {
             if leader {
                 mbarrier::arrive_expect_tx(copied, BYTES);
                 let peer = cluster::map(copied, rank ^ 1);
-                bulk::copy_cluster(cluster::map(piece(3), rank ^ 1), piece(0), BYTES, peer);
+                bulk::copy_cluster(cluster::map(piece(4), rank ^ 1), piece(0), BYTES, peer);
             }
             mbarrier::wait_parity(copied, 0);
             let mut word = thread_idx_x();
-            while word < BYTES {
+            while word < PIECES * BYTES / 4 {
                 let x = ldst::ld_shared_u32(Smem::new(base + 4 * word));
-                ldst::st_global_u32(out.add((rank * BYTES + word) as usize), x);
+                ldst::st_global_u32(out.add((rank * PIECES * BYTES / 4 + word) as usize), x);
                 word += PROBE.threads;
             }
             cluster::arrive_relaxed();

@@ -16,6 +16,7 @@ mod options;
 mod plans;
 mod pool;
 mod prebuilt;
+mod probes;
 mod prune;
 mod ptxas;
 mod rust_cuda;
@@ -26,6 +27,7 @@ mod table;
 mod tests;
 
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -82,6 +84,12 @@ pub fn run(options: &Options) -> Result<()> {
             prebuilt::check(&built, arch, &toolchain.versions())?;
         }
     }
+    if options.prebuilt {
+        probes::write(&toolchain, options)?;
+    }
+    if options.check_prebuilt {
+        probes::check(&toolchain, options)?;
+    }
     Ok(())
 }
 
@@ -93,18 +101,23 @@ pub fn prepare(toolchain: &Toolchain) -> Result<()> {
 /// From Rust to one annotated module per kernel.
 fn front(toolchain: &Toolchain, options: &Options) -> Result<Vec<Job>> {
     let core = frontend::core(&toolchain.rust)?;
+    let part = options.kernel.as_deref().unwrap_or_default();
+    let jobs = options.arch.iter().map(|arch| jobs(toolchain, &core, *arch, part, options.probes, options.codegen));
+    Ok(jobs.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+/// One annotated module for each kernel of `attn-kernel` whose name contains `part`.
+fn jobs(
+    toolchain: &Toolchain,
+    core: &Path,
+    arch: Arch,
+    part: &str,
+    probes: bool,
+    codegen: Codegen,
+) -> Result<Vec<Job>> {
     let root = workspace::root().join("attn-kernel/src/lib.rs");
-    let mut jobs = Vec::new();
-    for &arch in &options.arch {
-        let ir = frontend::emit(
-            &toolchain.rust,
-            &core,
-            Source { root: &root, name: "attn_kernel", probes: options.probes },
-            arch,
-        )?;
-        jobs.extend(split(&ir, arch, options.kernel.as_deref().unwrap_or_default(), options.codegen)?);
-    }
-    Ok(jobs)
+    let source = Source { root: &root, name: "attn_kernel", probes };
+    split(&frontend::emit(&toolchain.rust, core, source, arch)?, arch, part, codegen)
 }
 
 /// Annotates `ir` and cuts it into one job per kernel whose name contains `part`.

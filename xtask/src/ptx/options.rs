@@ -31,10 +31,10 @@ pub struct Options {
     /// Also compile the kernels that only tests start.
     #[arg(long)]
     pub probes: bool,
-    /// Also write the kernels that attn-host carries: `attn-host/prebuilt`.
+    /// Also write the kernels that attn-host carries, `attn-host/prebuilt`, and the probes' PTX that attn-sim's tests run.
     #[arg(long, conflicts_with_all = ["kernel", "probes", "codegen"])]
     pub prebuilt: bool,
-    /// Prove that the kernels that attn-host carries are those of the source.
+    /// Prove that the kernels that attn-host carries, and the probes of attn-sim's tests, are those of the source.
     #[arg(long, conflicts_with_all = ["kernel", "probes", "codegen", "prebuilt"])]
     pub check_prebuilt: bool,
     /// Also print what each step took.

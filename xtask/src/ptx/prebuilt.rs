@@ -16,7 +16,8 @@ use crate::hash::{Key, sha256};
 use crate::toolchain::Versions;
 use crate::workspace;
 
-const AGAIN: &str = "`cargo xtask build-ptx --prebuilt` writes them anew";
+/// What to do about it.
+pub const AGAIN: &str = "`cargo xtask build-ptx --prebuilt` writes them anew";
 
 /// `prebuilt/ARCH/manifest.json`.
 #[derive(Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -67,16 +68,29 @@ fn source_hash(arch: Arch) -> Result<String> {
     Ok(key.tree(&root, |path| !path.starts_with("probe"))?.finish())
 }
 
+/// Packs a text. No time and no name are in the header, so that equal texts give equal bytes.
+pub fn gzip(text: &[u8]) -> Result<Vec<u8>> {
+    let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
+    gzip.write_all(text)?;
+    Ok(gzip.finish()?)
+}
+
+/// The tools that the prebuilt kernels of `arch` were compiled with.
+pub fn recorded_tools(arch: Arch) -> Result<Versions> {
+    let path = dir(arch).join("manifest.json");
+    let text = fs::read(&path).with_context(|| format!("cannot read {}; {AGAIN}", path.display()))?;
+    let manifest: Manifest =
+        serde_json::from_slice(&text).with_context(|| format!("in {}; {AGAIN}", path.display()))?;
+    Ok(manifest.toolchain)
+}
+
 fn pack(built: &Built) -> Result<Packed> {
     let read = |extension: &str| {
         let path = built.file(extension);
         fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
     };
     let cubin = read("cubin")?;
-    // No time and no name in the header: equal PTX gives equal bytes.
-    let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
-    gzip.write_all(&read("ptx")?)?;
-    let ptx = gzip.finish()?;
+    let ptx = gzip(&read("ptx")?)?;
     let kernel = Kernel {
         name: built.name.clone(),
         cubin: format!("{}.cubin", built.name),
