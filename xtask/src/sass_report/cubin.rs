@@ -56,9 +56,9 @@ pub fn find(what: &str, arches: &[Arch]) -> Result<PathBuf> {
     let part: Vec<_> = known.iter().filter(|((_, name), _)| name.contains(what)).collect();
     match (exact.as_slice(), part.as_slice()) {
         ([(_, path)], _) | ([], [(_, path)]) => Ok(path.clone()),
+        ([], []) if what.contains('/') || is_cubin(Path::new(what)) => bail!("there is no file {what}"),
         ([], []) => bail!(
-            "`{what}` is no file, and no kernel has it in its name; compiled are {}",
-            names(&known.iter().collect::<Vec<_>>())
+            "`{what}` is no file, and no kernel has it in its name; `cargo xtask sass-report` lists those that there are"
         ),
         ([], several) | (several, _) => {
             bail!("`{what}` can be {}: say a whole name, or --arch", names(several))
@@ -160,6 +160,7 @@ mod tests {
         assert!(error.unwrap(), "a whole name is not a part of a longer one");
         let error = find("fwd_sm90_bf16_d1", &Arch::ALL).unwrap_err().to_string();
         assert!(error.contains("fwd_sm90_bf16_d192 (sm_90a)") && error.contains("--arch"), "{error}");
-        assert!(find("no such kernel", &Arch::ALL).unwrap_err().to_string().contains("is no file"));
+        assert!(find("no such kernel", &Arch::ALL).unwrap_err().to_string().contains("is no file, and"));
+        assert_eq!(find("absent.cubin", &Arch::ALL).unwrap_err().to_string(), "there is no file absent.cubin");
     }
 }

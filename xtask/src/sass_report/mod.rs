@@ -1,8 +1,8 @@
 //! `cargo xtask sass-report`: what the loops of a kernel cost.
 //!
 //! NVIDIA's disassembler gives text, which is read ([`parse`]), cut into blocks ([`flow`]) and searched for loops
-//! ([`loops`]); their instructions tell what each is for ([`role`]), what it executes ([`class`]) and how long every
-//! hardware unit is busy with it ([`unit`], [`mma`]).
+//! ([`loops`]); their instructions tell what each is for ([`role`]), what it executes ([`mod@class`]) and how long every
+//! hardware unit is busy with it ([`mod@unit`], [`mma`]).
 
 mod class;
 mod cubin;

@@ -28,7 +28,7 @@ pub enum Unit {
     TmemStore,
     /// Shared memory, matrix operands included, asynchronous copies not.
     Shared,
-    /// Issue slots.
+    /// Issue slots of all four quarters. One warp starts at most one instruction per cycle whatever the others leave free.
     Issue,
 }
 
