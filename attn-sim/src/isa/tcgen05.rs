@@ -9,6 +9,8 @@ mod commit;
 mod copy;
 mod memory;
 mod multiply;
+mod operands;
+mod scales;
 
 use super::Decoded;
 use crate::counters::Class;

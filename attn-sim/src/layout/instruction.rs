@@ -50,6 +50,41 @@ impl Instruction {
     }
 }
 
+/// What the descriptor's bits say for the kinds with block scales.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scaled {
+    /// Types, majors, signs and shape; D is f32.
+    pub instruction: Instruction,
+    /// Where in its word the first scale of a row of A is: a byte.
+    pub a_byte: u32,
+    /// The same of B.
+    pub b_byte: u32,
+    /// Scales are exponents (`ue8m0`), not numbers (`ue4m3`).
+    pub powers: bool,
+    /// K is 96 instead of 64.
+    pub long: bool,
+}
+
+impl Scaled {
+    /// Reads the 32 bits. `nibbles` are those of the kinds whose elements all have 4 bits, which have one bit less for B's type.
+    pub fn decode(bits: u32, nibbles: bool) -> Self {
+        let plain = Instruction::decode(bits);
+        Scaled {
+            instruction: Instruction {
+                saturate: false,
+                d: 1,
+                b: if nibbles { plain.b & 3 } else { plain.b },
+                m: (bits >> 27 & 3) << 7,
+                ..plain
+            },
+            a_byte: bits >> 29 & 3,
+            b_byte: bits >> 4 & 3,
+            powers: bits >> 23 & 1 == 1,
+            long: nibbles && bits >> 31 == 1,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +101,17 @@ mod tests {
             Instruction::decode(0x0820_e490),
             Instruction { negate_a: true, negate_b: true, a_major: Major::Mn, ..i }
         );
+    }
+
+    #[test]
+    fn descriptors_with_scales() {
+        // e5m2 by e4m3, 128 by 128, third and second bytes.
+        let s = Scaled::decode(1 << 4 | 1 << 7 | 16 << 17 | 1 << 23 | 1 << 27 | 2 << 29, false);
+        let i = s.instruction;
+        assert_eq!((i.m, i.n, i.d, i.a, i.b), (128, 128, 1, 1, 0));
+        assert_eq!((s.a_byte, s.b_byte, s.powers, s.long), (2, 1, true, false));
+        let s = Scaled::decode(1 << 7 | 1 << 10 | 32 << 17 | 2 << 27 | 1 << 31, true);
+        assert_eq!((s.instruction.m, s.instruction.n, s.instruction.a, s.instruction.b), (256, 256, 1, 1));
+        assert_eq!((s.powers, s.long), (false, true));
     }
 }

@@ -73,15 +73,15 @@ impl Rule {
 
 /// A finite term: `(-1)^negative * significand * 2^unit`, aligned by `exponent`.
 #[derive(Clone, Copy, Debug)]
-struct Term {
-    negative: bool,
-    significand: u64,
-    unit: i32,
-    exponent: i32,
+pub(super) struct Term {
+    pub(super) negative: bool,
+    pub(super) significand: u64,
+    pub(super) unit: i32,
+    pub(super) exponent: i32,
 }
 
 impl Term {
-    fn of(format: Format, f: Finite) -> Self {
+    pub(super) fn of(format: Format, f: Finite) -> Self {
         Term {
             negative: f.negative,
             significand: f.significand as u64,
@@ -100,7 +100,7 @@ impl Term {
     }
 
     /// Step 2's exponent.
-    fn aligned_by(self) -> i32 {
+    pub(super) fn aligned_by(self) -> i32 {
         if self.significand == 0 { LOWEST } else { self.exponent }
     }
 
@@ -177,9 +177,15 @@ pub fn fused(rule: Rule, formats: (Format, Format), a: &[u32], b: &[u32], c: u32
 
 /// Steps 2 to 4.
 fn sum(terms: &[Term], fraction: i32) -> Exact {
-    let largest = terms.iter().map(|t| t.aligned_by()).max().unwrap_or(LOWEST);
+    let aligned: Vec<(Term, i32)> = terms.iter().map(|t| (*t, t.aligned_by())).collect();
+    sum_aligned(&aligned, fraction)
+}
+
+/// The same of terms that are aligned by exponents of their own.
+pub(super) fn sum_aligned(terms: &[(Term, i32)], fraction: i32) -> Exact {
+    let largest = terms.iter().map(|(_, aligned_by)| *aligned_by).max().unwrap_or(LOWEST);
     let unit = largest - fraction;
-    let total: i128 = terms.iter().map(|t| t.cut(unit)).sum();
+    let total: i128 = terms.iter().map(|(t, _)| t.cut(unit)).sum();
     Exact::Finite(Finite { negative: total < 0, significand: total.unsigned_abs(), exponent: unit })
 }
 

@@ -7,5 +7,6 @@ pub mod exact;
 pub mod float;
 pub mod format;
 pub mod product;
+pub mod scaled;
 
 pub use format::{Format, Rounding};

@@ -1,6 +1,7 @@
 //! The matrix units in whole kernels: a few lines of PTX for every form of an instruction, run in the machine and compared with
 //! plain matrix products.
 
+mod block_scale;
 mod matrix;
 mod tcgen05;
 mod tile;

@@ -6,10 +6,10 @@ use super::{Setup, epilogue, kernel, prologue, run, run_clean};
 use attn_sim::layout::tmem::{DataPath, Shape};
 use attn_sim::report::Kind;
 
-const THREADS: usize = 128;
+pub(super) const THREADS: usize = 128;
 
 /// Allocates, with the address in `%t`; `%p2` is thread 0, `%r13` the barrier, `%r14` the warp's quarter. Each block of a pair does so.
-fn setup(group: usize) -> String {
+pub(super) fn setup(group: usize) -> String {
     let meet = if group == 2 {
         "fence.mbarrier_init.release.cluster; barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;\n"
     } else {
@@ -28,11 +28,11 @@ fn setup(group: usize) -> String {
 }
 
 /// Waits for the barrier's first phase, then sees what the multiplies wrote.
-const AWAIT: &str = "AWAIT: mbarrier.try_wait.parity.shared::cta.b64 %p3, [%r13], 0; @!%p3 bra AWAIT;\n\
+pub(super) const AWAIT: &str = "AWAIT: mbarrier.try_wait.parity.shared::cta.b64 %p3, [%r13], 0; @!%p3 bra AWAIT;\n\
                      tcgen05.fence::after_thread_sync;\n";
 
 /// Frees what `setup` allocated once all threads are done.
-fn teardown(group: usize) -> String {
+pub(super) fn teardown(group: usize) -> String {
     let meet =
         if group == 2 { "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;\n" } else { "bar.sync 0;\n" };
     format!(
@@ -41,7 +41,7 @@ fn teardown(group: usize) -> String {
     )
 }
 
-fn list(prefix: &str, n: usize) -> String {
+pub(super) fn list(prefix: &str, n: usize) -> String {
     (0..n).map(|i| format!("%{prefix}{i}")).collect::<Vec<_>>().join(", ")
 }
 

@@ -3,13 +3,14 @@
 //! With `cta_group::2` each block of the pair holds its rows of A and of D, and half of B's columns, at the same offsets.
 
 use super::super::Decoded;
-use super::super::operand::{self, Storage, invalid, mask};
+use super::super::operand::{Storage, mask};
 use super::copy::forbidden;
+use super::operands::{Side, negate, nibbles, read_shared, read_tensor};
+use super::scales::{BlockScale, Place};
 use super::{Operation, Order, begin, group};
 use crate::counters::Class;
-use crate::layout::descriptor::{Major, Matrix};
+use crate::layout::descriptor::Major;
 use crate::layout::instruction::Instruction;
-use crate::layout::swizzle::Swizzle;
 use crate::layout::tmem::{Cell, DataPath};
 use crate::machine::Context;
 use crate::machine::decode::{Addr, Decode, LANES, Source};
@@ -28,6 +29,8 @@ enum Types {
     Tf32,
     F8f6f4,
     I8,
+    /// `mxf4` and `mxf4nvf4`: e2m1, two to a byte.
+    Nibbles,
 }
 
 /// Where A comes from.
@@ -51,14 +54,23 @@ struct Multiply {
     accumulate: Source,
     /// D counts 2^-scale times.
     scale: u32,
+    /// Of the kinds that have block scales.
+    block_scale: Option<BlockScale>,
 }
 
-/// Decodes `tcgen05.mma{.ws}.cta_group::G.kind::K [d], a, b, idesc, {disabled}?, p{, scale}`.
+/// Decodes `tcgen05.mma{.ws}.cta_group::G.kind::K [d], a, b, idesc, {disabled}?, p{, scale}` and
+/// `tcgen05.mma.cta_group::G.kind::K.block_scale{.scale_vec::V} [d], a, b, idesc, [a scales], [b scales], p`.
 pub fn decode(cx: &Decode<'_>) -> Decoded {
-    let mut types = None;
+    let (mut types, mut block_scale) = (None, None);
     for modifier in cx.modifiers().skip(1) {
         match modifier {
             "cta_group::1" | "cta_group::2" | "ws" => {}
+            "kind::mxf8f6f4" | "kind::mxf4" | "kind::mxf4nvf4" => {
+                types = Some(if modifier == "kind::mxf8f6f4" { Types::F8f6f4 } else { Types::Nibbles });
+                block_scale = Some(BlockScale::decode(cx, modifier)?);
+            }
+            "block_scale" | "scale_vec::1X" | "scale_vec::2X" | "scale_vec::4X" | "block16" | "block32"
+                if cx.modifiers().any(|m| m.starts_with("kind::mx")) => {}
             "kind::f16" => types = Some(Types::F16),
             "kind::tf32" => types = Some(Types::Tf32),
             "kind::f8f6f4" => types = Some(Types::F8f6f4),
@@ -71,14 +83,19 @@ pub fn decode(cx: &Decode<'_>) -> Decoded {
     let types = types.ok_or_else(|| cx.unsupported("no kind"))?;
     let disabled =
         if matches!(cx.operand(4)?, Operand::Vector(_)) { cx.sources(4, ScalarType::B32)? } else { Vec::new() };
-    let next = if disabled.is_empty() { 4 } else { 5 };
+    let next = match (disabled.is_empty(), &block_scale) {
+        (_, Some(_)) => 6,
+        (empty, None) => 5 - usize::from(empty),
+    };
     let group = group(cx)?;
     if !(disabled.is_empty() || disabled.len() as u32 == 4 * group) {
         return Err(cx.unsupported(format!("{} registers of disabled lanes", disabled.len())));
     }
     let stationary = cx.has("ws");
-    if stationary && (group != 1 || cx.operands() > next + 1) {
-        return Err(cx.unsupported("weight-stationary products of two blocks, or with masked columns"));
+    if stationary && (group != 1 || block_scale.is_some() || cx.operands() > next + 1) {
+        return Err(
+            cx.unsupported("weight-stationary products of two blocks, with block scales or with masked columns")
+        );
     }
     Ok(Box::new(Multiply {
         group,
@@ -94,6 +111,7 @@ pub fn decode(cx: &Decode<'_>) -> Decoded {
         disabled,
         accumulate: cx.pred(next)?,
         scale: scale(cx, next + 1, types)?,
+        block_scale,
     }))
 }
 
@@ -118,16 +136,17 @@ pub(super) fn blocks(cx: &Context<'_>, group: u32) -> Result<Vec<usize>, Stop> {
 }
 
 /// What one thread asks for.
-struct Request {
-    instruction: Instruction,
+pub(super) struct Request {
+    pub(super) instruction: Instruction,
     arithmetic: Arithmetic,
-    storage: (Storage, Storage),
-    path: DataPath,
-    blocks: Vec<usize>,
-    k: u32,
+    pub(super) storage: (Storage, Storage),
+    pub(super) path: DataPath,
+    pub(super) blocks: Vec<usize>,
+    pub(super) k: u32,
     d: Cell,
     disabled: [u32; 8],
     accumulate: bool,
+    scales: Option<Place>,
 }
 
 impl Execute for Multiply {
@@ -139,8 +158,11 @@ impl Execute for Multiply {
         };
         let accumulate = cx.pred(&self.accumulate);
         let disabled: Vec<_> = self.disabled.iter().map(|source| cx.u32(source)).collect();
+        let scales = self.block_scale.as_ref().map(|s| (cx.addresses(&s.a), cx.addresses(&s.b)));
         for lane in cx.lanes() {
-            let mut request = self.request(cx, instruction[lane], d[lane] as u32, accumulate >> lane & 1 == 1)?;
+            let scales = scales.as_ref().map_or((0, 0), |(a, b)| (a[lane] as u32, b[lane] as u32));
+            let mut request = self.request(cx, instruction[lane], d[lane] as u32, scales)?;
+            request.accumulate = accumulate >> lane & 1 == 1;
             for (mine, values) in request.disabled.iter_mut().zip(&disabled) {
                 *mine = values[lane];
             }
@@ -155,8 +177,14 @@ impl Execute for Multiply {
 }
 
 impl Multiply {
-    fn request(&self, cx: &Context<'_>, bits: u32, d: u32, accumulate: bool) -> Result<Request, Stop> {
-        let i = Instruction::decode(bits);
+    fn request(&self, cx: &Context<'_>, bits: u32, d: u32, scales: (u32, u32)) -> Result<Request, Stop> {
+        let (i, scales) = match &self.block_scale {
+            None => (Instruction::decode(bits), None),
+            Some(block_scale) => {
+                let (scaled, place) = block_scale.place(cx, bits, scales)?;
+                (scaled.instruction, Some(place))
+            }
+        };
         let refuse = |what: &str| Err(forbidden(cx, format!("instruction descriptor {bits:#010x}: {what}")));
         if i.sparse {
             return Err(cx.unsupported("sparse products"));
@@ -167,6 +195,9 @@ impl Multiply {
         let Some(path) = DataPath::of(i.m, self.group, self.stationary) else {
             return refuse(&format!("{} rows in {} blocks", i.m, self.group));
         };
+        if scales.is_some() && path == DataPath::Pair128 {
+            return Err(cx.unsupported("block scales of 64 rows in each of two blocks"));
+        }
         if i.n == 0 || i.n > 256 || !i.n.is_multiple_of(8 * self.group) {
             return refuse(&format!("{} columns", i.n));
         }
@@ -174,7 +205,11 @@ impl Multiply {
         if in_tensor && i.a_major == Major::Mn {
             return refuse("an MN-major A in tensor memory");
         }
-        if in_tensor && !matches!(arithmetic.bits().0, 8 | 16 | 32) {
+        let packed = self.types == Types::Nibbles;
+        if packed && (i.a_major, i.b_major) != (Major::K, Major::K) {
+            return refuse("MN-major operands of 4-bit elements, two to a byte");
+        }
+        if in_tensor && !packed && !matches!(arithmetic.bits().0, 8 | 16 | 32) {
             return Err(cx.unsupported("elements of 4 or 6 bits in tensor memory"));
         }
         let d = Cell::of(d);
@@ -183,7 +218,18 @@ impl Multiply {
         }
         let k = 32 / storage.0.bytes;
         let blocks = blocks(cx, self.group)?;
-        Ok(Request { instruction: i, arithmetic, storage, path, blocks, k, d, disabled: [0; 8], accumulate })
+        Ok(Request {
+            instruction: i,
+            arithmetic,
+            storage,
+            path,
+            blocks,
+            k,
+            d,
+            disabled: [0; 8],
+            accumulate: false,
+            scales,
+        })
     }
 
     /// Types by the descriptor's codes.
@@ -197,7 +243,7 @@ impl Multiply {
                 (Types::F8f6f4, 1) => Format::E5M2,
                 (Types::F8f6f4, 3) => Format::E2M3,
                 (Types::F8f6f4, 4) => Format::E3M2,
-                (Types::F8f6f4, 5) => Format::E2M1,
+                (Types::F8f6f4, 5) | (Types::Nibbles, 1) => Format::E2M1,
                 _ => return None,
             })
         };
@@ -206,6 +252,9 @@ impl Multiply {
             return (i.d == 2 && i.a < 2 && i.b < 2).then_some((arithmetic, (Storage::BYTE, Storage::BYTE)));
         }
         let (x, y) = (format(i.a)?, format(i.b)?);
+        if self.types == Types::Nibbles {
+            return Some((Arithmetic::Float(x, y, Rule::F32), (Storage::BYTE, Storage::BYTE)));
+        }
         let rule = match i.d {
             1 => Rule::F32,
             0 if self.types == Types::F8f6f4 || (x, y) == (Format::F16, Format::F16) => Rule::F16,
@@ -222,13 +271,24 @@ impl Multiply {
             A::Tensor(_) => read_tensor(cx, &op, r, Cell::of(a as u32))?,
         };
         let mut b = read_shared(cx, &op, r, b, Side::B)?;
-        negate(&mut a, r.instruction.negate_a, r.storage.0);
-        negate(&mut b, r.instruction.negate_b, r.storage.1);
+        let mut k = r.k as usize;
+        if self.types == Types::Nibbles {
+            (a, b, k) = (nibbles(&a), nibbles(&b), 2 * k);
+        }
+        let (a_bits, b_bits) = r.arithmetic.bits();
+        negate(&mut a, r.instruction.negate_a, a_bits);
+        negate(&mut b, r.instruction.negate_b, b_bits);
         let mut d = vec![0; (r.instruction.m * r.instruction.n) as usize];
         if r.accumulate {
             self.read_d(cx, &op, r, &mut d)?;
         }
-        r.arithmetic.multiply(r.k as usize, a, b, &mut d, r.accumulate);
+        match (&self.block_scale, r.scales, r.arithmetic) {
+            (Some(block_scale), Some(place), Arithmetic::Float(x, y, _)) => {
+                let result = (&mut d[..], r.accumulate);
+                block_scale.multiply(cx, &op, (&r.blocks, place), ((x, y), k), (&a, &b), result)?;
+            }
+            _ => r.arithmetic.multiply(k, a, b, &mut d, r.accumulate),
+        }
         write_d(cx, &op, r, &d)?;
         cx.warp_state::<Order>().uncommitted += 1;
         cx.m.count_bytes("tcgen05.mma", u64::from((r.instruction.m + r.instruction.n) * 32));
@@ -260,63 +320,6 @@ fn scaled(x: u32, bits: u32, scale: u32) -> u32 {
     let wide = Format::F32.encode(Format::F16.decode(x.into()), crate::num::Rounding::Nearest) as u32;
     let product = mul_f32(f32::from_bits(wide), factor, Mode::NEAREST);
     Format::F16.encode(Format::F32.decode(product.to_bits().into()), crate::num::Rounding::Nearest) as u32
-}
-
-fn negate(elements: &mut [u32], negate: bool, storage: Storage) {
-    if negate {
-        elements.iter_mut().for_each(|x| *x ^= 1 << (storage.bits - 1));
-    }
-}
-
-/// Which operand.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    A,
-    B,
-}
-
-/// An operand in shared memory: each block's part, the leader's first.
-fn read_shared(
-    cx: &mut Context<'_>,
-    op: &Operation,
-    r: &Request,
-    descriptor: u64,
-    side: Side,
-) -> Result<Vec<u32>, Stop> {
-    let i = &r.instruction;
-    let (lines, major, storage) = match side {
-        Side::A => (i.m, i.a_major, r.storage.0),
-        Side::B => (i.n, i.b_major, r.storage.1),
-    };
-    let matrix = Matrix::tcgen05(descriptor).and_then(|m| m.check(major).map(|()| m));
-    let matrix = matrix.map_err(|e| invalid(cx.m, &op.shared, descriptor, e))?;
-    if storage.bits == 32 && major == Major::Mn && matrix.swizzle != Swizzle::B128Atom32 {
-        return Err(forbidden(cx, "an MN-major operand of tf32 without the swizzle of 32-byte atoms".into()));
-    }
-    let mut elements = Vec::with_capacity((lines * r.k) as usize);
-    for &block in &r.blocks {
-        let part = 0..lines / r.blocks.len() as u32;
-        elements.extend(operand::read(cx.m, &op.shared, block, (matrix, major), storage, part, r.k)?);
-    }
-    Ok(elements)
-}
-
-/// A in tensor memory: elements that follow each other along K share a column, lowest first.
-fn read_tensor(cx: &mut Context<'_>, op: &Operation, r: &Request, start: Cell) -> Result<Vec<u32>, Stop> {
-    let bits = r.storage.0.bits;
-    let (per, columns) = (32 / bits, r.k * bits / 32);
-    let mut elements = Vec::with_capacity((r.instruction.m * r.k) as usize);
-    for row in 0..r.instruction.m {
-        let (block, lanes) = r.path.a_lanes(row);
-        let columns = start.column..start.column + columns;
-        let mut words = Vec::new();
-        // The copies for other columns of D must be there too; the first one is what counts.
-        for lane in lanes.into_iter().rev() {
-            words = cx.m.tmem_read(&op.tensor, r.blocks[block as usize], start.lane + lane, columns.clone())?.to_vec();
-        }
-        elements.extend(words.iter().flat_map(|word| (0..per).map(move |i| word >> (i * bits) & mask(bits))));
-    }
-    Ok(elements)
 }
 
 /// The runs of columns that D's rows are in: index of the first element, length, block and first cell. Disabled lanes have none.
