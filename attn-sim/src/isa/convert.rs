@@ -7,6 +7,7 @@ use crate::counters::Class;
 use crate::machine::decode::Decode;
 use crate::num::convert::{Number, Options, convert, pack_f32, pack_f32_nearest, ue8m0};
 use crate::num::format::{Format, Rounding};
+use crate::num::stochastic;
 use crate::ptx::ScalarType;
 use crate::report::Unsupported;
 
@@ -82,8 +83,8 @@ pub(super) fn decode(d: &Decode<'_>) -> Decoded {
     let names: Vec<&str> = d.modifiers().collect();
     let [.., to_name, from_name] = names.as_slice() else { return Err(d.unsupported("its types are missing")) };
     form.take_last(2);
-    if d.has("rs") {
-        return Err(d.unsupported("stochastic rounding"));
+    if form.take("rs") {
+        return stochastic_cvt(d, form, to_name, from_name);
     }
     let m = modifiers(d, &mut form)?;
     if *to_name == "ue8m0x2" || *from_name == "ue8m0x2" {
@@ -96,6 +97,41 @@ pub(super) fn decode(d: &Decode<'_>) -> Decoded {
         (2, 2) => pair(d, form, &m, to, from),
         _ => Err(d.unsupported("its types")),
     }
+}
+
+/// `cvt.rs.bf16x2.f32 d, a, b, random` and `cvt.rs.satfinite.e4m3x4.f32 d, {a, b, e, f}, random`: `a` is uppermost.
+fn stochastic_cvt(d: &Decode<'_>, mut form: Form<'_, '_>, to: &str, from: &str) -> Decoded {
+    let (satfinite, relu) = (form.take("satfinite"), form.take("relu"));
+    let (format, stride) = match to {
+        "f16x2" => (Format::F16, 16),
+        "bf16x2" => (Format::BF16, 16),
+        "e4m3x4" => (Format::E4M3, 8),
+        "e5m2x4" => (Format::E5M2, 8),
+        "e2m3x4" => (Format::E2M3, 8),
+        "e3m2x4" => (Format::E3M2, 8),
+        "e2m1x4" => (Format::E2M1, 4),
+        _ => return Err(d.unsupported("its types")),
+    };
+    let dest = d.dest(0)?;
+    let pack = move |numbers: &[u64], random: u64| {
+        let dithers = stochastic::dithers(format, random as u32);
+        numbers.iter().rev().zip(dithers).enumerate().fold(0, |word, (i, (&x, dither))| {
+            let x = f32::from_bits(x as u32);
+            word | stochastic::round(format, x, dither, satfinite, relu) << (i as u32 * stride)
+        })
+    };
+    if from != "f32" || (stride < 16 && !satfinite) {
+        return Err(d.unsupported("its types or modifiers"));
+    }
+    if stride == 16 {
+        form.done(4..=4)?;
+        let sources = [d.source(1, ScalarType::F32)?, d.source(2, ScalarType::F32)?, d.source(3, ScalarType::B32)?];
+        return Ok(lanewise(Class::Convert, dest, sources, move |[a, b, random]| pack(&[a, b], random)));
+    }
+    form.done(3..=3)?;
+    let [a, b, e, f] = d.sources(1, ScalarType::F32)?[..] else { return Err(d.unsupported("its number of operands")) };
+    let sources = [a, b, e, f, d.source(2, ScalarType::B32)?];
+    Ok(lanewise(Class::Convert, dest, sources, move |[a, b, e, f, random]| pack(&[a, b, e, f], random)))
 }
 
 /// The type that a constant operand is read in.
@@ -222,6 +258,13 @@ fn scale_pair(d: &Decode<'_>, form: Form<'_, '_>, m: &Modifiers, to: &str, from:
                 high << 8 | low
             }))
         }
+        ("ue8m0x2", "bf16x2", Some(rounding @ (Rounding::Zero | Rounding::Up))) if plain && options.satfinite => {
+            form.done(2..=2)?;
+            Ok(lanewise(Class::Convert, d.dest(0)?, [d.source(1, ScalarType::B32)?], move |[pair]| {
+                let one = |bits: u64| u64::from(ue8m0(f32::from_bits((bits as u32) << 16), rounding));
+                one(pair >> 16) << 8 | one(pair & 0xffff)
+            }))
+        }
         ("bf16x2", "ue8m0x2", Some(Rounding::Nearest)) if plain && !options.satfinite => {
             form.done(2..=2)?;
             Ok(lanewise(Class::Convert, d.dest(0)?, [d.source(1, ScalarType::B16)?], |[a]| {
@@ -342,6 +385,9 @@ mod tests {
             ("cvt.rn.f16x2.e4m3x2", 32, &[(16, 0x3840)], 0x3c00_4000),
             ("cvt.rn.f16x2.e5m2x2", 32, &[(16, 0x3c40)], 0x3c00_4000),
             ("cvt.rz.satfinite.ue8m0x2.f32", 16, &[(32, b(1.0)), (32, b(4.0))], 0x7f81),
+            ("cvt.rp.satfinite.ue8m0x2.bf16x2", 16, &[(32, 0x3f81_4080)], 0x8081),
+            ("cvt.rs.bf16x2.f32", 32, &[(32, 0x3f80_8000), (32, 0x4000_8000), (32, 0x8000_7fff)], 0x3f81_4000),
+            ("cvt.rs.relu.f16x2.f32", 32, &[(32, b(-1.0)), (32, 0x3f80_1000), (32, 0x1000)], 0x0000_3c01),
             ("cvt.rn.bf16x2.ue8m0x2", 32, &[(16, 0x7f81)], 0x3f80_4080),
             ("cvt.pack.sat.s16.s32", 32, &[(32, 70000), (32, 0xffff_ffff)], 0x7fff_ffff),
             ("cvt.pack.sat.u8.s32.b32", 32, &[(32, 300), (32, 0xffff_ffff), (32, 0x1234)], 0x1234_ff00),
@@ -350,6 +396,22 @@ mod tests {
             let got = apply(form, *width, operands);
             assert_eq!(got, *expected, "{form}: {got:#x}, expected {expected:#x}");
         }
+    }
+
+    #[test]
+    fn four_numbers_at_random() {
+        let numbers =
+            "mov.b32 %f0, 0f3FC00000; mov.b32 %f1, 0f40000000; mov.b32 %f2, 0fBF800000; mov.b32 %f3, 0f3F000000;";
+        let four = |to: &str, dest: &str, widen: &str| {
+            value(
+                &format!(
+                    "{numbers} mov.u32 %r1, -1; cvt.rs.satfinite.{to}.f32 {dest}, {{%f0, %f1, %f2, %f3}}, %r1; {widen}"
+                ),
+                &[],
+            )
+        };
+        assert_eq!(four("e4m3x4", "%r0", "cvt.u64.u32 %out, %r0;"), 0x3c40_b830);
+        assert_eq!(four("e2m1x4", "%h0", "cvt.u64.u16 %out, %h0;"), 0x34a1);
     }
 
     #[test]
@@ -369,7 +431,9 @@ mod tests {
             "cvt.f32.s32 %f0, %r0;",
             "cvt.s32.f32 %r0, %f0;",
             "cvt.f16.f32 %h0, %f0;",
-            "cvt.rs.bf16x2.f32 %r0, %f0, %f1, %r1;",
+            "cvt.rs.bf16x2.f32 %r0, %f0, %f1;",
+            "cvt.rs.e4m3x4.f32 %r0, {%f0, %f1, %f2, %f3}, %r1;",
+            "cvt.rs.tf32.f32 %r0, %f0, %f1, %r1;",
             "cvt.rn.e4m3x2.f32 %h0, %f0, %f1;",
             "cvt.rn.b32.f32 %r0, %f0;",
             "cvt.rni.s32.s32 %r0, %r1;",

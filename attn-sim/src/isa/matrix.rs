@@ -18,11 +18,14 @@ use std::sync::Arc;
 /// Rows of an 8x8 matrix, each of 16 bytes.
 const ROWS: usize = 8;
 
+mod bytes;
 mod float8;
 
 /// Decodes the opcodes of this module.
 pub fn decode(cx: &Decode<'_>) -> Decoded {
     match cx.inst.opcode.as_str() {
+        "ldmatrix" if cx.has("m8n16") || cx.has("m16n16") => bytes::load(cx),
+        "stmatrix" if cx.has("m16n8") => bytes::store(cx),
         "ldmatrix" => {
             let moved = Move::decode(cx, 1)?;
             let dests = registers(cx, 0)?;

@@ -8,5 +8,6 @@ pub mod float;
 pub mod format;
 pub mod product;
 pub mod scaled;
+pub mod stochastic;
 
 pub use format::{Format, Rounding};

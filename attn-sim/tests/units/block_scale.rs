@@ -170,6 +170,11 @@ impl Case {
             list("a", 8)
         );
         let multicast = if group == 2 { (".multicast::cluster", ", 3") } else { ("", "") };
+        let upper = if n > 128 {
+            format!("tcgen05.ld.sync.aligned.32x32b.x128.b32 {{{}}}, [%r14+128];\n", high())
+        } else {
+            String::new()
+        };
         let body = prologue(THREADS, image.len() / group)
             + &setup(group)
             // Each block's image is in shared memory before one thread of the pair reads both.
@@ -186,7 +191,7 @@ impl Case {
             )
             + AWAIT
             + &format!("tcgen05.ld.sync.aligned.32x32b.x{}.b32 {{{}}}, [%r14];\n", n.min(128), list("d", n.min(128)))
-            + &(n > 128).then(|| format!("tcgen05.ld.sync.aligned.32x32b.x128.b32 {{{}}}, [%r14+128];\n", high())).unwrap_or_default()
+            + &upper
             + "tcgen05.wait::ld.sync.aligned;\n"
             + &epilogue(n)
             + &teardown(group);
