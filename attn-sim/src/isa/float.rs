@@ -255,6 +255,12 @@ fn root(d: &Decode<'_>) -> Decoded {
             let reciprocal = opcode == "rcp";
             return each(d, &t, move |[a]| coarse_f64(a, reciprocal));
         }
+        if t.ty == ScalarType::F64 && !ftz && opcode == "rsqrt" {
+            return each(d, &t, |[a]| {
+                let y = 1.0 / f64::from_bits(a).sqrt();
+                if y.is_nan() { Format::F64.nan() } else { y.to_bits() }
+            });
+        }
         if t.ty != ScalarType::F32 {
             return Err(d.unsupported(format!("the type .{}", t.ty)));
         }
@@ -379,6 +385,7 @@ mod tests {
             ("rcp.rn.f32", 32, 32, &[b(3.0)], b(1.0 / 3.0)),
             ("rcp.approx.ftz.f32", 32, 32, &[b(4.0)], b(0.25)),
             ("rsqrt.approx.f32", 32, 32, &[b(4.0)], b(0.5)),
+            ("rsqrt.approx.f64", 64, 64, &[4f64.to_bits()], 0.5f64.to_bits()),
             ("sqrt.approx.ftz.f32", 32, 32, &[b(9.0)], b(3.0)),
             ("ex2.approx.ftz.f32", 32, 32, &[b(3.0)], b(8.0)),
             ("ex2.approx.ftz.f32", 32, 32, &[b(f32::NEG_INFINITY)], 0),

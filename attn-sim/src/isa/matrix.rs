@@ -19,6 +19,7 @@ use std::sync::Arc;
 const ROWS: usize = 8;
 
 mod bytes;
+mod double;
 mod float8;
 
 /// Decodes the opcodes of this module.
@@ -41,6 +42,7 @@ pub fn decode(cx: &Decode<'_>) -> Decoded {
         "movmatrix" if cx.inst.modifiers == ["sync", "aligned", "m8n8", "trans", "b16"] => {
             Ok(Box::new(Transpose { dest: cx.dest(0)?, source: cx.source(1, ScalarType::B32)? }))
         }
+        "mma" if cx.has("f64") => double::decode(cx),
         "mma" => Multiply::decode(cx),
         _ => Err(cx.unsupported("no such form")),
     }
@@ -190,10 +192,13 @@ impl Execute for Transpose {
     }
 }
 
-/// `mma.sync.aligned.m16n8kK.row.col.D.A.B.C`
+/// `mma.sync.aligned.mMn8kK.row.col.D.A.B.C`
 #[derive(Debug)]
 struct Multiply {
+    rows: u32,
     k: u32,
+    /// Bits of an element in registers: integers of 4 become bytes.
+    bits: u32,
     arithmetic: Arithmetic,
     d: Vec<Option<Reg>>,
     a: Vec<Source>,
@@ -201,8 +206,19 @@ struct Multiply {
     c: Vec<Source>,
 }
 
-/// Rows and columns of D.
-const TILE: (u32, u32) = (16, 8);
+/// Columns of D.
+const COLUMNS: u32 = 8;
+
+/// Bits and sign of an integer type.
+fn integer(name: &str) -> Option<(u32, bool)> {
+    Some(match name {
+        "s8" => (8, true),
+        "u8" => (8, false),
+        "s4" => (4, true),
+        "u4" => (4, false),
+        _ => return None,
+    })
+}
 
 impl Multiply {
     fn decode(cx: &Decode<'_>) -> Decoded {
@@ -211,32 +227,41 @@ impl Multiply {
         let [shape, d, a, b, c] = parts[..] else {
             return Err(cx.unsupported("other modifiers than a shape and four types"));
         };
-        let arithmetic = match (format(a), format(b)) {
-            (Some(x), Some(y)) if d == c && (x == y || (x.bits() == 8 && y.bits() == 8)) => match d {
-                "f32" => Arithmetic::Float(x, y, Rule::F32),
-                "f16" if x.bits() == 8 || a == "f16" => Arithmetic::Float(x, y, Rule::F16),
+        let (arithmetic, bits) = match (format(a), format(b), integer(a), integer(b)) {
+            (Some(x), Some(y), ..) if d == c && (x == y || (x.bits() == 8 && y.bits() == 8)) => match d {
+                "f32" => (Arithmetic::Float(x, y, Rule::F32), x.bits()),
+                "f16" if x.bits() == 8 || a == "f16" => (Arithmetic::Float(x, y, Rule::F16), x.bits()),
                 _ => return Err(cx.unsupported(format!("products of {a} and {b} in {d}"))),
             },
-            (None, None) if matches!((d, a, b, c), ("s32", "s8" | "u8", "s8" | "u8", "s32")) => {
-                Arithmetic::Integer { a_signed: a == "s8", b_signed: b == "s8", saturate: cx.has("satfinite") }
+            (_, _, Some((bits, a_signed)), Some((same, b_signed))) if bits == same && (d, c) == ("s32", "s32") => {
+                (Arithmetic::Integer { a_signed, b_signed, saturate: cx.has("satfinite") }, bits)
             }
             _ => return Err(cx.unsupported(format!("products of {a} and {b} plus {c} in {d}"))),
         };
-        let bits = arithmetic.bits().0;
-        let k = shape
-            .strip_prefix("m16n8k")
-            .and_then(|k| k.parse().ok())
-            .filter(|&k: &u32| k == 128 / bits || k == 256 / bits);
+        let is_integer = matches!(arithmetic, Arithmetic::Integer { .. });
+        let (rows, k) = match (shape.strip_prefix("m16n8k"), shape.strip_prefix("m8n8k")) {
+            (Some(k), _) => (16, k.parse().ok().filter(|&k: &u32| k == 128 / bits || k == 256 / bits)),
+            (_, Some(k)) => (8, k.parse().ok().filter(|&k| is_integer && k == 128 / bits)),
+            _ => (0, None),
+        };
         let k: u32 = k.ok_or_else(|| cx.unsupported(format!("the shape {shape}")))?;
         let (d, c) = (cx.dests(0)?, cx.sources(3, ScalarType::B32)?);
         let (a, b) = (cx.sources(1, ScalarType::B32)?, cx.sources(2, ScalarType::B32)?);
-        let results = (arithmetic.result_bits() / 8) as usize;
+        // Each register is 32 lanes of 32 bits.
+        let registers = |lines: u32, columns: u32, bits: u32| (lines * columns * bits / 1024) as usize;
+        let results = registers(rows, COLUMNS, arithmetic.result_bits());
         let counts = [d.len(), a.len(), b.len(), c.len()];
-        if counts != [results, (k * bits / 64) as usize, (k * bits / 128) as usize, results] {
+        if counts != [results, registers(rows, k, bits), registers(COLUMNS, k, bits), results] {
             return Err(cx.unsupported(format!("{counts:?} registers for D, A, B and C")));
         }
-        Ok(Box::new(Multiply { k, arithmetic, d, a, b, c }))
+        Ok(Box::new(Multiply { rows, k, bits, arithmetic, d, a, b, c }))
     }
+}
+
+/// Integers of 4 bits as those of 8.
+fn widen(elements: &mut [u32], signed: bool) {
+    let negative = |x: u32| signed && x & 8 != 0;
+    elements.iter_mut().for_each(|x| *x |= if negative(*x) { 0xf0 } else { 0 });
 }
 
 fn values(cx: &mut Context<'_>, sources: &[Source]) -> Vec<[u32; LANES]> {
@@ -246,24 +271,84 @@ fn values(cx: &mut Context<'_>, sources: &[Source]) -> Vec<[u32; LANES]> {
 impl Execute for Multiply {
     fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
         cx.aligned()?;
-        let (bits, results) = (self.arithmetic.bits().0, self.arithmetic.result_bits());
+        let (bits, results) = (self.bits, self.arithmetic.result_bits());
         let place = if results == 16 { fragment::d16 } else { fragment::d32 };
-        let a = operand::gather(&values(cx, &self.a), bits, (TILE.0, self.k), |l, r| fragment::a(bits, l, r));
-        let b = operand::gather(&values(cx, &self.b), bits, (TILE.1, self.k), |l, r| fragment::b(bits, l, r));
-        let mut d = operand::gather(&values(cx, &self.c), results, TILE, place);
+        let mut a = operand::gather(&values(cx, &self.a), bits, (self.rows, self.k), |l, r| fragment::a(bits, l, r));
+        let mut b = operand::gather(&values(cx, &self.b), bits, (COLUMNS, self.k), |l, r| fragment::b(bits, l, r));
+        let mut d = operand::gather(&values(cx, &self.c), results, (self.rows, COLUMNS), place);
         match self.arithmetic {
             Arithmetic::Float(x, y, rule) if bits == 8 => {
                 float8::multiply((x, y), rule, self.k as usize, &a, &b, &mut d)
             }
+            Arithmetic::Integer { a_signed, b_signed, .. } if bits == 4 => {
+                widen(&mut a, a_signed);
+                widen(&mut b, b_signed);
+                self.arithmetic.multiply(self.k as usize, a, b, &mut d, true);
+            }
             arithmetic => arithmetic.multiply(self.k as usize, a, b, &mut d, true),
         }
         for (i, reg) in self.d.iter().enumerate() {
-            cx.set_u32(*reg, &operand::scatter(&d, results, TILE.1, i as u32, place));
+            cx.set_u32(*reg, &operand::scatter(&d, results, COLUMNS, i as u32, place));
         }
         Ok(Step::Next)
     }
 
     fn class(&self) -> Class {
         Class::Matrix
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::isa::testing::{lanes, refused};
+
+    /// Row `r` of A is full of `r + a`, column `c` of B of `c + b`, C of ones.
+    fn integers(shape: &str, types: &str, bits: u32, (rows, k): (i64, i64), (a, b): (i64, i64)) {
+        let copies = if bits == 4 { 0x1111_1111u32 } else { 0x0101_0101 };
+        let registers = |lines: i64, columns: i64, bits: i64| (lines * columns * bits / 1024) as usize;
+        let list = |p: &str, n: usize| (0..n).map(|i| format!("{p}{i}")).collect::<Vec<_>>().join(", ");
+        let mut body = ".reg .b32 a<4>, b<2>, d<4>, g; shr.u32 g, %lane, 2;\n".to_owned();
+        let mut fill = |register: String, first: i64| {
+            let mask = (1 << bits) - 1;
+            body += &format!(
+                "add.s32 {register}, g, {first}; and.b32 {register}, {register}, {mask}; mul.lo.u32 {register}, {register}, {copies};\n"
+            );
+        };
+        let counts = [registers(rows, k, bits.into()), registers(8, k, bits.into()), registers(rows, 8, 32)];
+        (0..counts[0]).for_each(|i| fill(format!("a{i}"), a + 8 * (i as i64 % 2)));
+        (0..counts[1]).for_each(|i| fill(format!("b{i}"), b));
+        (0..counts[2]).for_each(|i| body += &format!("mov.u32 d{i}, 1;\n"));
+        let d = list("d", counts[2]);
+        body += &format!(
+            "mma.sync.aligned.{shape}.row.col.{types} {{{d}}}, {{{}}}, {{{}}}, {{{d}}};\n",
+            list("a", counts[0]),
+            list("b", counts[1])
+        );
+        for i in 0..counts[2] {
+            let out = lanes("", &format!("{body} cvt.s64.s32 %out, d{i};"), &[]);
+            for (lane, value) in out.into_iter().enumerate() {
+                let (row, column) = ((lane / 4 + i / 2 * 8) as i64, (lane % 4 * 2 + i % 2) as i64);
+                assert_eq!(value as i64, 1 + k * (row + a) * (column + b), "{shape} {types} {row} {column}");
+            }
+        }
+    }
+
+    #[test]
+    fn integers_of_four_bits_and_of_eight_rows() {
+        integers("m8n8k16", "s32.s8.u8.s32", 8, (8, 16), (-100, 200));
+        integers("m8n8k32", "s32.s4.u4.s32", 4, (8, 32), (-8, 8));
+        integers("m16n8k32", "s32.u4.s4.s32", 4, (16, 32), (0, -4));
+        integers("m16n8k64", "s32.s4.s4.s32", 4, (16, 64), (-8, -8));
+    }
+
+    #[test]
+    fn forms_that_do_not_exist_are_refused() {
+        for line in [
+            "mma.sync.aligned.m8n8k32.row.col.s32.s8.s8.s32 {%r0, %r1}, {%r2}, {%r3}, {%r0, %r1};",
+            "mma.sync.aligned.m8n8k16.row.col.f32.e4m3.e4m3.f32 {%r0, %r1}, {%r2}, {%r3}, {%r0, %r1};",
+            "mma.sync.aligned.m16n8k32.row.col.s32.s8.s4.s32 {%r0, %r1, %r2, %r3}, {%r4, %r5, %r6, %r7}, {%r8, %r9}, {%r0, %r1, %r2, %r3};",
+        ] {
+            refused(line);
+        }
     }
 }

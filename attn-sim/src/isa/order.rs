@@ -146,6 +146,8 @@ pub(super) fn decode(d: &Decode<'_>) -> Decoded {
     } else {
         let orders = [("acq_rel", ()), ("sc", ()), ("acquire", ()), ("release", ())];
         form.choice(&orders[..]);
+        // Restricted to accesses of shared memory: what is ordered beyond them here is no less.
+        form.skip(&["sync_restrict::shared::cta", "sync_restrict::shared::cluster"]);
         if !scope(&mut form) {
             return Err(d.unsupported("its scope is missing"));
         }

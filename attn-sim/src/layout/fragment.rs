@@ -78,7 +78,7 @@ mod tests {
         }
         covers(32, 4, 1, 16, 8, d32);
         covers(32, 2, 2, 16, 8, d16);
-        for bits in [8, 16, 32] {
+        for bits in [4, 8, 16, 32] {
             let k = 256 / bits;
             covers(128, 4, per_register(bits), 64, k, |t, r| a(bits, t, r));
             covers(32, 2, per_register(bits), 16, k / 2, |t, r| a(bits, t, r));

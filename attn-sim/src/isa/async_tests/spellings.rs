@@ -33,6 +33,8 @@ fn spellings_are_understood() {
         "mbarrier.arrive.b64 %rd0, [%rd1];",
         "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 %p0, [smem+8], 1, 10000000;",
         "mbarrier.test_wait.parity.relaxed.cta.shared.b64 %p0, [smem], %r1;",
+        "fence.acquire.sync_restrict::shared::cluster.cluster;",
+        "fence.release.sync_restrict::shared::cta.cluster;",
         "fence.proxy.async::generic.acquire.sync_restrict::shared::cluster.cluster;",
         "fence.proxy.async::generic.release.sync_restrict::shared::cta.cluster;",
         "fence.proxy.tensormap::generic.release.gpu;",
