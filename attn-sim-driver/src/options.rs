@@ -83,11 +83,14 @@ pub struct Options {
     pub multiprocessors: u32,
     /// What the order of warps and of completions is drawn from. Every launch starts from it anew.
     pub seed: u64,
+    /// Whether [`Kind::TensorOrder`](attn_sim::report::Kind::TensorOrder) is a finding: fences and waits of tcgen05 that PTX
+    /// asks for and that several compilers leave out.
+    pub tensor_order: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { arch: Arch::default(), multiprocessors: 4, seed: 0 }
+        Options { arch: Arch::default(), multiprocessors: 4, seed: 0, tensor_order: true }
     }
 }
 
@@ -95,8 +98,8 @@ impl Options {
     /// Multiprocessors that may be claimed.
     pub const MAX_MULTIPROCESSORS: u32 = 1024;
 
-    /// The options that the environment sets: `ATTN_SIM_ARCH`, `ATTN_SIM_MULTIPROCESSORS` and `ATTN_SIM_SEED`, the defaults
-    /// where it does not.
+    /// The options that the environment sets: `ATTN_SIM_ARCH`, `ATTN_SIM_MULTIPROCESSORS`, `ATTN_SIM_SEED` and
+    /// `ATTN_SIM_TENSOR_ORDER` (`true` or `false`), the defaults where it does not.
     ///
     /// # Errors
     /// [`OptionError`] for a variable with a value that is not allowed.
@@ -116,6 +119,7 @@ impl Options {
             arch: parsed(lookup(ARCH), ARCH, default.arch)?,
             multiprocessors: parsed(lookup(MULTIPROCESSORS), MULTIPROCESSORS, default.multiprocessors)?,
             seed: parsed(lookup(SEED), SEED, default.seed)?,
+            tensor_order: parsed(lookup(TENSOR_ORDER), TENSOR_ORDER, default.tensor_order)?,
         };
         options.checked()
     }
@@ -133,11 +137,13 @@ impl Options {
 const ARCH: &str = "ATTN_SIM_ARCH";
 const MULTIPROCESSORS: &str = "ATTN_SIM_MULTIPROCESSORS";
 const SEED: &str = "ATTN_SIM_SEED";
+const TENSOR_ORDER: &str = "ATTN_SIM_TENSOR_ORDER";
 
 fn allowed(variable: &str) -> &'static str {
     match variable {
         ARCH => "sm_90a, sm_100a, sm_103a",
         MULTIPROCESSORS => "1 to 1024",
+        TENSOR_ORDER => "true, false",
         _ => "an unsigned 64-bit number",
     }
 }
@@ -185,7 +191,13 @@ mod tests {
         assert_eq!(with("ATTN_SIM_SEED", "7"), Ok(Options { seed: 7, ..Options::default() }));
         assert_eq!(with("ATTN_SIM_ARCH", "sm_100a").map(|o| o.arch), Ok(Arch::Sm100a));
         assert_eq!(with("ATTN_SIM_MULTIPROCESSORS", "132").map(|o| o.multiprocessors), Ok(132));
-        for (name, value) in [("ATTN_SIM_SEED", "x"), ("ATTN_SIM_ARCH", "sm_80"), ("ATTN_SIM_MULTIPROCESSORS", "0")] {
+        assert_eq!(with("ATTN_SIM_TENSOR_ORDER", "false").map(|o| o.tensor_order), Ok(false));
+        for (name, value) in [
+            ("ATTN_SIM_SEED", "x"),
+            ("ATTN_SIM_ARCH", "sm_80"),
+            ("ATTN_SIM_MULTIPROCESSORS", "0"),
+            ("ATTN_SIM_TENSOR_ORDER", "no"),
+        ] {
             let error = with(name, value).expect_err("not allowed");
             assert_eq!((error.variable, error.value.as_str()), (name, value));
         }

@@ -158,7 +158,9 @@ pub(crate) fn configure(options: Options) -> Result<(), Options> {
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     match state.as_mut() {
         None => *state = Some(State::new(options)),
-        Some(made) if Options { seed: options.seed, ..made.options } == options => made.options = options,
+        Some(made) if Options { seed: options.seed, tensor_order: options.tensor_order, ..made.options } == options => {
+            made.options = options
+        }
         Some(made) => return Err(made.options),
     }
     Ok(())

@@ -2,9 +2,10 @@
 //!
 //! [`EncodeTiled`] has the arguments of `cuTensorMapEncodeTiled` and makes the same demands on them, each a typed error. The
 //! 128-byte object ([`TensorMap::to_bytes`]) holds every field in a layout of the simulator's own, so that a kernel can copy
-//! a map, keep it in any memory and modify it with `tensormap.replace`; NVIDIA's layout is not documented and no program may
-//! depend on it.
+//! a map, keep it in any memory and modify it with `tensormap.replace`. NVIDIA's layout is not documented, yet some host code
+//! writes it without asking the driver: as much of it as was seen is read too.
 
+mod native;
 mod object;
 mod replace;
 mod rules;

@@ -6,6 +6,7 @@ use super::groups::{Groups, Part};
 use super::mbarrier;
 use crate::counters::Class;
 use crate::machine::clock::{Actor, Proxy};
+use crate::machine::context::lanes;
 use crate::machine::decode::{Addr, Decode, Source};
 use crate::machine::events::Unit;
 use crate::machine::execute::{Execute, Step};
@@ -65,9 +66,25 @@ pub(super) fn begin(cx: &mut Context<'_>) -> Actors {
     }
 }
 
-/// Hands a store to the copy unit, in the open group of a lane.
-pub(super) fn issue(cx: &mut Context<'_>, lane: usize, actors: Actors, job: StoreJob) {
-    let group = cx.warp_state::<BulkGroups>().0.issue(lane, Some(&actors.reads), &actors.writes);
+/// Lanes that ask for the same, in the order of the first of each. A store that several lanes of a warp ask for comes to one:
+/// the same bytes go to the same place, and the assembler makes one instruction of it. (Not so a reduction, or a load, whose
+/// bytes count at an mbarrier.)
+pub(super) fn alike<T: PartialEq>(asked: impl IntoIterator<Item = (usize, T)>) -> Vec<(u32, T)> {
+    let mut all: Vec<(u32, T)> = Vec::new();
+    for (lane, what) in asked {
+        match all.iter_mut().find(|(_, known)| *known == what) {
+            Some((mask, _)) => *mask |= 1 << lane,
+            None => all.push((1 << lane, what)),
+        }
+    }
+    all
+}
+
+/// Hands a store to the copy unit, in the open groups of lanes.
+pub(super) fn issue(cx: &mut Context<'_>, mask: u32, actors: Actors, job: StoreJob) {
+    let state = &mut cx.warp_state::<BulkGroups>().0;
+    let groups: Vec<(usize, u64)> =
+        lanes(mask).map(|lane| (lane, state.issue(lane, Some(&actors.reads), &actors.writes))).collect();
     let warp = cx.warp;
     cx.schedule(Unit::Copy, None, move |m| {
         let mut data = Vec::with_capacity(job.pieces.len());
@@ -76,23 +93,24 @@ pub(super) fn issue(cx: &mut Context<'_>, lane: usize, actors: Actors, job: Stor
             m.read(&actors.reads, Location::Shared { block: job.block, offset }, &mut bytes)?;
             data.push((addr, bytes));
         }
-        finish(m, warp, lane, group, Part::Reads);
+        finish(m, warp, &groups, Part::Reads);
         m.schedule(Unit::Copy, None, move |m| {
             for (addr, bytes) in &data {
                 apply(m, &actors.writes, *addr, bytes, job.effect)?;
                 m.count_bytes(job.unit, bytes.len() as u64);
             }
-            finish(m, warp, lane, group, Part::Writes);
+            finish(m, warp, &groups, Part::Writes);
             Ok(())
         });
         Ok(())
     });
 }
 
-fn finish(m: &mut Machine, warp: usize, lane: usize, group: u64, part: Part) {
+fn finish(m: &mut Machine, warp: usize, groups: &[(usize, u64)], part: Part) {
     // Nobody waits for the copies of a warp that has ended.
     if m.warps[warp].live != 0 {
-        m.warps[warp].states.get::<BulkGroups>().0.finish(lane, group, part);
+        let state = &mut m.warps[warp].states.get::<BulkGroups>().0;
+        groups.iter().for_each(|&(lane, group)| state.finish(lane, group, part));
         m.wake(Key::Warp(warp));
     }
 }
@@ -302,18 +320,20 @@ impl Execute for Store {
     fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
         let (to, from, sizes) = (cx.addresses(&self.to), cx.addresses(&self.from), cx.u32(&self.size));
         let masks = self.mask.as_ref().map(|mask| cx.u32(mask));
-        for lane in cx.lanes() {
-            let (block, offset) = cx.shared_at(lane, Space::Shared, from[lane])?;
-            let size = sizes[lane];
-            check_multiples(cx, [("destination", to[lane]), ("source", offset.into()), ("size", size.into())])?;
-            let effect = match (self.reduce, masks) {
+        let apart = self.reduce.is_some();
+        let of = |lane: usize| (to[lane], from[lane], sizes[lane], masks.map(|m| m[lane]), apart.then_some(lane));
+        for (same, (to, from, size, mask, _)) in alike(cx.lanes().map(|lane| (lane, of(lane)))) {
+            let lane = same.trailing_zeros() as usize;
+            let (block, offset) = cx.shared_at(lane, Space::Shared, from)?;
+            check_multiples(cx, [("destination", to), ("source", offset.into()), ("size", size.into())])?;
+            let effect = match (self.reduce, mask) {
                 (Some((op, ty)), _) => Effect::Reduce { op, ty, ftz: false },
-                (None, Some(masks)) => Effect::Masked(masks[lane] as u16),
+                (None, Some(mask)) => Effect::Masked(mask as u16),
                 (None, None) => Effect::Write,
             };
-            let unit = if self.reduce.is_some() { "bulk reduce" } else { "bulk store" };
+            let unit = if apart { "bulk reduce" } else { "bulk store" };
             let actors = begin(cx);
-            issue(cx, lane, actors, StoreJob { block, pieces: vec![(offset, to[lane], size)], effect, unit });
+            issue(cx, same, actors, StoreJob { block, pieces: vec![(offset, to, size)], effect, unit });
         }
         Ok(Step::Next)
     }

@@ -58,6 +58,7 @@ struct BoxOperand {
 }
 
 /// Values of a box operand in one lane.
+#[derive(Clone, PartialEq)]
 struct BoxOf {
     map: u64,
     coords: Vec<i32>,
@@ -273,8 +274,11 @@ fn allocated(cx: &Context<'_>, addr: u64, bytes: u32) -> Option<u32> {
 impl Execute for Store {
     fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
         let from = cx.addresses(&self.from);
-        for (lane, of) in self.what.values(cx) {
-            let (block, offset) = cx.shared_at(lane, Space::Shared, from[lane])?;
+        let apart = self.reduce.is_some();
+        let asked = self.what.values(cx).into_iter().map(|(lane, of)| (lane, (of, from[lane], apart.then_some(lane))));
+        for (same, (of, from, _)) in bulk::alike(asked) {
+            let lane = same.trailing_zeros() as usize;
+            let (block, offset) = cx.shared_at(lane, Space::Shared, from)?;
             let actors = bulk::begin(cx);
             let map = self.what.map.read(cx, lane, &actors.writes, of.map)?;
             let plan = self.what.plan(cx, |c| tma_copy::store(&map, c, offset), &of)?;
@@ -287,9 +291,9 @@ impl Execute for Store {
                 }
                 tma_copy::Source::Behind(_) | tma_copy::Source::Outside => None,
             });
-            let unit = if self.reduce.is_some() { "tma reduce" } else { "tma store" };
+            let unit = if apart { "tma reduce" } else { "tma store" };
             let job = StoreJob { block, pieces: pieces.collect(), effect, unit };
-            bulk::issue(cx, lane, actors, job);
+            bulk::issue(cx, same, actors, job);
         }
         Ok(Step::Next)
     }

@@ -29,6 +29,13 @@ impl Clock {
         self.0[i] = self.0[i].max(at);
     }
 
+    /// Covers nothing of `agent`'s work.
+    pub fn forget(&mut self, agent: Agent) {
+        if let Some(at) = self.0.get_mut(agent as usize) {
+            *at = 0;
+        }
+    }
+
     /// Covers what `other` covers.
     pub fn join(&mut self, other: &Clock) {
         if other.0.len() > self.0.len() {
@@ -54,6 +61,12 @@ impl Knowledge {
     pub fn join(&mut self, other: &Knowledge) {
         self.seen.join(&other.seen);
         self.fenced.join(&other.fenced);
+    }
+
+    /// Knows nothing of an agent.
+    pub fn forget(&mut self, agent: Agent) {
+        self.seen.forget(agent);
+        self.fenced.forget(agent);
     }
 
     /// Knows of one asynchronous operation, whose writes need no proxy fence.

@@ -135,11 +135,14 @@ impl Machine {
         self.mbarrier_change(who, at, Some(&own), |bar| Ok(((), bar.complete_tx(bytes)?)))
     }
 
-    /// One arrival of an asynchronous operation, which releases its own effects: `tcgen05.commit` and the like.
+    /// One arrival of an asynchronous operation: `tcgen05.commit` and the like. It releases the operation's own effects and
+    /// what its warp had heard of from others before, as the operation came after that: a slot that the unit has read may be
+    /// filled again by somebody who knows of the commit alone. What the warp did itself needs the warp's own release.
     pub fn mbarrier_async_arrive(&mut self, who: &Actor, at: At) -> Result<(), Stop> {
-        let mut own = Knowledge::default();
-        own.observe(who.agent, who.clock);
-        self.mbarrier_change(who, at, Some(&own), |bar| bar.arrive(1)).map(|_| ())
+        let mut released = (*who.known).clone();
+        released.forget(self.warps[who.warp as usize].agent);
+        released.observe(who.agent, who.clock);
+        self.mbarrier_change(who, at, Some(&released), |bar| bar.arrive(1)).map(|_| ())
     }
 
     /// Whether a phase is complete; if so, and with `acquire`, the actor's warp now knows what its arrivals released.

@@ -12,7 +12,7 @@
 //! Sizes are kept less one so that 128 zero bytes can be filled in by `tensormap.replace` field by field, as compilers do that
 //! make a map on the device.
 
-use super::{DataType, EncodeError, Interleave, L2Promotion, MAX_RANK, OobFill, Swizzle, TensorMap};
+use super::{DataType, EncodeError, Interleave, L2Promotion, MAX_RANK, OobFill, Swizzle, TensorMap, native};
 
 /// First bytes of every map.
 const MAGIC: [u8; 8] = *b"attn-map";
@@ -83,10 +83,11 @@ impl TensorMap {
     /// # Errors
     /// If the bytes are no map, or if its fields break a rule of encoding.
     pub fn from_bytes(bytes: &[u8; BYTES]) -> Result<TensorMap, ObjectError> {
-        if bytes[..8] != MAGIC {
-            return Err(ObjectError::NotAMap);
-        }
-        let map = Self::fields(bytes)?;
+        let map = if bytes[..8] == MAGIC {
+            Self::fields(bytes)?
+        } else {
+            native::decode(bytes).ok_or(ObjectError::NotAMap)?
+        };
         map.check()?;
         Ok(map)
     }
@@ -130,10 +131,15 @@ impl TensorMap {
         Ok(map)
     }
 
-    /// Turns 128 zero bytes into a map that `tensormap.replace` can fill in, and says whether the bytes are one then.
+    /// Turns 128 zero bytes, or a map in the hardware's layout, into a map that `tensormap.replace` can fill in, and says
+    /// whether the bytes are one then.
     pub(super) fn claim(bytes: &mut [u8; BYTES]) -> bool {
         if bytes.iter().all(|byte| *byte == 0) {
             bytes[..8].copy_from_slice(&MAGIC);
+        } else if bytes[..8] != MAGIC
+            && let Some(map) = native::decode(bytes)
+        {
+            *bytes = map.to_bytes();
         }
         bytes[..8] == MAGIC
     }

@@ -150,3 +150,25 @@ fn a_waiter_that_is_overtaken_is_told() {
          FIRST: bar.sync 1; @%p0 mbarrier.arrive.shared.b64 _, [smem]; @%p0 mbarrier.arrive.shared.b64 _, [smem]; bar.sync 2; END:",
     );
 }
+
+#[test]
+fn a_commit_passes_on_what_its_thread_had_waited_for() {
+    let input = |case: &mut Case| case.gpu.upload(&pattern(1024));
+    let mut case = Case::new(64);
+    let at = input(&mut case);
+    let mut case = case.map("in", matrix(at));
+    let init = "mov.u32 %r0, %tid.x; setp.eq.u32 %p1, %r0, 0; setp.eq.u32 %p2, %r0, 32; @!%p1 bra READY;
+        mbarrier.init.shared.b64 [smem], 1; mbarrier.init.shared.b64 [smem+8], 1; fence.mbarrier_init.release.cluster;
+        READY: bar.sync 0; @%p2 bra REFILL; @!%p1 bra END;";
+    let commit = "tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [smem+8]; bra END;";
+    let committed = "REFILL: mbarrier.try_wait.parity.shared.b64 %p0, [smem+8], 0; @!%p0 bra REFILL;";
+    let body =
+        |between: &str, after: &str| format!("{init} {EXPECT} {LOAD} {between} {commit} {committed} {after} END:");
+    // The first filling of the slot is over for whoever hears of the commit.
+    let refill = format!("{EXPECT} {LOAD}");
+    let again = "AGAIN: mbarrier.try_wait.parity.shared.b64 %p0, [smem], 1; @!%p0 bra AGAIN;";
+    case.clean(&body(WAIT, &format!("{refill} {again}")));
+    // What the thread wrote itself is not the commit's to release.
+    let write = format!("{WAIT} st.shared.u32 [smem+4096], %r0;");
+    case.finds(Kind::Race, "shared", &body(&write, "ld.shared.u32 %r1, [smem+4096];"));
+}

@@ -66,3 +66,22 @@ fn sums_of_a_bulk_reduction_keep_subnormals() {
     assert!(run.findings.is_empty(), "{}", list(&run.findings));
     assert_eq!(case.read(output, 16), words([3, 0x007f_ffff, 0x8000_0002, 0x4040_0000]));
 }
+
+#[test]
+fn lanes_that_ask_for_the_same_store_get_one() {
+    let mut case = Case::new(32);
+    let output = case.gpu.alloc(16);
+    case.gpu.write(output, &[0; 16]).expect("inside an allocation");
+    let mut case = case.address("out", output);
+    let head = "ld.param.u64 %rd0, [out]; mov.u32 %r0, %tid.x; setp.eq.u32 %p0, %r0, 0;
+        @%p0 st.shared.v4.u32 [smem], {1, 2, 3, 4}; bar.warp.sync -1; fence.proxy.async.shared::cta;";
+    case.clean(&format!("{head} cp.async.bulk.global.shared::cta.bulk_group [%rd0], [smem], 16; {DONE}"));
+    assert_eq!(case.read(output, 4), [1, 0, 0, 0]);
+    // A reduction is done as often as it is asked for, by each of eight seeds here.
+    let add = "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [%rd0], [smem], 16;";
+    case.clean(&format!("{head} {add} {DONE}"));
+    assert_eq!(case.read(output, 4), (1 + 8 * 32_u32).to_le_bytes());
+    let apart = "mul.wide.u32 %rd1, %r0, 8; add.u64 %rd0, %rd0, %rd1;";
+    let store = "cp.async.bulk.global.shared::cta.bulk_group [%rd0], [smem], 8;";
+    case.finds(Kind::Misaligned, "multiple of 16", &format!("{head} {apart} {store} {DONE}"));
+}

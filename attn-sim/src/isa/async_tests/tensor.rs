@@ -169,3 +169,17 @@ fn a_map_is_changed_on_the_device() {
     let unfenced = body.replace("fence.proxy.tensormap::generic.acquire.gpu [%rd0], 128;", "");
     case.finds(Kind::ProxyFence, "global", &unfenced);
 }
+
+#[test]
+fn lanes_that_ask_for_the_same_tensor_store_get_one() {
+    let mut case = Case::new(32);
+    let input = case.gpu.upload(&pattern(1024));
+    let output = case.gpu.alloc(1024);
+    let mut case = case.map("in", matrix(input)).map("out", matrix(output));
+    let load = format!("elect.sync %r0|%p1, -1; @!%p1 bra LOADED; {INIT} {EXPECT} {LOAD} LOADED: bar.warp.sync -1;");
+    case.clean(&format!("{load} {WAIT} {STORE} {DONE}"));
+    assert_eq!(case.read(output, 1024), pattern(1024));
+    let rows = "mov.u32 %r0, %tid.x; and.b32 %r0, %r0, 1;";
+    let store = STORE.replace("{0, 0}", "{0, %r0}");
+    case.finds(Kind::InFlight, "global", &format!("{load} {WAIT} {rows} {store} {DONE}"));
+}
