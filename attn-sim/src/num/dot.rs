@@ -13,6 +13,9 @@
 //! `F` is 25 on Hopper and Blackwell; for Hopper's 8-bit wgmma it is 13, and an f32 result is cut to 13 digits. Instructions that
 //! follow each other on one accumulator (a K of more than one slice) apply the rule one after the other, in program order.
 //!
+//! `mma.sync` of 8-bit floats is two such steps on f16 elements, and products of 4-bit elements with block scales have a rule of their
+//! own ([`super::scaled`]).
+//!
 //! A NaN among the operands, an infinity times zero or infinities of both signs give the canonical NaN; a sum of zero is +0.
 //! From the measurements of MMA-Sim (arXiv 2511.10909).
 //!
