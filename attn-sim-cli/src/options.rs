@@ -48,8 +48,8 @@ pub struct Options {
     /// Write the buffers that the first seed's run has changed to this safetensors file.
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Print the history of a warp (`warp:X,Y,Z:WARP`) or of an mbarrier (`mbarrier:X,Y,Z:ADDRESS`) of block X,Y,Z; may be
-    /// repeated.
+    /// Print the history of a warp (`warp:X,Y,Z:WARP`), of an mbarrier (`mbarrier:X,Y,Z:ADDRESS`, as in the kernel's shared
+    /// addresses) or of every mbarrier (`mbarriers:X,Y,Z`) of block X,Y,Z; may be repeated.
     #[arg(long, value_name = "WHAT", value_parser = trace)]
     pub trace: Vec<Trace>,
 }
@@ -84,10 +84,14 @@ fn three(text: &str) -> Result<[u32; 3], String> {
     Ok(all)
 }
 
-/// `warp:0,0,0:4` or `mbarrier:0,0,0:0x400`
+/// `warp:0,0,0:4`, `mbarrier:0,0,0:0x400` or `mbarriers:0,0,0`
 fn trace(text: &str) -> Result<Trace, String> {
-    let expected = || "expected warp:X,Y,Z:WARP or mbarrier:X,Y,Z:ADDRESS".to_owned();
-    let [kind, block, number] = text.split(':').collect::<Vec<_>>()[..] else { return Err(expected()) };
+    let expected = || "expected warp:X,Y,Z:WARP, mbarrier:X,Y,Z:ADDRESS or mbarriers:X,Y,Z".to_owned();
+    let (kind, block, number) = match text.split(':').collect::<Vec<_>>()[..] {
+        [kind @ "mbarriers", block] => (kind, block, "0"),
+        [kind @ ("warp" | "mbarrier"), block, number] => (kind, block, number),
+        _ => return Err(expected()),
+    };
     // Blocks count from 0, so what is left out of one is 0.
     let mut at = [0; 3];
     for (place, part) in at.iter_mut().zip(block.split(',')) {
@@ -100,8 +104,8 @@ fn trace(text: &str) -> Result<Trace, String> {
     let number = number.map_err(|_| expected())?;
     match kind {
         "warp" => Ok(Trace::Warp { block: at, warp: number }),
-        "mbarrier" => Ok(Trace::Mbarrier { block: at, offset: number }),
-        _ => Err(expected()),
+        "mbarriers" => Ok(Trace::Mbarriers { block: at }),
+        _ => Ok(Trace::Mbarrier { block: at, offset: number }),
     }
 }
 
@@ -122,6 +126,8 @@ mod tests {
         assert!(three("1,2,3,4").is_err() && three("x").is_err());
         assert_eq!(trace("warp:1,2:4"), Ok(Trace::Warp { block: [1, 2, 0], warp: 4 }));
         assert_eq!(trace("mbarrier:0,0,0:0x408"), Ok(Trace::Mbarrier { block: [0; 3], offset: 0x408 }));
+        assert_eq!(trace("mbarriers:3"), Ok(Trace::Mbarriers { block: [3, 0, 0] }));
+        assert!(trace("mbarriers:0:1").is_err() && trace("mbarrier:0").is_err());
         assert!(trace("lane:0:1").is_err() && trace("warp:0").is_err() && trace("warp:a:1").is_err());
     }
 }

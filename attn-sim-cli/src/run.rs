@@ -238,6 +238,55 @@ mod tests {
         assert_eq!(file.tensor("o").expect("o").data()[4 * 31..4 * 32], 36u32.to_le_bytes());
     }
 
+    /// Loads 64 bytes in bulk, waits for them and stores the first word.
+    const LOAD: &str = "
+.visible .entry load(.param .u64 a, .param .u64 o)
+{
+    .reg .pred %p<3>; .reg .b32 %r<6>; .reg .b64 %rd<3>;
+    .shared .align 128 .b8 tile[64]; .shared .align 8 .b64 bar;
+    ld.param.u64 %rd1, [a]; ld.param.u64 %rd2, [o];
+    mov.u32 %r1, %tid.x; setp.ne.u32 %p1, %r1, 0;
+    mov.u32 %r2, bar; mov.u32 %r3, tile;
+    @%p1 bra WAIT;
+    mbarrier.init.shared::cta.b64 [%r2], 1;
+    fence.mbarrier_init.release.cluster;
+    mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2], 64;
+    cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r3], [%rd1], 64, [%r2];
+WAIT:
+    bar.sync 0;
+AGAIN:
+    mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r2], 0;
+    @!%p2 bra AGAIN;
+    ld.shared.u32 %r4, [%r3];
+    @!%p1 st.global.u32 [%rd2], %r4;
+    ret;
+}";
+
+    #[test]
+    fn the_history_of_an_mbarrier_is_printed() {
+        let spec = ["--params", "a = u32[16] index; o = u32[1]; ptr a; ptr o", "--trace"];
+        let history = |trace: &str| {
+            let (result, report) = simulate("mbarrier", LOAD, &[&spec[..], &[trace]].concat());
+            assert!(result.expect("runs"), "{report}");
+            report.lines().filter(|line| line.contains("  mbarrier 0x")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let all = history("mbarriers:0");
+        for part in [
+            "was initialised by `mbarrier.init",
+            "was changed by `mbarrier.arrive.expect_tx",
+            "missing 0 of 1 arrivals and 64 bytes of phase 0",
+            "completed a phase by `cp.async.bulk",
+            "passes `mbarrier.try_wait",
+        ] {
+            assert!(all.iter().any(|line| line.contains(part)), "no '{part}' in\n{}", all.join("\n"));
+        }
+        // Its address is in the history; of another one there is none, nor in another block.
+        let address = all[0].split_whitespace().nth(2).expect("an address");
+        assert_eq!(history(&format!("mbarrier:0,0,0:{address}")), all);
+        assert_eq!(history("mbarrier:0,0,0:0x8"), Vec::<String>::new());
+        assert_eq!(history("mbarriers:1"), Vec::<String>::new());
+    }
+
     #[test]
     fn what_is_found_is_reported_and_makes_the_run_unclean() {
         let (result, report) = simulate("found", ADD, &["--params", "a = u32[32]; o = u32[8]; ptr a; ptr o; u32 5"]);

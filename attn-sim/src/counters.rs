@@ -90,6 +90,21 @@ impl Counters {
         self.completions += other.completions;
     }
 
+    /// Instructions of each role: neighbouring warps that execute the same classes of instructions, and their counts together.
+    pub fn roles(&self) -> Vec<(std::ops::RangeInclusive<usize>, [u64; Class::ALL.len()])> {
+        let mut roles: Vec<(std::ops::RangeInclusive<usize>, [u64; Class::ALL.len()])> = Vec::new();
+        for (warp, counts) in self.instructions.iter().enumerate() {
+            match roles.last_mut() {
+                Some((warps, sums)) if sums.iter().zip(counts).all(|(a, b)| (*a == 0) == (*b == 0)) => {
+                    *warps = *warps.start()..=warp;
+                    sums.iter_mut().zip(counts).for_each(|(a, b)| *a += b);
+                }
+                _ => roles.push((warp..=warp, *counts)),
+            }
+        }
+        roles
+    }
+
     /// Warp instructions in all.
     pub fn total(&self) -> u64 {
         self.instructions.iter().flatten().sum()
@@ -104,10 +119,13 @@ impl Counters {
 impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} warp instructions, {} asynchronous completions", self.total(), self.completions)?;
-        for (warp, counts) in self.instructions.iter().enumerate() {
-            write!(f, "  warp {warp:2}:")?;
-            let used = Class::ALL.iter().zip(counts).filter(|(_, n)| **n > 0);
-            used.clone().try_for_each(|(class, n)| write!(f, " {class:?} {n}"))?;
+        for (warps, counts) in self.roles() {
+            match (warps.start(), warps.end()) {
+                (first, last) if first == last => write!(f, "  warp {first}:")?,
+                (first, last) => write!(f, "  warps {first} to {last}:")?,
+            }
+            let mut used = Class::ALL.iter().zip(counts).filter(|(_, n)| *n > 0);
+            used.try_for_each(|(class, n)| write!(f, " {class:?} {n}"))?;
             writeln!(f)?;
         }
         self.bytes.iter().try_for_each(|(unit, n)| writeln!(f, "  {unit}: {n} bytes"))?;
@@ -122,5 +140,25 @@ mod tests {
     #[test]
     fn classes_are_listed_in_their_order() {
         Class::ALL.iter().enumerate().for_each(|(i, class)| assert_eq!(class.index(), i));
+    }
+
+    #[test]
+    fn warps_of_a_role_are_counted_together() {
+        let mut counters = Counters::default();
+        for (warp, class, times) in [
+            (0, Class::Copy, 3),
+            (1, Class::Matrix, 5),
+            (2, Class::Matrix, 6),
+            (3, Class::Matrix, 4),
+            (3, Class::Copy, 1),
+            (4, Class::Matrix, 2),
+        ] {
+            (0..times).for_each(|_| counters.instruction(warp, class));
+        }
+        let roles = counters.roles();
+        assert_eq!(roles.iter().map(|(warps, _)| warps.clone()).collect::<Vec<_>>(), [0..=0, 1..=2, 3..=3, 4..=4]);
+        assert_eq!(roles[1].1[Class::Matrix.index()], 11);
+        let text = counters.to_string();
+        assert!(text.contains("  warp 0: Copy 3\n  warps 1 to 2: Matrix 11\n  warp 3: Copy 1 Matrix 4\n"), "{text}");
     }
 }

@@ -50,6 +50,7 @@ impl Machine {
         self.blocks[at.0]
             .mbarriers
             .insert(at.1, Mbarrier { state, gathering, released, initialised, for_units: false });
+        self.trace_mbarrier(who, at, "was initialised by");
         Ok(())
     }
 
@@ -57,6 +58,7 @@ impl Machine {
     pub fn mbarrier_inval(&mut self, who: &Actor, at: At) -> Result<(), Stop> {
         self.mbarrier(who, at)?;
         self.blocks[at.0].mbarriers.remove(&at.1);
+        self.trace_mbarrier(who, at, "was ended by");
         Ok(())
     }
 
@@ -124,7 +126,7 @@ impl Machine {
             bar.released = bar.gathering.clone();
             self.wake(Key::Mbarrier(at.0, at.1));
         }
-        self.trace_mbarrier(who, at, if complete { "completed a phase" } else { "was changed" });
+        self.trace_mbarrier(who, at, if complete { "completed a phase by" } else { "was changed by" });
         Ok(result)
     }
 
@@ -156,13 +158,14 @@ impl Machine {
             },
         };
         if waiting.is_some() {
+            self.trace_mbarrier(who, at, "does not yet pass");
             return Ok(false);
         }
         if acquire {
             let released = bar.released.clone();
             self.acquire(who.warp as usize, &released);
         }
-        self.trace_mbarrier(who, at, "let a wait pass");
+        self.trace_mbarrier(who, at, "passes");
         Ok(true)
     }
 }

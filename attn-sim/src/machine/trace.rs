@@ -14,12 +14,17 @@ pub enum Trace {
         /// Warp of the block.
         warp: u32,
     },
-    /// Every change of an mbarrier, and every wait that passes.
+    /// Every change of an mbarrier, and every wait for it.
     Mbarrier {
         /// `%ctaid`
         block: [u32; 3],
         /// Offset in the block's shared memory, as in addresses.
         offset: u32,
+    },
+    /// The same of every mbarrier of a block: what there is, and where.
+    Mbarriers {
+        /// `%ctaid`
+        block: [u32; 3],
     },
 }
 
@@ -42,12 +47,14 @@ impl Machine {
             return;
         }
         let block = self.blocks[at.0].ctaid;
-        if !self.shape.trace.contains(&Trace::Mbarrier { block, offset: at.1 }) {
+        let wanted = [Trace::Mbarrier { block, offset: at.1 }, Trace::Mbarriers { block }];
+        if !self.shape.trace.iter().any(|trace| wanted.contains(trace)) {
             return;
         }
-        let state = self.blocks[at.0].mbarriers.get(&at.1).map_or_else(String::new, |b| b.state.missing());
+        let bar = self.blocks[at.0].mbarriers.get(&at.1);
+        let state = bar.map_or_else(String::new, |b| format!(": missing {}", b.state.missing()));
         let site = self.site(who.warp as usize, who.op);
         let text = &self.program.ops[who.op as usize].text;
-        self.trace.push(format!("{:>8}  mbarrier {:#x} {what} by `{text}`, {site}: missing {state}", self.now, at.1));
+        self.trace.push(format!("{:>8}  mbarrier {:#x} {what} `{text}`, {site}{state}", self.now, at.1));
     }
 }
