@@ -54,7 +54,7 @@ pub struct Options {
     pub trace: Vec<Trace>,
 }
 
-/// The spec, in short; the module `spec` says all of it.
+/// The spec, in short; the README of attn-sim says all of it.
 const PARAMS: &str = "\
 Buffers and parameters (--params), a statement a line or between `;`:
   q = file FILE TENSOR           a buffer with a tensor of a safetensors file
@@ -66,6 +66,7 @@ Buffers and parameters (--params), a statement a line or between `;`:
                                  (dims and strides are those of the buffer unless given, strides in bytes)
   struct ptr o, u32 7, f32 0.5   parameter: a struct, members aligned as C does
   bytes 00ff                     parameter: any bytes
+attn-sim/README.md has every fill and every word of a map, with examples.
 
 Example, O = A + B for 1024 f32:
   cargo xtask sim --ptx add.ptx --kernel add --grid 8 --block 128 --seeds 5 --output o.safetensors \\

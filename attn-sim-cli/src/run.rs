@@ -238,6 +238,41 @@ mod tests {
         assert_eq!(file.tensor("o").expect("o").data()[4 * 31..4 * 32], 36u32.to_le_bytes());
     }
 
+    /// The README's blocks of a kind.
+    fn documented(kind: &str) -> Vec<&'static str> {
+        let blocks = include_str!("../../attn-sim/README.md").split("```").skip(1).step_by(2);
+        blocks.filter_map(|block| block.strip_prefix(kind)?.strip_prefix('\n')).collect()
+    }
+
+    #[test]
+    fn the_documented_examples_run() {
+        let (kernel, command) = (documented("ptx")[0], documented("sh")[0]);
+        let body = kernel.split_once(".address_size 64\n").expect("a header").1;
+        let spec = command.split('\'').nth(1).expect("quoted parameters");
+        let output = std::env::temp_dir().join(format!("attn-sim-cli-{}-documented.safetensors", std::process::id()));
+        let file = output.to_str().expect("text");
+        // As documented, but for the files' places and the block, of which there may be only one.
+        let words = ["--kernel", "add", "--grid", "32", "--seeds", "5", "--output", file, "--params", spec];
+        let (result, report) = simulate("documented", body, &words);
+        assert!(result.expect("runs") && report.contains("seed 4: ended, 0 findings"), "{report}");
+        std::fs::remove_file(&output).expect("written");
+        let specs = documented("spec");
+        assert!(specs.len() >= 3);
+        for text in specs {
+            // Paths are the repository's.
+            let text = text.replace("file tests/", concat!("file ", env!("CARGO_MANIFEST_DIR"), "/../tests/"));
+            let spec = Spec::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+            let buffers = buffers::fill(&spec).unwrap_or_else(|error| panic!("{error}\n{text}"));
+            let mut gpu = Gpu::new();
+            let addresses = buffers::place(&mut gpu, &buffers).expect("fits");
+            let any =
+                gpu.load(&format!("{}.visible .entry any() {{ ret; }}", kernel.split(".visible").next().unwrap_or("")));
+            let any = any.and_then(|module| module.kernel("any")).expect("a kernel without parameters");
+            let params = buffers::params(&spec, &buffers, &addresses, &any);
+            assert_eq!(params.unwrap_or_else(|error| panic!("{error}\n{text}")).len(), spec.params.len());
+        }
+    }
+
     /// Loads 64 bytes in bulk, waits for them and stores the first word.
     const LOAD: &str = "
 .visible .entry load(.param .u64 a, .param .u64 o)

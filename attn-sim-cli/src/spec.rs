@@ -1,34 +1,6 @@
 //! What a kernel is given, as text: buffers by name, then the parameters in their order.
 //!
-//! Statements end with a newline or `;`, a `#` begins a comment.
-//!
-//! ```text
-//! q = file sample.safetensors q               # a buffer with a tensor of a file, its type and shape
-//! k = bf16[1,331,12,32] normal 7              # a buffer with numbers: see the fills below
-//! o = bf16[1,331,12,32]                       # a buffer that holds nothing yet: reading it is a finding
-//! ptr q                                       # parameter: a buffer's address; `ptr q+256`, `ptr null`
-//! u32 331                                     # parameter: a number; hexadecimal (`0x3f`) is the bits of any type
-//! map q box=32,64,1,1 swizzle=64              # parameter: a tensor map of a buffer
-//! struct ptr lse, u64 3972, u32 331, f32 0.25 # parameter: a struct, each member aligned to its size
-//! bytes 00ff                                  # parameter: any bytes, hexadecimal
-//! ```
-//!
-//! | fill | what the buffer holds |
-//! |---|---|
-//! | none | nothing, which the machine knows |
-//! | `zero`, `value X` | one number everywhere |
-//! | `index` | 0, 1, 2, ... |
-//! | `normal [SEED]`, `uniform [SEED]` | random numbers: standard normal, or from -1 to 1 |
-//!
-//! | of `map` | default | |
-//! |---|---|---|
-//! | `box=` | must be given | elements that the box spans, innermost first |
-//! | `dims=` | the buffer's shape, last dimension first | elements of the tensor, innermost first |
-//! | `strides=` | those of a contiguous tensor | bytes from one index to the next, from dimension 1 on |
-//! | `steps=` | all 1 | element strides |
-//! | `swizzle=` | `none` | `none`, `32`, `64`, `128`, `128a32`, `128a32f8`, `128a64` |
-//! | `fill=` | `zero` | `zero` or `nan`: what a load reads outside of the tensor |
-//! | `offset=` | 0 | bytes from the buffer's start to the tensor's |
+//! Statements end with a newline or `;`, a `#` begins a comment. What there is, with examples: `attn-sim/README.md`.
 
 use attn_sim::tensor_map::Swizzle;
 

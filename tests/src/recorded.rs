@@ -31,7 +31,7 @@ use crate::sample::SampleError;
 pub const ROWS: usize = 160;
 /// Probabilities of a row that may be rounded the other way.
 pub const FLIPS: f64 = 2.0;
-/// Largest accepted difference of two LSE: of values of up to some 30, four units in the last place.
+/// Largest accepted difference of two LSE: a unit in the last place of the largest, above 64, that occur.
 pub const LSE_BOUND: f32 = 1e-5;
 
 /// Some rows of an answer, as bits.

@@ -1,14 +1,16 @@
 //! Whole kernels of an H100 and of the simulator on the same inputs: the forward cases that were recorded beside the probes.
-//! `attn-gpu-suite --simulator --recorded` does the same for the suite's list.
+//! `attn-gpu-suite --simulator --recorded` does the same for the suite's list, all of which is recorded.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use attn_tests::case::Case;
 use attn_tests::gpu::Gpu;
 use attn_tests::input::Inputs;
+use attn_tests::lists;
 use attn_tests::probe::forward;
 use attn_tests::probe::record::Recording;
-use attn_tests::recorded::{Agreement, Answer};
+use attn_tests::recorded::{self, Agreement, Answer};
 
 const EVERY_ROW: usize = usize::MAX;
 
@@ -43,4 +45,14 @@ fn forward_answers_are_an_h100s() {
     }
     println!("{all}");
     assert!(all.equal as f64 > 0.995 * all.elements as f64, "{all}");
+}
+
+#[test]
+fn the_simulators_list_is_recorded_as_it_is() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/h100_forward.safetensors");
+    let recording = recorded::Recording::load(&path).expect("a recording");
+    assert!(recording.device.contains("H100"), "{}", recording.device);
+    let recorded: BTreeSet<String> = recording.cases.into_keys().collect();
+    let listed: BTreeSet<String> = lists::simulator().iter().map(|entry| entry.case.to_string()).collect();
+    assert_eq!(recorded, listed, "attn-gpu-suite --simulator-list --record writes it anew");
 }

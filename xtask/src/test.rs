@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process;
+use crate::{process, workspace};
 
 /// Runs the tests of every crate, takes every kernel through ptxas, proves that the prebuilt kernels are the source's, and
 /// runs each on the simulator.
@@ -89,7 +89,9 @@ fn suite() -> Command {
 }
 
 fn simulator_suite() -> Result<()> {
-    let status = suite().arg("--simulator").status().context("cannot start cargo")?;
+    let recorded = workspace::root().join("tests/data/h100_forward.safetensors");
+    let mut command = suite();
+    let status = command.args(["--simulator", "--recorded"]).arg(recorded).status().context("cannot start cargo")?;
     if !status.success() {
         bail!("the suite failed on the simulator ({status})");
     }
