@@ -218,6 +218,20 @@ fn tensor_maps_are_made_by_the_drivers_rules() {
     let decoded = attn_sim::tensor_map::TensorMap::from_bytes(&map).expect("a map");
     assert_eq!((decoded.global_address, decoded.box_bytes()), (0x1000, 1024));
     assert_eq!(encode(128).0, Code::INVALID_VALUE);
+    let encode = |pixels: u32| {
+        let mut map = [0u8; 128];
+        let code = call!("cuTensorMapEncodeIm2col"(
+            &mut map => *mut [u8; 128], 9 => u32, 3 => u32, 0x1000 => u64, [64u64, 9, 4].as_ptr() => *const u64,
+            [128u64, 1152].as_ptr() => *const u64, [-1i32].as_ptr() => *const i32, [-1i32].as_ptr() => *const i32,
+            64 => u32, pixels => u32, [1u32, 1, 1].as_ptr() => *const u32, 0 => u32, 3 => u32, 3 => u32, 0 => u32
+        ));
+        (code, map)
+    };
+    let (code, map) = encode(1024);
+    assert_eq!(code, Code::SUCCESS);
+    let decoded = attn_sim::tensor_map::TensorMap::from_bytes(&map).expect("a map");
+    assert_eq!(decoded.box_bytes(), 1024 * 128);
+    assert_eq!(encode(1025).0, Code::INVALID_VALUE);
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! Tensor maps: what a TMA copy knows of a tensor in global memory and of the box it moves.
 //!
-//! [`EncodeTiled`] has the arguments of `cuTensorMapEncodeTiled` and makes the same demands on them, each a typed error. The
-//! 128-byte object ([`TensorMap::to_bytes`]) holds every field in a layout of the simulator's own, so that a kernel can copy
-//! a map, keep it in any memory and modify it with `tensormap.replace`. NVIDIA's layout is not documented, yet some host code
-//! writes it without asking the driver: as much of it as was seen is read too.
+//! [`EncodeTiled`] and [`EncodeIm2col`] have the arguments of `cuTensorMapEncodeTiled` and `cuTensorMapEncodeIm2col` and make the
+//! same demands on them, each a typed error. The 128-byte object ([`TensorMap::to_bytes`]) holds every field in a layout of the
+//! simulator's own, so that a kernel can copy a map, keep it in any memory and modify it with `tensormap.replace`. NVIDIA's
+//! layout is not documented, yet some host code writes it without asking the driver: as much of it as was seen is read too.
 
+mod im2col;
 mod native;
 mod object;
 mod replace;
 mod rules;
 
 pub use crate::layout::swizzle::Swizzle;
+#[cfg(test)]
+pub(crate) use im2col::tests as im2col_tests;
+pub use im2col::{EncodeIm2col, Pixels};
 pub use object::ObjectError;
 pub use replace::{Field, ReplaceError};
 pub use rules::EncodeError;
@@ -168,7 +172,18 @@ impl EncodeTiled<'_> {
     /// # Errors
     /// The first rule that the arguments break, with the value that breaks it.
     pub fn encode(&self) -> Result<TensorMap, EncodeError> {
-        rules::lengths(self)?;
+        let rank = self.global_dim.len();
+        if rank == 0 || rank > MAX_RANK {
+            return Err(EncodeError::Rank { got: rank, least: 1 });
+        }
+        rules::lengths(
+            rank,
+            &[
+                ("globalStrides", self.global_strides.len(), rank - 1),
+                ("boxDim", self.box_dim.len(), rank),
+                ("elementStrides", self.element_strides.len(), rank),
+            ],
+        )?;
         let map = TensorMap {
             data_type: self.data_type,
             rank: self.global_dim.len(),
@@ -176,6 +191,7 @@ impl EncodeTiled<'_> {
             global_dim: filled(self.global_dim, 1),
             global_strides: filled(self.global_strides, 0),
             box_dim: filled(self.box_dim, 1),
+            pixels: None,
             element_strides: filled(self.element_strides, 1),
             interleave: self.interleave,
             swizzle: self.swizzle,
@@ -206,8 +222,10 @@ pub struct TensorMap {
     pub global_dim: [u64; MAX_RANK],
     /// Bytes from one index to the next in dimensions 1 to 4.
     pub global_strides: [u64; MAX_RANK - 1],
-    /// Elements that the box spans in each dimension.
+    /// Elements that the box spans in each dimension; channels and ones, where there are `pixels`.
     pub box_dim: [u32; MAX_RANK],
+    /// In an im2col map, which pixels are moved.
+    pub pixels: Option<Pixels>,
     /// Every how many elements of the box one is moved.
     pub element_strides: [u32; MAX_RANK],
     /// Layout of channels in global memory.
@@ -245,7 +263,11 @@ impl TensorMap {
 
     /// Bytes of shared memory that one tile copy fills and counts at its mbarrier, elements out of bounds included.
     pub fn box_bytes(&self) -> u32 {
-        (1..self.rank).map(|dim| self.moved(dim)).product::<u32>() * self.row_bytes()
+        let rows = match &self.pixels {
+            Some(pixels) => pixels.per_column,
+            None => (1..self.rank).map(|dim| self.moved(dim)).product(),
+        };
+        rows * self.row_bytes()
     }
 }
 

@@ -12,6 +12,8 @@
 
 use crate::tensor_map::{DataType, Interleave, OobFill, Swizzle, TensorMap};
 
+mod im2col;
+
 /// Shared addresses of copies are multiples of this.
 pub const SHARED_ALIGN: u32 = 128;
 
@@ -23,6 +25,13 @@ pub const GLOBAL_UNIT: u32 = 16;
 pub enum Coordinates<'a> {
     /// Those from the given corner, innermost coordinate first.
     Tile(&'a [i32]),
+    /// `.im2col`: a column of pixels of a batch of images.
+    Im2col {
+        /// First channel, the base of a filter in width, height and depth, and the image.
+        base: &'a [i32],
+        /// What is added to every base on the way: the place within the filter. Empty without any.
+        offsets: &'a [u16],
+    },
     /// `.tile::gather4` and `.tile::scatter4`: four rows of a matrix, each from column `column`.
     Rows {
         /// First column.
@@ -116,6 +125,18 @@ pub enum CopyError {
     Direction { data_type: DataType, swizzle: Swizzle, verb: &'static str },
     #[error("tensor maps with interleave {got:?} are not modelled")]
     Interleave { got: Interleave },
+    #[error("the tensor map is {}, the instruction is of the other mode", if *.im2col { "an im2col map" } else { "a tiled one" })]
+    Mode { im2col: bool },
+    #[error("the filter's base is {got} in dimension {dim}, the box of pixels reaches from {first} to {last}")]
+    Base { dim: usize, got: i32, first: i64, last: i64 },
+    #[error("there are {got} offsets, a tensor map of rank {rank} needs {}", .rank - 2)]
+    Offsets { got: usize, rank: usize },
+    #[error("the offset of dimension {dim} is {got}, at most {most} is allowed")]
+    Offset { dim: usize, got: u16, most: u16 },
+    #[error(
+        "the box of pixels reaches past the image in dimension {dim}, which a store or reduction needs to stay inside"
+    )]
+    StoreBox { dim: usize },
 }
 
 impl CopyError {
@@ -146,6 +167,7 @@ pub fn store(map: &TensorMap, coordinates: Coordinates, shared: u32) -> Result<C
         return Err(direction(map, "stored"));
     }
     check_not_negative(coordinates)?;
+    im2col::check_store(map)?;
     let mut plan = plan(map, coordinates, shared, true)?;
     plan.pieces.retain(|piece| piece.source != Source::Outside);
     Ok(plan)
@@ -162,6 +184,10 @@ fn plan(map: &TensorMap, coordinates: Coordinates, shared: u32, store: bool) -> 
     if !shared.is_multiple_of(SHARED_ALIGN) {
         return Err(CopyError::Shared { got: shared });
     }
+    let im2col = map.pixels.is_some();
+    if matches!(coordinates, Coordinates::Im2col { .. }) != im2col {
+        return Err(CopyError::Mode { im2col });
+    }
     let mut image = Image { map, store, rows: 0, start: shared, next: shared, pieces: Vec::new() };
     match coordinates {
         Coordinates::Tile(corner) => {
@@ -171,6 +197,7 @@ fn plan(map: &TensorMap, coordinates: Coordinates, shared: u32, store: bool) -> 
             check_column(map, corner[0])?;
             image.tile(corner);
         }
+        Coordinates::Im2col { base, offsets } => image.im2col(base, offsets)?,
         Coordinates::Rows { column, rows } => {
             if map.rank != 2 || map.box_dim[1] != 1 {
                 return Err(CopyError::Rows { rank: map.rank, box_rows: map.box_dim[1] });
@@ -201,6 +228,7 @@ fn check_not_negative(coordinates: Coordinates) -> Result<(), CopyError> {
     };
     match coordinates {
         Coordinates::Tile(corner) => check(corner),
+        Coordinates::Im2col { base, .. } => check(base),
         Coordinates::Rows { column, rows: [a, b, c, d] } => check(&[column, a, b, c, d]),
     }
 }

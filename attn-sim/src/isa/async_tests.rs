@@ -7,7 +7,7 @@ mod spellings;
 mod tensor;
 
 use crate::report::{Finding, Kind, Stop};
-use crate::tensor_map::{DataType, EncodeTiled, Interleave, L2Promotion, OobFill, Swizzle};
+use crate::tensor_map::{DataType, EncodeIm2col, EncodeTiled, Interleave, L2Promotion, OobFill, Swizzle, TensorMap};
 use crate::{Error, Gpu, Launch, Run};
 
 /// A kernel of a few lines, its launch, and what it left.
@@ -34,9 +34,13 @@ impl Case {
     }
 
     /// Adds a tensor map of this name.
-    fn map(mut self, name: &str, args: EncodeTiled) -> Self {
+    fn map(self, name: &str, args: EncodeTiled) -> Self {
+        self.object(name, args.encode().expect("the map is valid"))
+    }
+
+    fn object(mut self, name: &str, map: TensorMap) -> Self {
         self.declare(&format!(".param .align 64 .b8 {name}[128]"));
-        self.launch.params.push(args.encode().expect("the map is valid").to_bytes().to_vec());
+        self.launch.params.push(map.to_bytes().to_vec());
         self
     }
 

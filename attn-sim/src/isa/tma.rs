@@ -54,7 +54,31 @@ impl MapOperand {
 struct BoxOperand {
     map: MapOperand,
     coords: Vec<Source>,
-    rows: bool,
+    mode: Mode,
+    /// What is added to the filter's base.
+    offsets: Vec<Source>,
+}
+
+/// How coordinates are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Tile,
+    /// Single rows.
+    Rows,
+    /// Pixels, with offsets.
+    Im2col,
+    /// Pixels at their filter's base.
+    Im2colNoOffsets,
+}
+
+impl Mode {
+    const WORDS: [(&'static str, Mode); 5] = [
+        ("tile", Mode::Tile),
+        ("tile::gather4", Mode::Rows),
+        ("tile::scatter4", Mode::Rows),
+        ("im2col", Mode::Im2col),
+        ("im2col_no_offs", Mode::Im2colNoOffsets),
+    ];
 }
 
 /// Values of a box operand in one lane.
@@ -62,27 +86,43 @@ struct BoxOperand {
 struct BoxOf {
     map: u64,
     coords: Vec<i32>,
+    offsets: Vec<u16>,
 }
 
 impl BoxOperand {
-    fn new(d: &Decode, operand: usize, dims: usize, rows: bool) -> Result<Self, Unsupported> {
+    /// The operands are map with coordinates, at `operand`, and in im2col mode offsets, at `info`.
+    fn new(d: &Decode, operand: usize, dims: usize, mode: Mode, info: usize) -> Result<Self, Unsupported> {
         let Operand::Tensor { map, coords } = d.operand(operand)? else {
             return Err(d.unsupported("a tensor map with coordinates was expected"));
         };
-        let need = if rows { 5 } else { dims };
-        if coords.len() != need || (rows && dims != 2) {
+        let need = if mode == Mode::Rows { 5 } else { dims };
+        let allowed = match mode {
+            Mode::Tile => 1..=5,
+            Mode::Rows => 2..=2,
+            Mode::Im2col | Mode::Im2colNoOffsets => 3..=5,
+        };
+        if coords.len() != need || !allowed.contains(&dims) {
             return Err(d.unsupported(format!("{} coordinates in {dims} dimensions", coords.len())));
         }
         let coords = coords.iter().map(|c| d.source_of(c, ScalarType::S32)).collect::<Result<_, _>>()?;
-        Ok(BoxOperand { map: MapOperand::new(d, map)?, coords, rows })
+        let offsets = if mode == Mode::Im2col { d.sources(info, ScalarType::U16)? } else { Vec::new() };
+        if mode == Mode::Im2col && offsets.len() != dims - 2 {
+            return Err(d.unsupported(format!("{} offsets in {dims} dimensions", offsets.len())));
+        }
+        Ok(BoxOperand { map: MapOperand::new(d, map)?, coords, mode, offsets })
     }
 
     /// The values of every executing lane.
     fn values(&self, cx: &mut Context<'_>) -> Vec<(usize, BoxOf)> {
         let maps = cx.addresses(&self.map.addr);
         let coords: Vec<_> = self.coords.iter().map(|c| cx.u32(c)).collect();
-        let of = |lane: usize| coords.iter().map(|c| c[lane] as i32).collect();
-        cx.lanes().map(|lane| (lane, BoxOf { map: maps[lane], coords: of(lane) })).collect()
+        let offsets: Vec<_> = self.offsets.iter().map(|o| cx.u32(o)).collect();
+        let of = |lane: usize| BoxOf {
+            map: maps[lane],
+            coords: coords.iter().map(|c| c[lane] as i32).collect(),
+            offsets: offsets.iter().map(|o| o[lane] as u16).collect(),
+        };
+        cx.lanes().map(|lane| (lane, of(lane))).collect()
     }
 
     fn plan(
@@ -91,9 +131,10 @@ impl BoxOperand {
         plan: impl FnOnce(Coordinates) -> Result<CopyPlan, CopyError>,
         of: &BoxOf,
     ) -> Result<CopyPlan, Stop> {
-        let coordinates = match of.coords[..] {
-            [column, a, b, c, d] if self.rows => Coordinates::Rows { column, rows: [a, b, c, d] },
-            _ => Coordinates::Tile(&of.coords),
+        let coordinates = match (self.mode, &of.coords[..]) {
+            (Mode::Rows, &[column, a, b, c, d]) => Coordinates::Rows { column, rows: [a, b, c, d] },
+            (Mode::Tile | Mode::Rows, corner) => Coordinates::Tile(corner),
+            (Mode::Im2col | Mode::Im2colNoOffsets, base) => Coordinates::Im2col { base, offsets: &of.offsets },
         };
         plan(coordinates).map_err(|error| match error {
             CopyError::Interleave { .. } => cx.unsupported(error.to_string()),
@@ -110,11 +151,11 @@ pub(super) fn decode(d: &Decode, mut words: Form) -> Decoded {
         let dims = word.strip_suffix('d')?.parse().ok()?;
         (1..=5).contains(&dims).then_some(dims)
     })?;
-    words.skip(&["tile"]);
-    let rows = words.take("tile::gather4") | words.take("tile::scatter4");
+    let mode = words.choice(&Mode::WORDS).unwrap_or(Mode::Tile);
+    words.skip(&[]);
     let op: Box<dyn Execute> = if words.take("prefetch") {
         words.skip(&["global", "L2"]);
-        Box::new(Prefetch { what: BoxOperand::new(d, 0, dims, rows)? })
+        Box::new(Prefetch { what: BoxOperand::new(d, 0, dims, mode, 1)? })
     } else if words.take("bulk_group") {
         words.expect("global")?;
         words.shared_space();
@@ -123,7 +164,10 @@ pub(super) fn decode(d: &Decode, mut words: Form) -> Decoded {
         if reduce != op.is_some() {
             return Err(d.unsupported("a reduction without its operation"));
         }
-        Box::new(Store { what: BoxOperand::new(d, 0, dims, rows)?, from: d.address(1)?, reduce: op })
+        if mode == Mode::Im2col {
+            return Err(d.unsupported("`.im2col` of a store, which knows `.im2col_no_offs` only"));
+        }
+        Box::new(Store { what: BoxOperand::new(d, 0, dims, mode, 2)?, from: d.address(1)?, reduce: op })
     } else {
         words.expect("mbarrier::complete_tx::bytes")?;
         words.expect("global")?;
@@ -131,8 +175,9 @@ pub(super) fn decode(d: &Decode, mut words: Form) -> Decoded {
         let multicast = words.take("multicast::cluster");
         let pair = words.take("cta_group::2");
         words.skip(&["cta_group::1"]);
-        let mask = if multicast { Some(d.source(3, ScalarType::U16)?) } else { None };
-        let what = BoxOperand::new(d, 1, dims, rows)?;
+        let behind = if mode == Mode::Im2col { 4 } else { 3 };
+        let mask = if multicast { Some(d.source(behind, ScalarType::U16)?) } else { None };
+        let what = BoxOperand::new(d, 1, dims, mode, 3)?;
         Box::new(Load { space, to: d.address(0)?, what, bar: d.address(2)?, mask, pair })
     };
     words.end()?;

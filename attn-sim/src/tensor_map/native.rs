@@ -57,6 +57,7 @@ pub(super) fn decode(bytes: &[u8; BYTES]) -> Option<TensorMap> {
         global_dim: std::array::from_fn(|dim| half(8 + dim) + 1),
         global_strides: std::array::from_fn(|i| half(3 + i) << 4 | bits(3, 32 + 4 * i as u32, 4) << 36),
         box_dim: std::array::from_fn(|dim| byte(dim) as u32 + 1),
+        pixels: None,
         element_strides: [1; MAX_RANK],
         interleave: Interleave::None,
         swizzle: SWIZZLES.iter().find(|(_, mode, atom)| (*mode, *atom) == swizzle)?.0,

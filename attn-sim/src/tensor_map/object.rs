@@ -8,17 +8,22 @@
 //! | 48..68  | global sizes - 1                   | 86    | swizzle mode (none, 32, 64, 128) |
 //! | 68..78  | box sizes - 1                      | 87    | swizzle atomicity            |
 //! | 78..83  | element strides - 1                | 88/89 | L2 promotion / fill          |
+//! | 92..98  | lower corner of an im2col map      | 90    | whether it is an im2col map  |
+//! | 98..104 | upper corner                       | 104/5 | pixels of a column           |
 //!
 //! Sizes are kept less one so that 128 zero bytes can be filled in by `tensormap.replace` field by field, as compilers do that
 //! make a map on the device.
 
-use super::{DataType, EncodeError, Interleave, L2Promotion, MAX_RANK, OobFill, Swizzle, TensorMap, native};
+use super::{DataType, EncodeError, Interleave, L2Promotion, MAX_RANK, OobFill, Pixels, Swizzle, TensorMap, native};
 
 /// First bytes of every map.
 const MAGIC: [u8; 8] = *b"attn-map";
 
 /// Bytes of a map's object.
 pub(super) const BYTES: usize = 128;
+
+/// Place of the byte that says whether it is an im2col map.
+pub(super) const IM2COL: usize = 90;
 
 /// What stands where a tensor map was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +80,13 @@ impl TensorMap {
             self.l2_promotion as u8,
             self.oob_fill as u8,
         ]);
+        if let Some(pixels) = &self.pixels {
+            bytes[IM2COL] = 1;
+            for (i, corner) in pixels.lower.iter().chain(&pixels.upper).enumerate() {
+                put(&mut bytes, 92 + 2 * i, &(*corner as i16).to_le_bytes());
+            }
+            put(&mut bytes, 104, &(pixels.per_column as u16).to_le_bytes());
+        }
         bytes
     }
 
@@ -103,6 +115,15 @@ impl TensorMap {
             box_dim: std::array::from_fn(|dim| {
                 u32::from(u16::from_le_bytes([bytes[68 + 2 * dim], bytes[69 + 2 * dim]])) + 1
             }),
+            pixels: match bytes[IM2COL] {
+                0 => None,
+                1 => Some(Pixels {
+                    lower: std::array::from_fn(|i| i16_at(bytes, 92 + 2 * i).into()),
+                    upper: std::array::from_fn(|i| i16_at(bytes, 98 + 2 * i).into()),
+                    per_column: u32::from(i16_at(bytes, 104) as u16),
+                }),
+                _ => return Err(code("im2col", IM2COL)),
+            },
             element_strides: std::array::from_fn(|dim| u32::from(bytes[78 + dim]) + 1),
             interleave: match bytes[85] {
                 0 => Interleave::None,
@@ -147,6 +168,10 @@ impl TensorMap {
 
 pub(super) fn put(bytes: &mut [u8; BYTES], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
+}
+
+fn i16_at(bytes: &[u8; BYTES], at: usize) -> i16 {
+    i16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
 fn u32_at(bytes: &[u8; BYTES], at: usize) -> u32 {
@@ -206,6 +231,7 @@ mod tests {
             (87, "swizzle_atomicity"),
             (88, "l2_promotion"),
             (89, "fill_mode"),
+            (90, "im2col"),
         ] {
             let mut bytes = map.to_bytes();
             bytes[at] = 77;

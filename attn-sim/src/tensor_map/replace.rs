@@ -1,6 +1,6 @@
 //! `tensormap.replace`: changing one field of a map's object.
 
-use super::object::{BYTES, put};
+use super::object::{BYTES, IM2COL, put};
 use super::{DataType, TensorMap};
 
 /// Field that `tensormap.replace.tile` names; those of several dimensions with their ordinal.
@@ -27,6 +27,8 @@ pub enum Field {
 pub enum ReplaceError {
     #[error("tensormap.replace of 128 bytes that are neither zero nor a tensor map")]
     NotAMap,
+    #[error("tensormap.replace.tile of an im2col map")]
+    Im2col,
     #[error("tensormap.replace {field:?}: the ordinal is past {last}")]
     Ordinal { field: Field, last: u32 },
     #[error("tensormap.replace {field:?}: the value {got} means nothing, allowed are {allowed}")]
@@ -66,6 +68,9 @@ impl TensorMap {
         let place = place(field, value)?;
         if !TensorMap::claim(bytes) {
             return Err(ReplaceError::NotAMap);
+        }
+        if bytes[IM2COL] != 0 {
+            return Err(ReplaceError::Im2col);
         }
         put(bytes, place.at, &place.value.to_le_bytes()[..place.bytes]);
         Ok(())
@@ -163,6 +168,8 @@ mod tests {
         let mut bytes = [1; 128];
         assert_eq!(TensorMap::replace(&mut bytes, Field::Rank, 1), Err(ReplaceError::NotAMap));
         assert_eq!(bytes, [1; 128]);
+        let mut bytes = super::super::im2col::tests::convolution().encode().unwrap().to_bytes();
+        assert_eq!(TensorMap::replace(&mut bytes, Field::Rank, 1), Err(ReplaceError::Im2col));
         let mut bytes = [0; 128];
         let field = Field::GlobalStride(4);
         assert_eq!(TensorMap::replace(&mut bytes, field, 16), Err(ReplaceError::Ordinal { field, last: 3 }));

@@ -1,13 +1,13 @@
-//! What `cuTensorMapEncodeTiled` demands of its arguments.
+//! What `cuTensorMapEncodeTiled` and `cuTensorMapEncodeIm2col` demand of their arguments.
 
-use super::{DataType, EncodeTiled, Interleave, MAX_RANK, OobFill, Swizzle, TensorMap};
+use super::{DataType, Interleave, MAX_RANK, OobFill, Swizzle, TensorMap};
 
-/// An argument of `cuTensorMapEncodeTiled` that breaks a rule.
+/// An argument of `cuTensorMapEncodeTiled` or `cuTensorMapEncodeIm2col` that breaks a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs)] // fields are named in the messages
 pub enum EncodeError {
-    #[error("tensorRank is {got}, allowed are {least} to 5{}", if *.least == 3 { " with an interleaved layout" } else { "" })]
+    #[error("tensorRank is {got}, allowed are {least} to 5{}", if *.least == 3 { " with an interleaved layout or pixels" } else { "" })]
     Rank { got: usize, least: usize },
     #[error("{argument} has {got} entries, a tensor of rank {rank} needs {need}")]
     Length { argument: &'static str, got: usize, need: usize, rank: usize },
@@ -37,19 +37,19 @@ pub enum EncodeError {
     PackedSwizzle { data_type: DataType, got: Swizzle },
     #[error("oobFill of NaN needs a float type, not {got:?}")]
     NanFill { got: DataType },
+    #[error("{argument}[{index}] is {got}, allowed are {least} to {most}")]
+    Corner { argument: &'static str, index: usize, got: i32, least: i32, most: i32 },
+    #[error("the box of pixels begins at {first} and ends at {last} in spatial dimension {index}: it is empty")]
+    EmptyBox { index: usize, first: i64, last: i64 },
+    #[error("channelsPerPixel is {got}, allowed are 1 to 256")]
+    ChannelsPerPixel { got: u32 },
+    #[error("pixelsPerColumn is {got}, allowed are 1 to 1024")]
+    PixelsPerColumn { got: u32 },
 }
 
-/// The arrays' lengths, which the driver cannot see.
-pub(super) fn lengths(args: &EncodeTiled) -> Result<(), EncodeError> {
-    let rank = args.global_dim.len();
-    if rank == 0 || rank > MAX_RANK {
-        return Err(EncodeError::Rank { got: rank, least: 1 });
-    }
-    for (argument, got, need) in [
-        ("globalStrides", args.global_strides.len(), rank - 1),
-        ("boxDim", args.box_dim.len(), rank),
-        ("elementStrides", args.element_strides.len(), rank),
-    ] {
+/// The arrays' lengths, which the driver cannot see: name, entries, and how many a tensor of this rank needs.
+pub(super) fn lengths(rank: usize, arrays: &[(&'static str, usize, usize)]) -> Result<(), EncodeError> {
+    for &(argument, got, need) in arrays {
         if got != need {
             return Err(EncodeError::Length { argument, got, need, rank });
         }
@@ -66,6 +66,7 @@ impl TensorMap {
         self.check_rank()?;
         self.check_global()?;
         self.check_box()?;
+        self.check_pixels()?;
         self.check_modes()
     }
 
@@ -111,7 +112,12 @@ impl TensorMap {
         for dim in 0..self.rank {
             let (got, stride) = (self.box_dim[dim], self.element_strides[dim]);
             if got == 0 || got > 256 {
-                return Err(EncodeError::BoxDim { dim, got });
+                let channels = self.pixels.is_some();
+                return Err(if channels {
+                    EncodeError::ChannelsPerPixel { got }
+                } else {
+                    EncodeError::BoxDim { dim, got }
+                });
             }
             if stride == 0 || stride > 8 {
                 return Err(EncodeError::ElementStride { dim, got: stride });
@@ -161,6 +167,7 @@ impl TensorMap {
 
 #[cfg(test)]
 mod tests {
+    use super::super::EncodeTiled;
     use super::super::tests::plain;
     use super::*;
 

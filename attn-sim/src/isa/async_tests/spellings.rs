@@ -6,7 +6,7 @@ use super::*;
 fn what_is_not_modelled_is_refused_with_its_line() {
     for line in [
         "mbarrier.arrive.multicast::cluster::32b.shared.b64 _, [smem];",
-        "cp.async.bulk.tensor.3d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [smem], [%rd0, {0, 0, 0}], [smem], {%h0};",
+        "cp.async.bulk.tensor.3d.shared::cluster.global.im2col::w.mbarrier::complete_tx::bytes [smem], [%rd0, {0, 0, 0}], [smem], {%h0};",
         "fence.proxy.weird;",
         "bar.arrive 1;",
         "cp.async.ca.shared.global [smem], [%rd0], 5;",

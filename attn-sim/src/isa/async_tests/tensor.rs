@@ -119,6 +119,47 @@ fn a_store_changes_what_shares_16_bytes_with_the_end_of_a_row() {
 }
 
 #[test]
+fn a_column_of_pixels_goes_through_shared_memory() {
+    // 2 images of 4 by 2 pixels of 64 halves, a filter of 2 by 1 without padding: 3 by 2 places.
+    let images = |address, upper: &'static [i32]| EncodeIm2col {
+        data_type: DataType::Float16,
+        global_address: address,
+        global_dim: &[64, 4, 2, 2],
+        global_strides: &[128, 512, 1024],
+        pixel_box_lower_corner: &[0, 0],
+        pixel_box_upper_corner: upper,
+        channels_per_pixel: 64,
+        pixels_per_column: 8,
+        element_strides: &[1; 4],
+        interleave: Interleave::None,
+        swizzle: Swizzle::B128,
+        l2_promotion: L2Promotion::None,
+        oob_fill: OobFill::Zero,
+    };
+    let mut case = Case::new(1);
+    let input = case.gpu.upload(&pattern(2048));
+    let output = case.gpu.upload(&[0; 2048]);
+    let of = |args: EncodeIm2col| args.encode().expect("the map is valid");
+    let mut case = case.object("in", of(images(input, &[-1, 0]))).object("out", of(images(output, &[0, 0])));
+    let load = "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes
+        [smem+1024], [in, {0, 0, 0, 0}], [smem], {%h0, %h1};";
+    let store =
+        "cp.async.bulk.tensor.4d.global.shared::cta.im2col_no_offs.bulk_group [out, {0, 0, 1, 0}], [smem+1024];";
+    let offsets = "mov.b16 %h0, 1; mov.b16 %h1, 0;";
+    case.clean(&format!("{INIT} {offsets} {EXPECT} {load} {WAIT} {store} {DONE}"));
+    let (got, pixels) = (case.read(output, 2048), pattern(2048));
+    let want: Vec<u8> =
+        [1, 2, 3, 5, 6, 7, 9, 10].iter().flat_map(|p| pixels[128 * p..128 * (p + 1)].to_vec()).collect();
+    assert_eq!((&got[..512], &got[512..1536], &got[1536..]), (&[0; 512][..], &want[..], &[0; 512][..]));
+    let far = load.replace("{0, 0, 0, 0}", "{0, 3, 0, 0}");
+    case.finds(Kind::Operand, "reaches from 0 to 2", &format!("{INIT} {offsets} {EXPECT} {far} {WAIT}"));
+    let prefetch = "cp.async.bulk.prefetch.tensor.4d.L2.global.im2col [in, {0, 0, 0, 0}], {%h0, %h1};";
+    case.clean(&format!("{offsets} {prefetch}"));
+    let tile = "cp.async.bulk.prefetch.tensor.4d.L2.global [in, {0, 0, 0, 0}];";
+    case.finds(Kind::Operand, "is an im2col map", tile);
+}
+
+#[test]
 fn a_reduction_adds_to_what_is_there() {
     let mut case = Case::new(1);
     let input = case.gpu.upload(&[1; 1024]);
