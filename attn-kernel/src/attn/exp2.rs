@@ -68,7 +68,7 @@ pub fn exp2<const DEGREE: usize>(x: f32) -> f32 {
         i -= 1;
         p = math::fma(p, f, c[i]);
     }
-    scale(p, shifted)
+    math::mul(p, power(shifted))
 }
 
 /// [`exp2`] of two values, as packed pairs where the hardware has them. Gives the same bits as two calls.
@@ -84,15 +84,15 @@ pub fn exp2_pair<const DEGREE: usize>(x: [f32; 2]) -> [f32; 2] {
         i -= 1;
         p = math::fma2(p, f, [c[i]; 2]);
     }
-    [scale(p[0], shifted[0]), scale(p[1], shifted[1])]
+    math::mul2(p, [power(shifted[0]), power(shifted[1])])
 }
 
-/// `p * 2^n`, where `n` is the low bits of `shifted`: they move into the exponent field, the shifter's own bits fall off its end.
+/// `2^n`, where `n` is the low bits of `shifted`: they move into the exponent field, the shifter's own bits fall off its end.
 ///
-/// A multiplication, not an addition to `p`'s exponent field, so that a NaN stays one.
+/// To be multiplied with, not added to the polynomial's exponent field, so that a NaN stays one.
 #[inline(always)]
-fn scale(p: f32, shifted: f32) -> f32 {
-    math::mul(p, f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits())))
+fn power(shifted: f32) -> f32 {
+    f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()))
 }
 
 #[cfg(test)]
@@ -171,7 +171,7 @@ mod tests {
             for i in (0..D).rev() {
                 p = p.mul_add(f, c[i]);
             }
-            scale(p, shifted)
+            math::mul(p, power(shifted))
         }
 
         /// `2^-f` on `[0, 1]` to 2e-16: the exponential series of `(1/2 - f) ln 2`, times the square root of a half.

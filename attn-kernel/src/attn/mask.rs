@@ -3,6 +3,8 @@
 //! A tile covers query rows `first..first + bm` and walks key blocks of `bn` keys from the last visible one down to
 //! block 0. Only blocks that some row sees in part are masked; the blocks below [`Mask::full_blocks`] pay nothing.
 
+use crate::ptx::math;
+
 /// Lengths of one sequence's queries and keys; each below 2^31 - 512, so that the sums here stay inside `i32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lengths {
@@ -76,6 +78,27 @@ pub fn apply<const S: usize>(scores: &mut [f32; S], limit: [i32; 2]) {
     }
 }
 
+/// Sets the scores of one row that it must not see to -inf: those from column `limit` on, which may be negative or past the end.
+///
+/// A word of bits a chunk of 32 columns, tested bit by bit: `ptxas` moves seven bits at a time to predicates, where a comparison for
+/// each column would cost an instruction more each.
+#[inline(always)]
+pub fn apply_row<const N: usize>(scores: &mut [f32; N], limit: i32) {
+    let mut first = 0;
+    while first < N {
+        let past = (first as i32 + 32 - limit).max(0); // columns of the chunk, and more, from the limit on
+        let keep = math::shr(u32::MAX, past as u32);
+        let mut i = 0;
+        while i < 32 {
+            if keep >> i & 1 == 0 {
+                scores[first + i] = f32::NEG_INFINITY;
+            }
+            i += 1;
+        }
+        first += 32;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -110,6 +133,17 @@ mod tests {
                     let found = (Full::blocks(l, first, bm, bn), Full::full_blocks(l, first, bn));
                     assert_eq!(found, brute_force(|_, _| true, l, first, bm, bn), "full {l:?} first {first}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_is_cut_at_its_limit() {
+        for limit in -200..300 {
+            let mut scores = [1.0f32; 128];
+            apply_row(&mut scores, limit);
+            for (i, s) in scores.iter().enumerate() {
+                assert_eq!(s.is_finite(), (i as i32) < limit, "limit {limit}, column {i}");
             }
         }
     }

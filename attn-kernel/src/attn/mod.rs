@@ -2,5 +2,6 @@
 
 pub mod exp2;
 pub mod mask;
+pub mod row;
 pub mod softmax;
 pub mod walk;

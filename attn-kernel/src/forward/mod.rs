@@ -2,11 +2,26 @@
 
 pub mod params;
 pub mod plan;
+pub mod sm100;
 pub mod sm90;
 pub mod tune;
 
 pub use params::{ForwardParams, TensorMap};
-pub use plan::{Arch, DType, Exp2, Kernel, Plan, Registers, Schedule};
+pub use plan::{AnyPlan, Arch, DType, Exp2, Kernel, Launch, Plan, Registers, Schedule};
 
 /// Every forward kernel that `build-ptx` compiles and a launcher may choose.
-pub const KERNELS: &[Kernel] = sm90::KERNELS;
+pub const KERNELS: &[Kernel] = &{
+    const LISTS: [&[Kernel]; 3] = [sm90::KERNELS, sm100::KERNELS, sm100::KERNELS_SM103];
+    const COUNT: usize = LISTS[0].len() + LISTS[1].len() + LISTS[2].len();
+    let mut all = [LISTS[0][0]; COUNT];
+    let (mut list, mut to) = (0, 0);
+    while list < LISTS.len() {
+        let mut from = 0;
+        while from < LISTS[list].len() {
+            all[to] = LISTS[list][from];
+            (from, to) = (from + 1, to + 1);
+        }
+        list += 1;
+    }
+    all
+};

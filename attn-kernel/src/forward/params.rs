@@ -11,7 +11,8 @@ pub struct TensorMap(pub [u64; 16]);
 ///
 /// A forward kernel's parameters are `(ForwardParams, q, k, v, o)`: this struct, then four [`TensorMap`]s. Each map is of
 /// rank 4 with dimensions `(head_dim, seq, heads, batch)`, innermost first; boxes and swizzle come from
-/// [`Plan`](super::Plan). Head dimensions below the instantiated one are filled with zeros by the map's bounds.
+/// [`Launch`](super::Launch). Blackwell's maps of Q and O are of rank 5, `(head_dim, pack, seq, heads / pack, batch)`, for the
+/// heads packed into a tile's rows. Head dimensions below the instantiated one are filled with zeros by the map's bounds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ForwardParams {
@@ -37,11 +38,15 @@ pub struct ForwardParams {
     pub heads_in_l2: u32,
     /// `softmax_scale * log2(e)`.
     pub scale_log2: f32,
+    /// Binary logarithm of the query heads that are packed into a tile's rows; `heads`, `group`, `m_blocks` and `heads_in_l2`
+    /// then count packs. Row `r` of a head's tiles is query `r >> pack` of head `r & (2^pack - 1)` of the pack. Only
+    /// Blackwell's kernels pack; 0 elsewhere.
+    pub pack: u32,
 }
 
 impl ForwardParams {
     /// Bytes of the struct, then where each field lies: equal on both sides, or they read different numbers.
-    pub(super) const LAYOUT: [u32; 12] = [
+    pub(super) const LAYOUT: [u32; 13] = [
         size_of::<Self>() as u32,
         offset_of!(Self, lse) as u32,
         offset_of!(Self, lse_batch_stride) as u32,
@@ -54,5 +59,6 @@ impl ForwardParams {
         offset_of!(Self, tiles) as u32,
         offset_of!(Self, heads_in_l2) as u32,
         offset_of!(Self, scale_log2) as u32,
+        offset_of!(Self, pack) as u32,
     ];
 }

@@ -11,6 +11,10 @@ use super::ForwardParams;
 pub enum Arch {
     /// Hopper with its architecture-specific instructions (wgmma, setmaxnreg): compute capability 9.0 exactly.
     Sm90a,
+    /// Blackwell (B200, GB200) with tcgen05: compute capability 10.0 exactly.
+    Sm100a,
+    /// Blackwell Ultra (B300, GB300), with twice the exponentials and maxima on the way out of tensor memory: 10.3 exactly.
+    Sm103a,
 }
 
 impl Arch {
@@ -18,6 +22,8 @@ impl Arch {
     pub const fn name(self) -> &'static str {
         match self {
             Arch::Sm90a => "sm_90a",
+            Arch::Sm100a => "sm_100a",
+            Arch::Sm103a => "sm_103a",
         }
     }
 
@@ -25,6 +31,8 @@ impl Arch {
     pub const fn compute_capability(self) -> (u32, u32) {
         match self {
             Arch::Sm90a => (9, 0),
+            Arch::Sm100a => (10, 0),
+            Arch::Sm103a => (10, 3),
         }
     }
 }
@@ -130,7 +138,7 @@ pub const ROWS: u32 = 64;
 /// Shared memory that one block may use on Hopper and Blackwell: 227 KiB.
 pub const SMEM_LIMIT: u32 = 227 * 1024;
 /// Registers of a multiprocessor.
-const REGISTER_FILE: u32 = 64 * 1024;
+pub const REGISTER_FILE: u32 = 64 * 1024;
 
 impl Plan {
     /// Consumer warpgroups.
@@ -143,11 +151,21 @@ impl Plan {
         (self.consumers() + 1) * WARPGROUP
     }
 
-    /// Blocks of a launch of `tiles` tiles on a device of `multiprocessors`.
-    pub const fn blocks(&self, tiles: u32, multiprocessors: u32) -> u32 {
-        match self.schedule {
-            Schedule::Persistent if tiles > multiprocessors => multiprocessors,
-            _ => tiles,
+    /// What a launcher needs to know.
+    pub const fn launch(&self) -> Launch {
+        Launch {
+            d: self.d,
+            dv: self.dv,
+            bm: self.bm,
+            bn: self.bn,
+            threads: self.threads(),
+            shared: self.smem().end,
+            q_box: (panel(self.d), ROWS),
+            k_box: (panel(self.d), self.bn),
+            v_box: (panel(self.dv), self.bn),
+            o_box: (panel(self.dv), ROWS),
+            schedule: self.schedule,
+            max_pack: 1,
         }
     }
 
@@ -157,10 +175,9 @@ impl Plan {
         if even > 248 { 248 } else { even }
     }
 
-    /// Elements of a swizzled panel's row: a tile of head dimension `d` is stored as `d / panel(d)` panels of
-    /// `rows x panel(d)` elements, each panel row one swizzle span (128 or 64 bytes).
+    /// [`panel`].
     pub const fn panel(d: u32) -> u32 {
-        if d.is_multiple_of(64) { 64 } else { 32 }
+        panel(d)
     }
 
     /// Bytes of the Q tile.
@@ -210,19 +227,6 @@ impl Plan {
     /// Whether O reuses Q's shared memory.
     pub const fn o_in_q(&self) -> bool {
         self.smem().o == self.smem().q
-    }
-
-    /// A number that is another one where a kernel and a launcher of two plans would not fit each other: boxes of the
-    /// tensor maps, tiles, threads, shared memory and parameters. The host refuses code that was compiled under another
-    /// one, which could wait for ever for bytes that are never loaded. Knobs that only the kernel turns are left out, so that
-    /// kernels with other ones can be tried with one program.
-    pub const fn fingerprint(&self) -> u64 {
-        let walk = match self.schedule {
-            Schedule::Persistent => 0,
-            Schedule::LongestFirst => 1,
-        };
-        let own = [self.d, self.dv, self.bm, self.bn, self.stages, self.threads(), self.smem().end, walk];
-        fnv(fnv(0xcbf2_9ce4_8422_2325, &own), &ForwardParams::LAYOUT)
     }
 
     /// The plan itself, after proving at compile time that the hardware can run it.
@@ -275,6 +279,90 @@ const fn fnv(mut hash: u64, words: &[u32]) -> u64 {
     hash
 }
 
+/// Elements of a swizzled panel's row: a tile of head dimension `d` is stored as `d / panel(d)` panels of `rows x panel(d)` elements,
+/// each panel row one swizzle span (128 or 64 bytes).
+pub const fn panel(d: u32) -> u32 {
+    if d.is_multiple_of(64) { 64 } else { 32 }
+}
+
+/// What a launcher needs to know of a kernel's plan, whatever the architecture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Launch {
+    /// Head dimension of Q and K that the kernel is compiled for; a smaller one is zero-filled.
+    pub d: u32,
+    /// Head dimension of V and O that the kernel is compiled for.
+    pub dv: u32,
+    /// Rows of a tile: queries, times the heads packed together.
+    pub bm: u32,
+    /// Keys of a K or V tile.
+    pub bn: u32,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory of a block.
+    pub shared: u32,
+    /// Head dimensions and rows of one copy of Q.
+    pub q_box: (u32, u32),
+    /// Head dimensions and rows of one copy of K.
+    pub k_box: (u32, u32),
+    /// Head dimensions and rows of one copy of V.
+    pub v_box: (u32, u32),
+    /// Head dimensions and rows of one copy of O.
+    pub o_box: (u32, u32),
+    /// How tiles are dealt to blocks.
+    pub schedule: Schedule,
+    /// Most query heads of a group that are packed into a tile's rows, a power of two. 1: none, and maps of Q and O of rank 4.
+    pub max_pack: u32,
+}
+
+impl Launch {
+    /// Blocks of a launch of `tiles` tiles on a device of `multiprocessors`.
+    pub const fn blocks(&self, tiles: u32, multiprocessors: u32) -> u32 {
+        match self.schedule {
+            Schedule::Persistent if tiles > multiprocessors => multiprocessors,
+            _ => tiles,
+        }
+    }
+
+    /// A number of what host and kernel must agree on: tensor maps, tiles, threads, shared memory and parameters. The host refuses
+    /// code that was compiled under another one, which could wait for ever for bytes that are never loaded. Knobs that only the
+    /// kernel turns are left out, so that kernels with other ones can be tried with one program.
+    pub const fn fingerprint(&self) -> u64 {
+        let walk = match self.schedule {
+            Schedule::Persistent => 0,
+            Schedule::LongestFirst => 1,
+        };
+        let sizes = [self.d, self.dv, self.bm, self.bn, self.threads, self.shared, walk, self.max_pack];
+        let boxes = [
+            self.q_box.0,
+            self.q_box.1,
+            self.k_box.0,
+            self.k_box.1,
+            self.v_box.0,
+            self.v_box.1,
+            self.o_box.0,
+            self.o_box.1,
+        ];
+        fnv(fnv(fnv(0xcbf2_9ce4_8422_2325, &sizes), &boxes), &ForwardParams::LAYOUT)
+    }
+
+    /// Query heads that a problem with `group` query heads for each key/value head packs into a tile's rows: the largest power of two
+    /// that divides the group, up to [`max_pack`](Self::max_pack).
+    pub const fn pack(&self, group: u32) -> u32 {
+        let power = group & group.wrapping_neg();
+        if power > self.max_pack { self.max_pack } else { power }
+    }
+}
+
+/// The plan that a kernel was compiled from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum AnyPlan {
+    /// Of a Hopper kernel.
+    Sm90(Plan),
+    /// Of a Blackwell kernel.
+    Sm100(super::sm100::Plan),
+}
+
 /// One compiled kernel: what it computes and the plan it was compiled from.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel {
@@ -286,8 +374,10 @@ pub struct Kernel {
     pub dtype: DType,
     /// Bottom-right aligned causal mask: query `i` sees keys `j <= i + seqlen_k - seqlen_q`.
     pub causal: bool,
-    /// Tile shapes and resources.
-    pub plan: Plan,
+    /// What a launcher needs of the plan.
+    pub launch: Launch,
+    /// The plan itself.
+    pub plan: AnyPlan,
 }
 
 #[cfg(test)]
@@ -299,7 +389,8 @@ mod tests {
     fn fingerprints_differ_by_what_a_launch_depends_on_and_by_nothing_else() {
         let plan = tune::plan(64, 64, false);
         let same = Plan { rescale_threshold: 0.0, ping_pong: !plan.ping_pong, ..plan };
-        assert_eq!(same.fingerprint(), plan.fingerprint());
+        let of = |plan: Plan| plan.launch().fingerprint();
+        assert_eq!(of(same), of(plan));
         let others = [
             Plan { bm: plan.bm - ROWS, ..plan },
             Plan { bn: plan.bn - 16, ..plan },
@@ -308,7 +399,7 @@ mod tests {
             Plan { dv: 32, ..plan },
             Plan { schedule: Schedule::LongestFirst, ..plan },
         ];
-        let mut all: std::vec::Vec<u64> = others.iter().map(Plan::fingerprint).chain([plan.fingerprint()]).collect();
+        let mut all: std::vec::Vec<u64> = others.iter().map(|&other| of(other)).chain([of(plan)]).collect();
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), others.len() + 1);

@@ -47,6 +47,7 @@
 
 use crate::mem::Smem;
 use crate::ptx::mbarrier::{self, Mbarrier};
+use crate::ptx::tcgen05::{self, Issuer};
 use crate::ptx::warp;
 
 /// What a ring's tile address points at: bytes whose shape the kernel's plan knows.
@@ -108,6 +109,16 @@ impl<const STAGES: u32> Ring<STAGES> {
             }
             stage += 1;
         }
+    }
+
+    /// One arrival of a consumer at stage `stage` that holds no handle of it: a second role that has read the stage.
+    ///
+    /// # Safety
+    /// The stage is full, `init` counted this arrival, and it is the caller's only one for this filling.
+    #[inline(always)]
+    pub unsafe fn give_back(&self, stage: u32) {
+        // SAFETY: the caller's promise.
+        unsafe { mbarrier::arrive(self.empty(stage)) }
     }
 
     /// The two ends. Each role keeps the one that is its own, every thread of a role its own copy of the state.
@@ -210,6 +221,14 @@ impl Filling {
         // SAFETY: as in `expect`.
         unsafe { mbarrier::arrive(self.full) }
     }
+
+    /// Commits the stage if `arrives`: for a role of which one thread arrives for several.
+    #[inline(always)]
+    pub fn commit_by(self, arrives: bool) {
+        if arrives {
+            self.commit();
+        }
+    }
 }
 
 /// The reading end of a [`Ring`].
@@ -271,6 +290,13 @@ impl Full {
     pub fn release(self) {
         // SAFETY: the handle witnesses an initialised barrier whose phase waits for this consumer.
         unsafe { mbarrier::arrive(self.empty) }
+    }
+
+    /// Gives the stage back when the multiplies that `by` has issued have read it. sm_100a.
+    #[inline(always)]
+    pub fn release_by_commit(self, by: Issuer) {
+        // SAFETY: as in `release`.
+        unsafe { tcgen05::commit::<1>(by, self.empty) }
     }
 
     /// Gives the stage back if `arrives`: for a role of which one thread arrives for all.

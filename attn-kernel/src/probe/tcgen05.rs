@@ -7,6 +7,7 @@ use crate::kernel;
 use crate::mem::umma::{Factor, Sum};
 use crate::mem::{Bf16, F16, Instruction, Layout, Smem, Swizzle, Tmem, UmmaDescriptor};
 use crate::ptx::mbarrier::Mbarrier;
+use crate::ptx::tcgen05::Issuer;
 use crate::ptx::{barrier, cluster, fence, ldst, mbarrier, tcgen05, warp};
 
 /// Rows of A and D that a block holds.
@@ -105,9 +106,9 @@ impl<const G: u32> Block<G> {
         // SAFETY: the issuing thread; one commit a phase.
         unsafe {
             if const { G == 2 } {
-                tcgen05::commit_multicast::<G>(self.bar, 3);
+                tcgen05::commit_multicast::<G>(Issuer::THIS_THREAD, self.bar, 3);
             } else {
-                tcgen05::commit::<G>(self.bar);
+                tcgen05::commit::<G>(Issuer::THIS_THREAD, self.bar);
             }
         }
     }
@@ -211,7 +212,7 @@ unsafe fn product<const G: u32>(a_from: *const u16, b_from: *const u16, d: *mut 
             while step < K / 16 {
                 let a = UmmaDescriptor::of(A.descriptor(a_tile, step));
                 let b = UmmaDescriptor::of(b_layout.descriptor(b_tile, step));
-                tcgen05::mma_ss::<G>(sum, a, b, instruction, step > 0);
+                tcgen05::mma_ss::<G>(Issuer::THIS_THREAD, sum, a, b, instruction, step > 0);
                 step += 1;
             }
             block.commit();
@@ -272,7 +273,7 @@ kernel! {
                     let mut step = 0;
                     while step < K / 16 {
                         let b = UmmaDescriptor::of(V.descriptor(tile, step));
-                        tcgen05::mma_ts::<1>(sum, factor.columns(8 * step), b, INSTRUCTION, pass + step > 0);
+                        tcgen05::mma_ts::<1>(Issuer::THIS_THREAD, sum, factor.columns(8 * step), b, INSTRUCTION, pass + step > 0);
                         step += 1;
                     }
                     block.commit();
@@ -385,7 +386,7 @@ kernel! {
             write(out.add(379), &back);
             block.meet();
             if issues(0) {
-                tcgen05::cp_128x256b::<1, f32>(first, UmmaDescriptor::of(ROWS.descriptor(tile, 0)));
+                tcgen05::cp_128x256b::<1, f32>(Issuer::THIS_THREAD, first, UmmaDescriptor::of(ROWS.descriptor(tile, 0)));
                 block.commit();
             }
             warp::sync();

@@ -89,6 +89,24 @@ pub fn max3(a: f32, b: f32, c: f32) -> f32 {
     }
 }
 
+/// `shr.u32`: `x >> by`, and 0 from 32 on, where Rust's operator has no answer. sm_20.
+#[inline(always)]
+pub fn shr(x: u32, by: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let d: u32;
+        ptx!(
+            "shr.u32 {d}, {x}, {by};",
+            x = in(reg32) x, by = in(reg32) by, d = lateout(reg32) d, options(pure, nomem, nostack)
+        );
+        d
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    {
+        x.checked_shr(by).unwrap_or(0)
+    }
+}
+
 macro_rules! packed {
     ($(#[$doc:meta])* $name:ident($($x:ident: $x0:ident $x1:ident),*): $asm:literal, $scalar:path) => {
         $(#[$doc])*
@@ -219,6 +237,11 @@ mod tests {
         assert_eq!(min(f32::NAN, 1.0), 1.0);
         assert_eq!(max3(1.0, 3.0, 2.0), 3.0);
         assert_eq!(max3(f32::NEG_INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY), f32::NEG_INFINITY);
+    }
+
+    #[test]
+    fn shifts_run_out_of_bits() {
+        assert_eq!([0, 1, 31, 32, 33, u32::MAX].map(|by| shr(u32::MAX, by)), [u32::MAX, u32::MAX >> 1, 1, 0, 0, 0]);
     }
 
     #[test]

@@ -44,3 +44,13 @@ special!(
 pub fn warp_id() -> u32 {
     super::warp::uniform(crate::entry::thread_idx_x() / 32)
 }
+
+/// `x`, of which the compiler knows nothing before this place: what is computed from it is computed after, every time.
+///
+/// For addresses that cost an instruction each, where hoisting them out of a loop costs a register each instead. No instruction.
+#[inline(always)]
+pub fn fresh(x: u32) -> u32 {
+    let mut x = x;
+    ptx!("// {x}", x = inout(reg32) x, options(nomem, nostack));
+    x
+}

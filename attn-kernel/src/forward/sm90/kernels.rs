@@ -2,7 +2,7 @@
 
 use super::{Maps, Variant, forward};
 use crate::attn::mask::{Causal, Full, Mask};
-use crate::forward::plan::{Arch, DType, Kernel, Plan};
+use crate::forward::plan::{AnyPlan, Arch, DType, Kernel, Plan};
 use crate::forward::{ForwardParams, TensorMap, tune};
 use crate::mem::{Bf16, F16};
 use crate::ptx::regs;
@@ -15,7 +15,8 @@ macro_rules! kernels {
             arch: Arch::Sm90a,
             dtype: DType::$dtype,
             causal: <$mask as Mask>::PARTIAL_BLOCKS,
-            plan: tune::plan($d, $dv, <$mask as Mask>::PARTIAL_BLOCKS),
+            launch: $name::PLAN.launch(),
+            plan: AnyPlan::Sm90($name::PLAN),
         }),*];
 
         $(
@@ -23,7 +24,7 @@ macro_rules! kernels {
         pub mod $name {
             use super::*;
 
-            const PLAN: Plan = tune::plan($d, $dv, <$mask as Mask>::PARTIAL_BLOCKS);
+            pub(super) const PLAN: Plan = tune::plan($d, $dv, <$mask as Mask>::PARTIAL_BLOCKS);
 
             enum This {}
 
@@ -48,7 +49,7 @@ macro_rules! kernels {
             #[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_90a"))]
             crate::kernel! {
                 threads = PLAN.threads(), registers = PLAN.entry_registers(), shared = PLAN.smem().end,
-                plan = PLAN.fingerprint(), tensor_maps = "1,2,3,4";
+                plan = PLAN.launch().fingerprint(), tensor_maps = "1,2,3,4";
                 /// Forward attention; see [`ForwardParams`].
                 pub unsafe fn $name(
                     params: ForwardParams,

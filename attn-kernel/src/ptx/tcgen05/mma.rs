@@ -1,6 +1,6 @@
 //! Multiplies of 16-bit elements, and the copy from shared to tensor memory.
 
-use super::check_group;
+use super::{Issuer, check_group};
 use crate::mem::{Instruction, Tmem, UmmaDescriptor};
 use crate::ptx;
 
@@ -11,10 +11,11 @@ use crate::ptx;
 /// [`commit`](super::commit). The floor is `M N 16 / 4096` cycles for one block, half of that for a pair.
 ///
 /// # Safety
-/// One thread, of the even block for `G` = 2. The tiles are complete, visible to the asynchronous proxy and stay so until a commit of
+/// One thread issues, of the even block for `G` = 2. The tiles are complete, visible to the asynchronous proxy and stay so until a commit of
 /// this multiply arrives; D is allocated, and what others did to it is ordered before by the module's table.
 #[inline(always)]
 pub unsafe fn mma_ss<const G: u32>(
+    by: Issuer,
     d: Tmem<f32>,
     a: UmmaDescriptor,
     b: UmmaDescriptor,
@@ -23,11 +24,11 @@ pub unsafe fn mma_ss<const G: u32>(
 ) {
     const { check_group(G) };
     ptx!(
-        "{{ .reg .b64 a, b; .reg .pred p; mov.b64 a, {{{al}, {ah}}}; mov.b64 b, {{{bl}, {bh}}}; setp.ne.b32 p, {acc}, 0; ",
-        "tcgen05.mma.cta_group::{g}.kind::f16 [{d}], a, b, {i}, p; }}",
+        "{{ .reg .b64 a, b; .reg .pred p, q; mov.b64 a, {{{al}, {ah}}}; mov.b64 b, {{{bl}, {bh}}}; setp.ne.b32 p, {acc}, 0; ",
+        "setp.ne.b32 q, {by}, 0; @q tcgen05.mma.cta_group::{g}.kind::f16 [{d}], a, b, {i}, p; }}",
         g = const G, d = in(reg32) d.addr(), al = in(reg32) a.low(), ah = in(reg32) a.high(),
         bl = in(reg32) b.low(), bh = in(reg32) b.high(), i = in(reg32) instruction.bits(),
-        acc = in(reg32) accumulate as u32, options(nostack)
+        acc = in(reg32) accumulate as u32, by = in(reg32) by.bit(), options(nostack)
     );
 }
 
@@ -39,6 +40,7 @@ pub unsafe fn mma_ss<const G: u32>(
 /// As [`mma_ss`]; A's stores are ordered before by the module's table.
 #[inline(always)]
 pub unsafe fn mma_ts<const G: u32>(
+    by: Issuer,
     d: Tmem<f32>,
     a: Tmem<u32>,
     b: UmmaDescriptor,
@@ -47,10 +49,10 @@ pub unsafe fn mma_ts<const G: u32>(
 ) {
     const { check_group(G) };
     ptx!(
-        "{{ .reg .b64 b; .reg .pred p; mov.b64 b, {{{bl}, {bh}}}; setp.ne.b32 p, {acc}, 0; ",
-        "tcgen05.mma.cta_group::{g}.kind::f16 [{d}], [{a}], b, {i}, p; }}",
+        "{{ .reg .b64 b; .reg .pred p, q; mov.b64 b, {{{bl}, {bh}}}; setp.ne.b32 p, {acc}, 0; ",
+        "setp.ne.b32 q, {by}, 0; @q tcgen05.mma.cta_group::{g}.kind::f16 [{d}], [{a}], b, {i}, p; }}",
         g = const G, d = in(reg32) d.addr(), a = in(reg32) a.addr(), bl = in(reg32) b.low(), bh = in(reg32) b.high(),
-        i = in(reg32) instruction.bits(), acc = in(reg32) accumulate as u32, options(nostack)
+        i = in(reg32) instruction.bits(), acc = in(reg32) accumulate as u32, by = in(reg32) by.bit(), options(nostack)
     );
 }
 
@@ -61,10 +63,11 @@ pub unsafe fn mma_ts<const G: u32>(
 /// # Safety
 /// As [`mma_ss`], of the source and the columns at `to`.
 #[inline(always)]
-pub unsafe fn cp_128x256b<const G: u32, T>(to: Tmem<T>, from: UmmaDescriptor) {
+pub unsafe fn cp_128x256b<const G: u32, T>(by: Issuer, to: Tmem<T>, from: UmmaDescriptor) {
     const { check_group(G) };
     ptx!(
-        "{{ .reg .b64 s; mov.b64 s, {{{l}, {h}}}; tcgen05.cp.cta_group::{g}.128x256b [{to}], s; }}",
-        g = const G, to = in(reg32) to.addr(), l = in(reg32) from.low(), h = in(reg32) from.high(), options(nostack)
+        "{{ .reg .b64 s; .reg .pred q; mov.b64 s, {{{l}, {h}}}; setp.ne.b32 q, {by}, 0; @q tcgen05.cp.cta_group::{g}.128x256b [{to}], s; }}",
+        g = const G, to = in(reg32) to.addr(), l = in(reg32) from.low(), h = in(reg32) from.high(), by = in(reg32) by.bit(),
+        options(nostack)
     );
 }

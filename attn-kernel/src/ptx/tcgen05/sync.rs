@@ -1,7 +1,7 @@
 //! What finishes and orders tensor-memory operations.
 
-use super::check_group;
 use super::ldst::powers;
+use super::{Issuer, check_group};
 use crate::mem::Smem;
 use crate::ptx;
 use crate::ptx::mbarrier::Mbarrier;
@@ -13,11 +13,12 @@ use crate::ptx::mbarrier::Mbarrier;
 /// # Safety
 /// The thread that issued them; `bar` is an initialised mbarrier of this block with an arrival pending.
 #[inline(always)]
-pub unsafe fn commit<const G: u32>(bar: Smem<Mbarrier>) {
+pub unsafe fn commit<const G: u32>(by: Issuer, bar: Smem<Mbarrier>) {
     const { check_group(G) };
     ptx!(
-        "tcgen05.commit.cta_group::{g}.mbarrier::arrive::one.shared::cluster.b64 [{bar}];",
-        g = const G, bar = in(reg32) bar.addr(), options(nostack)
+        "{{ .reg .pred q; setp.ne.b32 q, {by}, 0; ",
+        "@q tcgen05.commit.cta_group::{g}.mbarrier::arrive::one.shared::cluster.b64 [{bar}]; }}",
+        g = const G, bar = in(reg32) bar.addr(), by = in(reg32) by.bit(), options(nostack)
     );
 }
 
@@ -26,11 +27,12 @@ pub unsafe fn commit<const G: u32>(bar: Smem<Mbarrier>) {
 /// # Safety
 /// As [`commit`], for the barrier of each of those blocks, none of which has exited.
 #[inline(always)]
-pub unsafe fn commit_multicast<const G: u32>(bar: Smem<Mbarrier>, blocks: u16) {
+pub unsafe fn commit_multicast<const G: u32>(by: Issuer, bar: Smem<Mbarrier>, blocks: u16) {
     const { check_group(G) };
     ptx!(
-        "tcgen05.commit.cta_group::{g}.mbarrier::arrive::one.shared::cluster.multicast::cluster.b64 [{bar}], {mask};",
-        g = const G, bar = in(reg32) bar.addr(), mask = in(reg16) blocks, options(nostack)
+        "{{ .reg .pred q; setp.ne.b32 q, {by}, 0; ",
+        "@q tcgen05.commit.cta_group::{g}.mbarrier::arrive::one.shared::cluster.multicast::cluster.b64 [{bar}], {mask}; }}",
+        g = const G, bar = in(reg32) bar.addr(), mask = in(reg16) blocks, by = in(reg32) by.bit(), options(nostack)
     );
 }
 
@@ -94,4 +96,32 @@ pub unsafe fn wait_ld_with<const N: usize>(regs: &mut [f32; N]) {
 #[inline(always)]
 pub unsafe fn wait_ld_with_u32<const N: usize>(regs: &mut [u32; N]) {
     powers!(N, wait(regs))
+}
+
+/// [`wait_ld_with`] of several arrays that were loaded together: one wait, after which all of them hold what was loaded.
+///
+/// # Safety
+/// As [`wait_ld`].
+#[inline(always)]
+pub unsafe fn wait_ld_parts<const N: usize, const PARTS: usize>(parts: &mut [[f32; N]; PARTS]) {
+    // SAFETY: the caller's promise.
+    unsafe { wait_ld() };
+    let mut part = 0;
+    while part < PARTS {
+        tie(&mut parts[part]);
+        part += 1;
+    }
+}
+
+macro_rules! touch {
+    (($regs:ident), $($i:literal)*) => {
+        ptx!(concat!("//", $(" {", $i, "}",)*), $(inout(reg32) $regs[$i],)* options(nostack))
+    };
+}
+
+/// No instruction: the compiler can move no read of `regs` above this place, nor this place above an earlier wait. For registers that a
+/// wait without operands concerns.
+#[inline(always)]
+pub fn tie<const N: usize>(regs: &mut [f32; N]) {
+    powers!(N, touch(regs))
 }

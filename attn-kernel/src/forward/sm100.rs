@@ -1,0 +1,173 @@
+//! The Blackwell forward kernel: FlashAttention-4's division of labour on tcgen05 and tensor memory.
+//!
+//! A block owns two query tiles of 128 rows and walks their key blocks from the last visible one down to block 0. Scores S, probabilities
+//! P and the output O live in tensor memory; every role is a few warps that do one thing:
+//!
+//! | role | warps | for every key block |
+//! |---|---|---|
+//! | [`load`] | 1 | K and V through one ring of shared memory, by TMA |
+//! | [`mma`] | 1 | `S = Q Kᵀ`, `O += P V`, alternating between the tiles: O₀, S₀, O₁, S₁ |
+//! | [`softmax`] | 4 a tile | a row a thread: maximum, `P = exp2(S)`, packed over S; the row's sum when P is on its way; LSE |
+//! | [`correction`] | 4 | rescales O's rows where the maximum grew much; at the end O / sum |
+//! | [`store`] | 1 | O to global memory, by TMA |
+//!
+//! While the tensor cores work on one tile the softmax of the other runs:
+//!
+//! ```text
+//! tensor   S0 S1 |       O0 S0 | O1 S1 | O0 S0 | O1 S1 | ...
+//! softmax0    | block n-1 |      | block n-2 |     | ...
+//! softmax1       | block n-1  |      | block n-2 |     | ...
+//! ```
+//!
+//! With one tile ([`Plan::tiles`](plan::Plan::tiles)) its blocks take the two slots of scores in turn: S of the next block is computed while the
+//! softmax works on this one. That serves head dimension 256, whose O takes half of tensor memory, and problems with few queries.
+//!
+//! # Who waits for whom
+//!
+//! | signal | from | to | means |
+//! |---|---|---|---|
+//! | `scores` | mma | softmax | S of the slot is complete |
+//! | `ready` | softmax, correction | mma | three quarters of P are stored, O is rescaled (before a tile's first block: read out) |
+//! | `last` | softmax | mma | the last quarter of P is stored |
+//! | factors (named barriers) | softmax | correction | O's factors of these 32 rows are written |
+//! | `output` | mma | correction | O is complete |
+//! | `inverses` | softmax | correction | `1 / sum` of each row is written |
+//!
+//! What needs no signal, because another implies it:
+//! - S of a slot is overwritten after P of the slot has been multiplied: the same thread issues both, and multiplies run in order.
+//! - O of block `i` is complete when the factors for block `i + 1` are written (two tiles): they come from scores whose commit followed
+//!   that multiply. With one tile S of block `i + 1` is issued first, so there the correction waits for `output` at every block.
+//! - A factor has been read when the softmax overwrites it: the slot's next scores were issued after a P V that waited for `ready`, in
+//!   which the correction arrives after reading.
+
+mod block;
+mod correction;
+pub mod kernels;
+mod load;
+mod mma;
+pub mod plan;
+mod softmax;
+mod store;
+pub mod tune;
+
+pub use kernels::{KERNELS, KERNELS_SM103};
+pub use plan::Plan;
+
+use self::block::{Shared, Walker};
+use super::params::{ForwardParams, TensorMap};
+use crate::attn::mask::Mask;
+use crate::entry;
+use crate::mem::{Element, Smem, Tmem, tmem};
+use crate::ptx::{barrier, fence, tcgen05, tma, warp};
+
+/// What distinguishes one instantiation from another.
+pub trait Variant {
+    /// Tile shapes and resources.
+    const PLAN: Plan;
+    /// Element type of Q, K, V, O.
+    type Element: Element;
+    /// Which keys a query sees.
+    type Mask: Mask;
+
+    /// `setmaxnreg` to the plan's softmax budget.
+    ///
+    /// # Safety
+    /// Called by all threads of a softmax warpgroup, converged.
+    unsafe fn enter_softmax();
+
+    /// `setmaxnreg` to the plan's correction budget.
+    ///
+    /// # Safety
+    /// Called by all threads of the correction warpgroup, converged.
+    unsafe fn enter_correction();
+
+    /// `setmaxnreg` to the plan's budget of the other roles.
+    ///
+    /// # Safety
+    /// Called by all threads of their warpgroup, converged.
+    unsafe fn enter_other();
+}
+
+/// The tensor maps of a launch: parameter-space addresses.
+#[derive(Clone, Copy)]
+struct Maps {
+    q: *const TensorMap,
+    k: *const TensorMap,
+    v: *const TensorMap,
+    o: *const TensorMap,
+}
+
+/// The kernel.
+///
+/// # Safety
+/// Runs as a kernel of `PLAN.threads()` threads with `PLAN.smem().end` bytes of dynamic shared memory; maps and parameters
+/// describe live device memory as [`ForwardParams`] says. `TILES`, `STAGES`, `K` and `V_` are the plan's tiles,
+/// stages, and parts of a K and of a V block.
+#[inline(always)]
+unsafe fn forward<V: Variant, const TILES: u32, const STAGES: u32, const K: usize, const V_: usize>(
+    params: ForwardParams,
+    maps: Maps,
+) {
+    let plan = const { V::PLAN };
+    let shared = Shared::<TILES, STAGES>::new::<V>(Smem::new(entry::dynamic_shared()));
+    let walker = Walker::new(&params);
+    // Taken from lane 0, so that the compiler knows the role to be uniform and keeps addresses in uniform registers.
+    let warp = warp::uniform(entry::thread_idx_x() / 32);
+
+    // SAFETY: one thread initialises the barriers, one warp allocates all of tensor memory, and all threads pass `sync_all` before the
+    // first use of either; whole warpgroups take a role, and `Plan::checked` has proven that their register budgets add up.
+    unsafe {
+        if warp == plan.mma_warp() {
+            tcgen05::alloc::<1>(shared.tmem_slot(), tmem::COLUMNS);
+            tcgen05::relinquish_alloc_permit::<1>();
+        }
+        if warp == plan.load_warp() && warp::elect() {
+            tma::prefetch_map(maps.q);
+            tma::prefetch_map(maps.k);
+            tma::prefetch_map(maps.v);
+            tma::prefetch_map(maps.o);
+            shared.init();
+            fence::mbarrier_init();
+            // The async proxy (TMA's and the tensor core's arrivals) must see the barriers too.
+            fence::proxy_async_shared_cta();
+        }
+        meet();
+
+        if warp < plan.correction_warp() {
+            V::enter_softmax();
+            softmax::run::<V, TILES, STAGES>(&params, shared, walker, warp / 4);
+        } else if warp < plan.mma_warp() {
+            V::enter_correction();
+            correction::run::<V, TILES, STAGES>(shared, walker);
+        } else {
+            V::enter_other();
+            if warp == plan.mma_warp() {
+                mma::run::<V, TILES, STAGES, K, V_>(shared, walker);
+            } else if warp == plan.load_warp() {
+                if warp::elect() {
+                    load::run::<V, TILES, STAGES>(&params, maps, shared, walker);
+                }
+            } else if warp == plan.store_warp() && warp::elect() {
+                store::run::<V, TILES, STAGES>(&params, maps.o, shared, walker);
+            }
+            warp::sync();
+        }
+
+        meet();
+        if warp == plan.mma_warp() {
+            tcgen05::dealloc::<1, f32>(Tmem::new(0), tmem::COLUMNS);
+        }
+    }
+}
+
+/// All threads of the block meet; what they did to tensor memory before comes before what they do after.
+///
+/// # Safety
+/// All threads of the block call it together.
+#[inline(always)]
+unsafe fn meet() {
+    tcgen05::before_thread_sync();
+    // SAFETY: the caller's promise.
+    unsafe { barrier::sync_all() };
+    tcgen05::after_thread_sync();
+}

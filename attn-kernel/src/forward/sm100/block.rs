@@ -1,0 +1,206 @@
+//! What the roles of a block share: the barriers between them and the tiles that they all walk.
+
+use super::Variant;
+use super::plan::{KEYS, Plan, ROWS, SLOTS};
+use crate::attn::mask::{Lengths, Mask};
+use crate::attn::walk::{self, Grid, Tile};
+use crate::entry;
+use crate::forward::ForwardParams;
+use crate::forward::plan::Schedule;
+use crate::mem::{Smem, Tmem};
+use crate::pipe::named::NamedBarrier;
+use crate::pipe::ring::Ring;
+use crate::pipe::signal::Signals;
+use crate::ptx::{tcgen05, warp};
+
+/// Everything in shared memory that one role hands to another.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<const TILES: u32, const STAGES: u32> {
+    smem: Smem<()>,
+    plan: Plan,
+    /// K and V parts.
+    pub(super) kv: Ring<STAGES>,
+    /// By slot, the tensor core to the softmax: the scores are complete.
+    pub(super) scores: Signals<SLOTS>,
+    /// By slot, the softmax and the correction to the tensor core: all but the last probabilities are stored, O is rescaled.
+    pub(super) ready: Signals<SLOTS>,
+    /// By slot, the softmax to the tensor core: the last probabilities are stored.
+    pub(super) last: Signals<SLOTS>,
+    /// By tile, the tensor core to the correction: O is complete.
+    pub(super) output: Signals<TILES>,
+}
+
+impl<const TILES: u32, const STAGES: u32> Shared<TILES, STAGES> {
+    #[inline(always)]
+    pub(super) fn new<V: Variant>(smem: Smem<()>) -> Self {
+        let (plan, map, bars) = const { (V::PLAN, V::PLAN.smem(), V::PLAN.barriers()) };
+        let first = smem.offset(map.barriers);
+        // SAFETY: the plan's map gives each barrier memory of its own, and `forward` initialises before the roles part.
+        unsafe {
+            Shared {
+                smem,
+                plan,
+                kv: Ring::new(smem.offset(map.kv).cast(), plan.stage_bytes(), first.offset(bars.kv).cast()),
+                scores: Signals::new(first.offset(bars.scores).cast()),
+                ready: Signals::new(first.offset(bars.ready).cast()),
+                last: Signals::new(first.offset(bars.last).cast()),
+                output: Signals::new(first.offset(bars.output).cast()),
+            }
+        }
+    }
+
+    /// A ring of one stage for each tile: `at` and `bytes` are the first tile's memory, `bars` its barriers.
+    #[inline(always)]
+    fn of_tile(&self, at: u32, bytes: u32, bars: u32, tile: u32) -> Ring<1> {
+        let barriers = self.smem.offset(self.plan.smem().barriers + bars + tile * Ring::<1>::BARRIER_BYTES);
+        // SAFETY: as in `new`.
+        unsafe { Ring::new(self.smem.offset(at + tile * bytes).cast(), bytes, barriers.cast()) }
+    }
+
+    /// Q of tile `tile`, the load warp to the tensor core.
+    #[inline(always)]
+    pub(super) fn q(&self, tile: u32) -> Ring<1> {
+        self.of_tile(self.plan.smem().q, self.plan.q_bytes(), self.plan.barriers().q, tile)
+    }
+
+    /// O of tile `tile`, the correction to the store warp.
+    #[inline(always)]
+    pub(super) fn o(&self, tile: u32) -> Ring<1> {
+        let bytes = if self.plan.o_in_q() { self.plan.q_bytes() } else { self.plan.o_bytes() };
+        self.of_tile(self.plan.smem().o, bytes, self.plan.barriers().o, tile)
+    }
+
+    /// What tile `tile`'s rows of O are multiplied with at the end, the softmax to the correction.
+    #[inline(always)]
+    pub(super) fn inverses(&self, tile: u32) -> Ring<1> {
+        self.of_tile(self.plan.smem().inverses, ROWS * 4, self.plan.barriers().inverses, tile)
+    }
+
+    /// The factor of row `row` in slot `slot`.
+    #[inline(always)]
+    pub(super) fn factor(&self, slot: u32, row: u32) -> Smem<f32> {
+        self.smem.offset(self.plan.smem().factors + slot * (ROWS * 4) + row * 4).cast()
+    }
+
+    /// Both tiles' part of something; with one tile the second is not used.
+    #[inline(always)]
+    pub(super) fn of_both<T>(&self, part: impl Fn(&Self, u32) -> T) -> [T; 2] {
+        [part(self, 0), part(self, 1)]
+    }
+
+    /// Where the allocation of tensor memory is reported.
+    #[inline(always)]
+    pub(super) fn tmem_slot(&self) -> Smem<u32> {
+        self.smem.offset(self.plan.smem().tmem).cast()
+    }
+
+    /// # Safety
+    /// Called by one thread, before any other touches the barriers.
+    #[inline(always)]
+    pub(super) unsafe fn init(&self) {
+        /// Warps of a warpgroup, each of which arrives once.
+        const WARPS: u32 = 4;
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let mut tile = 0;
+            while tile < TILES {
+                // Where O reuses Q's memory, Q is given back by the multiplies and by the store of O.
+                self.q(tile).init(1, if self.plan.o_in_q() { 2 } else { 1 });
+                self.o(tile).init(WARPS, 1);
+                self.inverses(tile).init(WARPS, WARPS);
+                tile += 1;
+            }
+            self.kv.init(1, 1);
+            self.scores.init(1);
+            self.ready.init(2 * WARPS);
+            self.last.init(WARPS);
+            self.output.init(1);
+        }
+    }
+}
+
+/// Scores of `slot`. All of tensor memory is the block's, so that its address is 0 and every column a constant.
+#[inline(always)]
+pub(super) fn scores<V: Variant>(slot: u32) -> Tmem<f32> {
+    let [first, second] = const { V::PLAN.tmem().scores };
+    Tmem::new(first + slot * (second - first))
+}
+
+/// Packed probabilities of `slot`.
+#[inline(always)]
+pub(super) fn probabilities<V: Variant>(slot: u32) -> Tmem<u32> {
+    let [first, second] = const { V::PLAN.tmem().probabilities };
+    Tmem::new(first + slot * (second - first))
+}
+
+/// O of tile `tile`.
+#[inline(always)]
+pub(super) fn output<V: Variant>(tile: u32) -> Tmem<f32> {
+    let (first, width) = const { (V::PLAN.tmem().output, V::PLAN.dv) };
+    Tmem::new(first + tile * width)
+}
+
+/// Named barriers, a pair of warps each: a softmax warp tells the correction warp of the same rows that factors are written.
+const FACTORS: NamedBarrier = NamedBarrier::new(1, 64);
+
+/// The barrier of slot `slot` and warp `warp` of its warpgroup.
+#[inline(always)]
+pub(super) fn factors_written(slot: u32, warp: u32) -> NamedBarrier {
+    FACTORS.of(slot * 4 + warp)
+}
+
+/// The warp's lanes are done: all their earlier accesses, tensor memory's among them, come before what one lane then signals. True in
+/// that lane.
+///
+/// # Safety
+/// All lanes of the warp call it together, after waiting for their loads and stores of tensor memory.
+#[inline(always)]
+pub(super) unsafe fn warp_done() -> bool {
+    tcgen05::before_thread_sync();
+    // SAFETY: the caller's promise.
+    unsafe {
+        warp::sync();
+        warp::elect()
+    }
+}
+
+/// The tiles of this block, in order. Every role walks the same ones.
+#[derive(Clone, Copy)]
+pub(super) struct Walker {
+    pub(super) grid: Grid,
+    pub(super) lengths: Lengths,
+    pub(super) pack: u32,
+    round: u32,
+}
+
+/// A tile and what it covers.
+#[derive(Clone, Copy)]
+pub(super) struct Work {
+    pub(super) tile: Tile,
+    /// First row of the tile among those of its head, or pack of heads.
+    pub(super) first_row: u32,
+    /// Key blocks, at least 1: a tile that sees no key works on block 0, wholly masked, so that no role needs a case for it.
+    pub(super) blocks: u32,
+}
+
+impl Walker {
+    #[inline(always)]
+    pub(super) fn new(p: &ForwardParams) -> Self {
+        let grid = Grid { m_blocks: p.m_blocks, heads: p.heads, tiles: p.tiles, section: p.heads_in_l2 };
+        Walker { grid, lengths: Lengths { q: p.seqlen_q, k: p.seqlen_k }, pack: p.pack, round: 0 }
+    }
+
+    #[inline(always)]
+    pub(super) fn next<V: Variant>(&mut self) -> Option<Work> {
+        let index = walk::index(self.round, entry::block_idx_x(), entry::grid_dim_x(), self.grid.tiles)?;
+        self.round += 1;
+        let tile = match const { V::PLAN.schedule } {
+            Schedule::Persistent => walk::by_head(&self.grid, index),
+            Schedule::LongestFirst => walk::longest_first(&self.grid, index),
+        };
+        let bm = const { V::PLAN.bm() };
+        let first_row = tile.m_block * bm;
+        let blocks = V::Mask::blocks(self.lengths, first_row >> self.pack, bm >> self.pack, KEYS);
+        Some(Work { tile, first_row, blocks: if blocks == 0 { 1 } else { blocks } })
+    }
+}

@@ -1,0 +1,287 @@
+//! The plan of a Blackwell kernel: tensor memory, shared memory, barriers, roles and registers as one constant.
+
+use super::super::plan::{Launch, REGISTER_FILE, SMEM_LIMIT, Schedule, WARPGROUP, panel};
+use crate::attn::row::Share;
+use crate::mem::tmem;
+
+/// Rows of a query tile: the M of one multiply, the lanes of tensor memory, the threads of a warpgroup.
+pub const ROWS: u32 = 128;
+/// Keys of a block.
+pub const KEYS: u32 = 128;
+/// Slots for scores in tensor memory.
+pub const SLOTS: u32 = 2;
+/// Columns of a chunk: what a softmax thread turns into probabilities at a time, and what the correction moves at a time.
+pub const CHUNK: u32 = 32;
+/// Chunks of a row of scores.
+pub const CHUNKS: u32 = KEYS / CHUNK;
+/// K-steps (16 keys) of P V whose probabilities are signalled first: all chunks but the last.
+pub const EARLY_STEPS: u32 = (KEYS - CHUNK) / 16;
+
+/// Registers per thread of each role, set by `setmaxnreg` after the roles part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registers {
+    /// Softmax warpgroups.
+    pub softmax: u32,
+    /// The correction warpgroup.
+    pub correction: u32,
+    /// The warpgroup of the multiply, load and store warps.
+    pub other: u32,
+}
+
+/// Tile counts, ring, registers and tuning knobs of one Blackwell forward kernel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    /// Head dimension of Q and K that the kernel is compiled for; a smaller one is zero-filled.
+    pub d: u32,
+    /// Head dimension of V and O that the kernel is compiled for.
+    pub dv: u32,
+    /// Query tiles of [`ROWS`] rows in flight, each with a softmax warpgroup: two, whose softmax and multiplies alternate; or one, whose
+    /// blocks alternate between two slots of scores, for wide heads and few queries.
+    pub tiles: u32,
+    /// Stages of the ring that K and V share.
+    pub stages: u32,
+    /// Parts, by head dimension, in which a K block passes through the ring.
+    pub k_parts: u32,
+    /// Parts, by keys, in which a V block passes through the ring.
+    pub v_parts: u32,
+    /// Register budget.
+    pub regs: Registers,
+    /// O is rescaled only when the running maximum grew by more than this many powers of two. Zero: at every growth.
+    pub rescale_threshold: f32,
+    /// Polynomial share of exp2.
+    pub exp2: Share,
+    /// Tensor memory returns the maximum with the scores (sm_103a).
+    pub load_max: bool,
+    /// How tiles are dealt to blocks.
+    pub schedule: Schedule,
+}
+
+/// Byte offsets of what lies in dynamic shared memory, in memory order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SmemMap {
+    /// Q tiles, one after the other.
+    pub q: u32,
+    /// O tiles. Equal to `q` when they do not fit beside: each then overwrites its Q tile after the last Q Kᵀ.
+    pub o: u32,
+    /// The ring of K and V.
+    pub kv: u32,
+    /// Factors for O's rows, f32, by slot and row.
+    pub factors: u32,
+    /// `1 / sum` of each row's exponentials, f32, by tile and row.
+    pub inverses: u32,
+    /// Mbarriers; see [`Plan::barriers`].
+    pub barriers: u32,
+    /// Where tensor memory's allocation is reported.
+    pub tmem: u32,
+    /// Bytes in all.
+    pub end: u32,
+}
+
+/// Byte offsets of the mbarriers, from the first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BarrierMap {
+    /// Full and empty of each Q tile.
+    pub q: u32,
+    /// Full and empty of each O tile.
+    pub o: u32,
+    /// Full and empty of each tile's inverses.
+    pub inverses: u32,
+    /// Full of every stage of K and V, then empty of every stage.
+    pub kv: u32,
+    /// By slot: the scores are complete.
+    pub scores: u32,
+    /// By slot: the early probabilities are stored and O's rows are rescaled.
+    pub ready: u32,
+    /// By slot: the last chunk of probabilities is stored.
+    pub last: u32,
+    /// By tile: P V is complete, after each block with one tile, after the last block with two.
+    pub output: u32,
+    /// Bytes in all.
+    pub end: u32,
+}
+
+/// Columns of tensor memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TmemMap {
+    /// Scores of each slot: [`KEYS`] columns of f32.
+    pub scores: [u32; SLOTS as usize],
+    /// Probabilities of each slot, two a column, in the upper half of the slot's scores: a thread has all of its scores in registers
+    /// before it stores the first probability.
+    pub probabilities: [u32; SLOTS as usize],
+    /// O of the first tile, `dv` columns of f32; the second tile's follows.
+    pub output: u32,
+    /// Columns in use.
+    pub end: u32,
+}
+
+impl Plan {
+    /// Rows of a work tile.
+    pub const fn bm(&self) -> u32 {
+        self.tiles * ROWS
+    }
+
+    /// First warp of the correction warpgroup; the softmax warpgroups come before it.
+    pub const fn correction_warp(&self) -> u32 {
+        4 * self.tiles
+    }
+
+    /// The warp that issues the multiplies and owns tensor memory's allocation.
+    pub const fn mma_warp(&self) -> u32 {
+        self.correction_warp() + 4
+    }
+
+    /// The warp that stores O.
+    pub const fn store_warp(&self) -> u32 {
+        self.mma_warp() + 1
+    }
+
+    /// The warp that loads Q, K and V.
+    pub const fn load_warp(&self) -> u32 {
+        self.mma_warp() + 2
+    }
+
+    /// Threads of a block; the last warp is idle, because `setmaxnreg` takes whole warpgroups.
+    pub const fn threads(&self) -> u32 {
+        (self.tiles + 2) * WARPGROUP
+    }
+
+    /// Registers per thread at kernel entry: the even share, which `setmaxnreg` then redistributes.
+    pub const fn entry_registers(&self) -> u32 {
+        REGISTER_FILE / self.threads() / 8 * 8
+    }
+
+    /// Bytes of one Q tile.
+    pub const fn q_bytes(&self) -> u32 {
+        ROWS * self.d * 2
+    }
+
+    /// Bytes of one O tile.
+    pub const fn o_bytes(&self) -> u32 {
+        ROWS * self.dv * 2
+    }
+
+    /// Bytes of one part of a K block.
+    pub const fn k_bytes(&self) -> u32 {
+        KEYS * self.d * 2 / self.k_parts
+    }
+
+    /// Bytes of one part of a V block.
+    pub const fn v_bytes(&self) -> u32 {
+        KEYS * self.dv * 2 / self.v_parts
+    }
+
+    /// Bytes of a stage: the larger of a part of K and one of V.
+    pub const fn stage_bytes(&self) -> u32 {
+        if self.k_bytes() > self.v_bytes() { self.k_bytes() } else { self.v_bytes() }
+    }
+
+    /// Where the mbarriers lie.
+    pub const fn barriers(&self) -> BarrierMap {
+        let o = 16 * self.tiles;
+        let inverses = o + 16 * self.tiles;
+        let kv = inverses + 16 * self.tiles;
+        let scores = kv + 16 * self.stages;
+        let ready = scores + 8 * SLOTS;
+        let last = ready + 8 * SLOTS;
+        let output = last + 8 * SLOTS;
+        BarrierMap { q: 0, o, inverses, kv, scores, ready, last, output, end: output + 8 * self.tiles }
+    }
+
+    const fn map(&self, o_beside_q: bool) -> SmemMap {
+        let (q, o) = (self.tiles * self.q_bytes(), self.tiles * self.o_bytes());
+        let first = if o_beside_q { q } else { 0 };
+        let kv = if o_beside_q { q + o } else { q };
+        let factors = kv + self.stages * self.stage_bytes();
+        let inverses = factors + SLOTS * ROWS * 4;
+        let barriers = inverses + self.tiles * ROWS * 4;
+        let tmem = barriers + self.barriers().end;
+        SmemMap { q: 0, o: first, kv, factors, inverses, barriers, tmem, end: tmem + 8 }
+    }
+
+    /// Where everything lies in shared memory. O gets its own space when there is room, else it reuses Q's.
+    pub const fn smem(&self) -> SmemMap {
+        let roomy = self.map(true);
+        if roomy.end <= SMEM_LIMIT { roomy } else { self.map(false) }
+    }
+
+    /// Whether O reuses Q's shared memory.
+    pub const fn o_in_q(&self) -> bool {
+        self.smem().o == self.smem().q
+    }
+
+    /// Where everything lies in tensor memory.
+    pub const fn tmem(&self) -> TmemMap {
+        let output = SLOTS * KEYS;
+        TmemMap {
+            scores: [0, KEYS],
+            probabilities: [KEYS / 2, KEYS + KEYS / 2],
+            output,
+            end: output + self.tiles * self.dv,
+        }
+    }
+
+    /// What a launcher needs to know.
+    pub const fn launch(&self) -> Launch {
+        Launch {
+            d: self.d,
+            dv: self.dv,
+            bm: self.bm(),
+            bn: KEYS,
+            threads: self.threads(),
+            shared: self.smem().end,
+            q_box: (panel(self.d), ROWS),
+            k_box: (panel(self.d), KEYS),
+            v_box: (panel(self.dv), KEYS / self.v_parts),
+            o_box: (panel(self.dv), ROWS),
+            schedule: self.schedule,
+            max_pack: ROWS,
+        }
+    }
+
+    /// The plan itself, after proving at compile time that the hardware can run it.
+    pub const fn checked(self) -> Self {
+        assert!(
+            self.d.is_multiple_of(32) && self.d >= 32 && self.dv.is_multiple_of(32) && self.dv >= 32,
+            "head dimensions are instantiated in steps of 32"
+        );
+        assert!(self.d <= 256 && self.dv <= 256, "N of P V is at most 256, and so are a tile's columns of O");
+        assert!(self.tiles == 1 || self.tiles == 2, "one or two query tiles");
+        assert!(self.tmem().end <= tmem::COLUMNS, "scores and O do not fit the 512 columns of tensor memory");
+        assert!(
+            (self.d / self.k_parts).is_multiple_of(panel(self.d)) && self.d.is_multiple_of(self.k_parts),
+            "a part of K is whole panels"
+        );
+        assert!(
+            self.v_parts == 1 || self.v_parts == 2 || self.v_parts == 4,
+            "a part of V is whole k-steps, and the parts end where chunks of probabilities do"
+        );
+        assert!(
+            self.stages >= 2 * if self.k_parts > self.v_parts { self.k_parts } else { self.v_parts },
+            "a block's K and V must be in flight together"
+        );
+        let map = self.smem();
+        assert!(
+            map.o.is_multiple_of(1024) && map.kv.is_multiple_of(1024) && self.stage_bytes().is_multiple_of(1024),
+            "swizzled tiles start on 1024 bytes"
+        );
+        assert!(map.end <= SMEM_LIMIT, "shared memory does not fit one multiprocessor");
+        assert!(map.o != map.q || self.dv <= self.d, "O reaches beyond its Q tile");
+        let r = self.regs;
+        assert!(
+            r.softmax.is_multiple_of(8) && r.correction.is_multiple_of(8) && r.other.is_multiple_of(8),
+            "setmaxnreg counts in steps of 8"
+        );
+        assert!(r.softmax <= 256 && r.correction >= 24 && r.other >= 24, "setmaxnreg takes 24 to 256");
+        assert!(
+            r.softmax * self.tiles + r.correction + r.other <= self.entry_registers() * (self.tiles + 2),
+            "a softmax warpgroup would wait for registers that the block does not own"
+        );
+        assert!(
+            r.softmax >= self.entry_registers() && r.other <= self.entry_registers(),
+            "softmax warpgroups take registers, the others give"
+        );
+        assert!(self.rescale_threshold >= 0.0 && self.rescale_threshold <= 8.0, "P must stay far below f16's maximum");
+        assert!(self.exp2.period > 0 && self.exp2.emulated <= self.exp2.period, "a share is at most the whole");
+        self
+    }
+}

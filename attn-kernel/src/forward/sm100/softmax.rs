@@ -1,0 +1,192 @@
+//! The softmax warpgroups: a thread turns a row of scores into probabilities, block after block.
+
+use super::Variant;
+use super::block::{self, Shared, Walker, Work};
+use super::plan::{CHUNK, CHUNKS, KEYS, ROWS};
+use crate::attn::mask::{self, Mask};
+use crate::attn::row::{self, Knobs, Row};
+use crate::entry;
+use crate::forward::ForwardParams;
+use crate::forward::plan::WARPGROUP;
+use crate::mem::{Element, Tmem};
+use crate::pipe::signal::Beat;
+use crate::ptx::math::max3;
+use crate::ptx::{ldst, tcgen05, warp};
+
+/// A thread's place, and what stays the same all along.
+#[derive(Clone, Copy)]
+struct Seat<const TILES: u32, const STAGES: u32> {
+    shared: Shared<TILES, STAGES>,
+    knobs: Knobs,
+    tile: u32,
+    /// Thread of the warpgroup, and row of the tile.
+    thread: u32,
+    /// Warp of the warpgroup.
+    warp: u32,
+}
+
+/// Works through all tiles of the block for query tile `tile`.
+///
+/// # Safety
+/// Called by all threads of the tile's softmax warpgroup, converged; `params.lse` is null or the LSE array of [`ForwardParams`].
+#[inline(always)]
+pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
+    params: &ForwardParams,
+    shared: Shared<TILES, STAGES>,
+    mut walker: Walker,
+    tile: u32,
+) {
+    let thread = entry::thread_idx_x() % WARPGROUP;
+    let knobs = Knobs { scale_log2: params.scale_log2, threshold: const { V::PLAN.rescale_threshold } };
+    let seat = Seat { shared, knobs, tile, thread, warp: warp::uniform(thread / 32) };
+    let mut beat = Beat::<TILES>::new();
+    let mut inverses = shared.inverses(tile).split().0;
+    while let Some(work) = walker.next::<V>() {
+        let first_row = work.first_row + tile * ROWS;
+        let visible = V::Mask::visible_keys(walker.lengths, (first_row + thread) >> walker.pack) as i32;
+        let mut row = Row::new();
+        let mut block = work.blocks - 1;
+        // SAFETY: passed on to the caller.
+        unsafe {
+            // The block with the tile's last key, then those that a causal mask cuts.
+            let whole = V::Mask::full_blocks(walker.lengths, first_row >> walker.pack, KEYS);
+            let mut first = true;
+            loop {
+                let limit = visible - (block * KEYS) as i32;
+                step::<V, TILES, STAGES, true>(&seat, &mut beat, &mut row, first, limit);
+                if !V::Mask::PARTIAL_BLOCKS || block <= whole {
+                    break;
+                }
+                block -= 1;
+                first = false;
+            }
+            while block > 0 {
+                block -= 1;
+                step::<V, TILES, STAGES, false>(&seat, &mut beat, &mut row, false, KEYS as i32);
+            }
+            let (inverse, lse) = row.finish(&knobs);
+            let slot = inverses.acquire();
+            ldst::st_shared_f32(slot.tile().offset(thread * 4).cast(), inverse);
+            slot.commit_by(block::warp_done());
+            store_lse(params, &work, tile * ROWS + thread, walker.lengths.q, lse);
+        }
+    }
+}
+
+/// One block: scores in, probabilities out, the statistics carried on.
+#[inline(always)]
+unsafe fn step<V: Variant, const TILES: u32, const STAGES: u32, const MASKED: bool>(
+    seat: &Seat<TILES, STAGES>,
+    beat: &mut Beat<TILES>,
+    row: &mut Row,
+    first: bool,
+    limit: i32,
+) {
+    let (shared, slot) = (&seat.shared, beat.slot(seat.tile));
+    // SAFETY: whole warps, each in its own lanes; the waits and signals are those of the module's table.
+    unsafe {
+        shared.scores.wait(slot, beat.parity());
+        tcgen05::after_thread_sync();
+        let from = block::scores::<V>(slot).of_warp(seat.warp);
+        let (mut scores, max) = if const { V::PLAN.load_max && !MASKED } {
+            load_max(from, row.max())
+        } else {
+            let mut scores = load(from);
+            if MASKED {
+                mask::apply_row(&mut scores, limit);
+            }
+            (scores, row::row_max(&scores, row.max()))
+        };
+        let factor = row.raise(max, &seat.knobs);
+        if !first {
+            ldst::st_shared_f32(shared.factor(slot, seat.thread), factor);
+            tcgen05::before_thread_sync();
+            block::factors_written(slot, seat.warp).arrive();
+        }
+
+        let offset = row.offset(&seat.knobs);
+        let to = block::probabilities::<V>(slot).of_warp(seat.warp);
+        let mut chunk = 0;
+        while chunk < CHUNKS {
+            let share = const { V::PLAN.exp2 };
+            row::exponentiate(&mut scores, chunk as usize, CHUNK as usize, share, seat.knobs.scale_log2, offset);
+            tcgen05::st(to.columns(chunk * CHUNK / 2), pack::<V::Element>(&scores, chunk as usize));
+            chunk += 1;
+            if chunk + 1 >= CHUNKS {
+                // Before the last chunk, and after it.
+                tcgen05::wait_st();
+                let signal = if chunk < CHUNKS { shared.ready } else { shared.last };
+                if block::warp_done() {
+                    signal.arrive(slot);
+                }
+            }
+        }
+        row.add(&scores, factor);
+    }
+    beat.next();
+}
+
+/// The thread's row of scores.
+#[inline(always)]
+unsafe fn load(from: Tmem<f32>) -> [f32; KEYS as usize] {
+    // SAFETY: whole warps, each in its own lanes.
+    unsafe {
+        let mut parts: [[f32; CHUNK as usize]; CHUNKS as usize] =
+            core::array::from_fn(|i| tcgen05::ld(from.columns(i as u32 * CHUNK)));
+        tcgen05::wait_ld_parts(&mut parts);
+        flatten(&parts)
+    }
+}
+
+/// The thread's row of scores, and the greatest of `seed` and them, by the load itself.
+#[inline(always)]
+unsafe fn load_max(from: Tmem<f32>, seed: f32) -> ([f32; KEYS as usize], f32) {
+    // SAFETY: as in `load`.
+    unsafe {
+        let loaded: [([f32; CHUNK as usize], f32); CHUNKS as usize] =
+            core::array::from_fn(|i| tcgen05::ld_max(from.columns(i as u32 * CHUNK)));
+        let mut parts = loaded.map(|(part, _)| part);
+        let mut max = loaded.map(|(_, max)| max);
+        tcgen05::wait_ld_parts(&mut parts);
+        tcgen05::tie(&mut max);
+        (flatten(&parts), max3(max3(seed, max[0], max[1]), max[2], max[3]))
+    }
+}
+
+#[inline(always)]
+fn flatten(parts: &[[f32; CHUNK as usize]; CHUNKS as usize]) -> [f32; KEYS as usize] {
+    let mut all = [0.0; KEYS as usize];
+    let mut i = 0;
+    while i < all.len() {
+        all[i] = parts[i / CHUNK as usize][i % CHUNK as usize];
+        i += 1;
+    }
+    all
+}
+
+/// Rounds one chunk to the element type, two values to a column.
+#[inline(always)]
+fn pack<E: Element>(p: &[f32; KEYS as usize], chunk: usize) -> [u32; CHUNK as usize / 2] {
+    let mut words = [0; CHUNK as usize / 2];
+    let mut i = 0;
+    while i < words.len() {
+        let at = chunk * CHUNK as usize + 2 * i;
+        words[i] = E::pack(p[at], p[at + 1]);
+        i += 1;
+    }
+    words
+}
+
+/// Writes the LSE of row `row` of the work tile.
+#[inline(always)]
+unsafe fn store_lse(params: &ForwardParams, work: &Work, row: u32, seqlen_q: u32, lse: f32) {
+    let row = work.first_row + row;
+    let (query, in_pack) = (row >> params.pack, row - (row >> params.pack << params.pack));
+    if params.lse.is_null() || query >= seqlen_q {
+        return;
+    }
+    let head = (work.tile.head << params.pack) + in_pack;
+    let line = work.tile.batch as u64 * params.lse_batch_stride + head as u64 * params.lse_head_stride;
+    // SAFETY: the row exists.
+    unsafe { ldst::st_global_f32(params.lse.wrapping_add((line + query as u64) as usize), lse) }
+}

@@ -1,0 +1,45 @@
+//! The store warp: O from shared to global memory.
+
+use super::Variant;
+use super::block::{Shared, Walker};
+use super::plan::ROWS;
+use crate::forward::plan::panel;
+use crate::forward::{ForwardParams, TensorMap};
+use crate::ptx::tma;
+
+/// Stores O of all tiles of the block, a panel a copy; the map cuts off rows and columns that do not exist.
+///
+/// # Safety
+/// Called by one thread of the block.
+#[inline(always)]
+pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
+    params: &ForwardParams,
+    map: *const TensorMap,
+    shared: Shared<TILES, STAGES>,
+    mut walker: Walker,
+) {
+    let plan = const { V::PLAN };
+    let mut o = shared.of_both(|shared, tile| shared.o(tile).split().1);
+    while let Some(work) = walker.next::<V>() {
+        let mut tile = 0;
+        while tile < TILES {
+            let full = o[tile as usize].wait();
+            let query = (work.first_row + tile * ROWS) >> params.pack;
+            let mut column = 0;
+            while column < plan.dv && query < params.seqlen_q {
+                let coords = [column as i32, 0, query as i32, work.tile.head as i32, work.tile.batch as i32];
+                // SAFETY: the panel lies in the tile, which the correction has handed over.
+                unsafe { tma::store(map, coords, full.tile().offset(column * ROWS * 2)) };
+                column += panel(plan.dv);
+            }
+            tma::commit_group();
+            tma::wait_group_read::<0>();
+            full.release();
+            if plan.o_in_q() {
+                // SAFETY: Q's memory is read by the multiplies, which give it back too, and by this store.
+                unsafe { shared.q(tile).give_back(0) }
+            }
+            tile += 1;
+        }
+    }
+}

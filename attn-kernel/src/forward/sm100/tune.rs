@@ -1,0 +1,46 @@
+//! Numbers of the Blackwell kernels, one line per shape class.
+
+use super::plan::{Plan, Registers};
+use crate::attn::row::Share;
+use crate::forward::plan::{Arch, Schedule};
+
+/// Two softmax warpgroups of 192: a row of 128 scores, 16 packed probabilities on their way out, and what the loop keeps.
+const WIDE: Registers = Registers { softmax: 192, correction: 80, other: 48 };
+/// One softmax warpgroup: registers are no concern.
+const SINGLE: Registers = Registers { softmax: 224, correction: 168, other: 88 };
+
+/// The plan for head dimensions `(d, dv)`, causal or not, with one or two query tiles.
+pub const fn plan(arch: Arch, d: u32, dv: u32, causal: bool, tiles: u32) -> Plan {
+    let (stages, k_parts, v_parts) = match (d, dv, tiles) {
+        (32, 32, 2) => (8, 1, 1),
+        (64, 64, 2) => (8, 1, 1),
+        (96, 96, 2) => (5, 1, 1),
+        (128, 128, 2) => (3, 1, 1),
+        (192, 128, 2) => (8, 3, 2),
+        (64, 64, 1) => (8, 1, 1),
+        (128, 128, 1) => (5, 1, 1),
+        (192, 128, 1) => (8, 3, 2),
+        (256, 256, 1) => (5, 2, 2),
+        _ => panic!("no plan for these head dimensions"),
+    };
+    // Ultra has exponentials enough. A wide head is bound by its multiplies.
+    let exp2 = match (arch, d) {
+        (Arch::Sm103a, _) | (_, 256) => Share::HARDWARE,
+        (_, 192) => Share { period: 16, emulated: 2, first_chunk: 1 },
+        _ => Share { period: 8, emulated: 2, first_chunk: 1 },
+    };
+    Plan {
+        d,
+        dv,
+        tiles,
+        stages,
+        k_parts,
+        v_parts,
+        regs: if tiles == 2 { WIDE } else { SINGLE },
+        rescale_threshold: 8.0,
+        exp2,
+        load_max: matches!(arch, Arch::Sm103a),
+        schedule: if causal { Schedule::LongestFirst } else { Schedule::Persistent },
+    }
+    .checked()
+}
