@@ -37,9 +37,9 @@ pub(crate) struct State {
 pub(crate) struct Encoded {
     pub(crate) data_type: i32,
     pub(crate) address: u64,
-    pub(crate) dims: [u64; 4],
-    pub(crate) strides: [u64; 3],
-    pub(crate) tile: [u32; 4],
+    pub(crate) dims: Vec<u64>,
+    pub(crate) strides: Vec<u64>,
+    pub(crate) tile: Vec<u32>,
     pub(crate) swizzle: i32,
 }
 
@@ -88,6 +88,15 @@ impl State {
 /// A fresh context with nothing loaded, called or failing.
 pub(crate) fn reset() {
     STATE.with_borrow_mut(|state| *state = State::new());
+}
+
+/// [`reset`], to a device of this compute capability.
+pub(crate) fn reset_to((major, minor): (i32, i32)) {
+    reset();
+    with(|state| {
+        state.attributes.insert(device_attribute::COMPUTE_CAPABILITY_MAJOR, major);
+        state.attributes.insert(device_attribute::COMPUTE_CAPABILITY_MINOR, minor);
+    });
 }
 
 /// Reads or changes the state.
@@ -251,17 +260,18 @@ unsafe extern "C" fn encode_tiled(
     _l2_promotion: i32,
     fill: i32,
 ) -> Code {
-    assert_eq!((rank, interleave, fill), (4, 0, 0));
-    // SAFETY: rank 4 has arrays of 4, 3, 4 and 4 entries.
+    assert!((interleave, fill) == (0, 0) && (4..=5).contains(&rank));
+    let rank = rank as usize;
+    // SAFETY: the arrays have an entry for every dimension, that of strides one less.
     let (dims, strides, tile, steps) = unsafe {
         (
-            *dims.cast::<[u64; 4]>(),
-            *strides.cast::<[u64; 3]>(),
-            *tile.cast::<[u32; 4]>(),
-            *element_strides.cast::<[u32; 4]>(),
+            std::slice::from_raw_parts(dims, rank).to_vec(),
+            std::slice::from_raw_parts(strides, rank - 1).to_vec(),
+            std::slice::from_raw_parts(tile, rank).to_vec(),
+            std::slice::from_raw_parts(element_strides, rank),
         )
     };
-    assert_eq!(steps, [1; 4]);
+    assert!(steps.iter().all(|&step| step == 1));
     call("cuTensorMapEncodeTiled", |state| {
         let address = address as u64;
         state.encoded.push(Encoded { data_type, address, dims, strides, tile, swizzle });

@@ -123,7 +123,7 @@ fn noted_plan(kernel: &Kernel, dir: &Path) -> Result<String, Error> {
 
 /// Refuses code that was compiled from another plan than this program's.
 fn of_plan(kernel: &Kernel, place: impl FnOnce() -> String, found: &str) -> Result<(), Error> {
-    let needed = fingerprint(kernel.plan.fingerprint());
+    let needed = fingerprint(kernel.launch.fingerprint());
     if found != needed {
         return Err(Error::ForeignPlan { kernel: kernel.name, place: place(), found: found.to_owned(), needed });
     }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     fn plan(kernel: &Kernel) -> u64 {
-        kernel.plan.fingerprint()
+        kernel.launch.fingerprint()
     }
 
     fn manifest(kernel: &Kernel, plan: u64) -> Vec<u8> {

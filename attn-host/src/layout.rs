@@ -8,7 +8,7 @@ use crate::problem::{Problem, Shape, Strides};
 /// Coordinates of a tensor map are signed 32-bit.
 const MAX_COUNT: u64 = i32::MAX as u64;
 /// Leaves room for a whole tile past the last row in signed 32-bit arithmetic.
-const MAX_SEQLEN: u64 = (1 << 31) - 1024;
+pub(crate) const MAX_SEQLEN: u64 = (1 << 31) - 1024;
 /// The largest head dimension that any kernel holds.
 pub(crate) const MAX_HEAD_DIM: u64 = 256;
 /// Strides of a tensor map are multiples of this many bytes ...
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn the_largest_head_dim_is_that_of_the_kernels() {
-        let largest = KERNELS.iter().flat_map(|k| [k.plan.d, k.plan.dv]).max();
+        let largest = KERNELS.iter().flat_map(|k| [k.launch.d, k.launch.dv]).max();
         assert_eq!(largest.map(u64::from), Some(MAX_HEAD_DIM));
     }
 

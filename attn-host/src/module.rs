@@ -81,10 +81,10 @@ fn prepare(device: &Device, kernel: &'static Kernel, module: Handle) -> Result<H
     let name = CString::new(kernel.name).expect("kernel names are Rust identifiers");
     let function = driver.function(module, &name)?;
     let (found, needed) =
-        (driver.function_attribute(function, attribute::MAX_THREADS_PER_BLOCK)?, kernel.plan.threads());
+        (driver.function_attribute(function, attribute::MAX_THREADS_PER_BLOCK)?, kernel.launch.threads);
     if found < needed {
         return Err(Error::StaleKernel { kernel: kernel.name, found, needed });
     }
-    driver.set_function_attribute(function, attribute::MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel.plan.smem().end)?;
+    driver.set_function_attribute(function, attribute::MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel.launch.shared)?;
     Ok(function)
 }

@@ -4,7 +4,7 @@ use std::f32::consts::LOG2_E;
 use std::fmt;
 use std::ptr;
 
-use attn_kernel::forward::{ForwardParams, KERNELS, Kernel, Plan as KernelPlan};
+use attn_kernel::forward::{ForwardParams, KERNELS, Kernel, Launch};
 
 use crate::device::Device;
 use crate::driver::Driver;
@@ -103,7 +103,7 @@ impl Plan {
             layouts,
             maps,
             params,
-            grid: kernel.plan.blocks(params.tiles, info.sm_count),
+            grid: kernel.launch.blocks(params.tiles, info.sm_count),
             sm_count: info.sm_count,
         })
     }
@@ -125,12 +125,12 @@ impl Plan {
 
     /// Threads of a block.
     pub fn block(&self) -> (u32, u32, u32) {
-        (self.kernel.plan.threads(), 1, 1)
+        (self.kernel.launch.threads, 1, 1)
     }
 
     /// Bytes of dynamic shared memory of a block.
     pub fn smem_bytes(&self) -> u32 {
-        self.kernel.plan.smem().end
+        self.kernel.launch.shared
     }
 
     /// Bytes of device memory that a launch needs beside the tensors. The present kernels need none.
@@ -172,15 +172,19 @@ pub struct Spans {
 
 impl Maps {
     pub(crate) fn of(kernel: &Kernel, problem: &Problem, layouts: &Layouts) -> Result<Self, Error> {
-        /// Rows of Q and O that one copy moves: those of one consumer warpgroup.
-        const ROWS: u32 = attn_kernel::forward::plan::ROWS;
-        let KernelPlan { d, dv, bn, .. } = kernel.plan;
-        let (d, dv) = (KernelPlan::panel(d), KernelPlan::panel(dv));
+        let Launch { q_box, k_box, v_box, o_box, .. } = kernel.launch;
+        let queries = |argument, layout, tile| {
+            if kernel.launch.max_pack == 1 {
+                Tiled::new(argument, problem.dtype, layout, tile)
+            } else {
+                Tiled::packed(argument, problem.dtype, layout, tile, select::pack(kernel, problem))
+            }
+        };
         Ok(Maps {
-            q: Tiled::new("q", problem.dtype, &layouts.q, d, ROWS)?,
-            k: Tiled::new("k", problem.dtype, &layouts.k, d, bn)?,
-            v: Tiled::new("v", problem.dtype, &layouts.v, dv, bn)?,
-            o: Tiled::new("o", problem.dtype, &layouts.o, dv, ROWS)?,
+            q: queries("q", &layouts.q, q_box)?,
+            k: Tiled::new("k", problem.dtype, &layouts.k, k_box)?,
+            v: Tiled::new("v", problem.dtype, &layouts.v, v_box)?,
+            o: queries("o", &layouts.o, o_box)?,
         })
     }
 }
@@ -193,9 +197,10 @@ fn params(kernel: &Kernel, problem: &Problem, layouts: &Layouts, device: &Device
         what: "the count of tiles",
         allowed: "at most 2^31 - 1 tiles",
     };
-    let m_blocks = select::m_blocks(kernel, problem);
+    let (m_blocks, pack) = (select::m_blocks(kernel, problem), select::pack(kernel, problem));
+    let heads = shape.heads / u64::from(pack);
     let tiles = m_blocks
-        .checked_mul(shape.heads)
+        .checked_mul(heads)
         .and_then(|tiles| tiles.checked_mul(shape.batch))
         .filter(|&tiles| tiles <= i32::MAX as u64)
         .ok_or(too_many)?;
@@ -205,12 +210,13 @@ fn params(kernel: &Kernel, problem: &Problem, layouts: &Layouts, device: &Device
         lse_head_stride: layouts.lse.strides[0],
         seqlen_q: shape.seqlen_q as u32,
         seqlen_k: shape.seqlen_k as u32,
-        heads: shape.heads as u32,
-        group: (shape.heads / shape.kv_heads) as u32,
+        heads: heads as u32,
+        group: (heads / shape.kv_heads) as u32,
         m_blocks: m_blocks as u32,
         tiles: tiles as u32,
-        heads_in_l2: select::heads_in_l2(problem, device.info()),
+        heads_in_l2: select::heads_in_l2(problem, pack, device.info()),
         scale_log2: problem.scale * LOG2_E,
+        pack: pack.ilog2(),
     })
 }
 
@@ -225,18 +231,18 @@ pub(crate) fn current_is(driver: &Driver, planned: Handle) -> Result<(), Error> 
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plan = &self.kernel.plan;
+        let launch = &self.kernel.launch;
         write!(
             f,
-            "{}: {}; {} tiles of {} queries, {} keys a step; grid {} of {} multiprocessors, block {}, {} bytes of shared memory, {} of workspace",
+            "{}: {}; {} tiles of {} rows, {} keys a step; grid {} of {} multiprocessors, block {}, {} bytes of shared memory, {} of workspace",
             self.kernel.name,
             self.problem,
             self.params.tiles,
-            plan.bm,
-            plan.bn,
+            launch.bm,
+            launch.bn,
             self.grid,
             self.sm_count,
-            plan.threads(),
+            launch.threads,
             self.smem_bytes(),
             self.workspace_bytes(),
         )

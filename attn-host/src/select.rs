@@ -2,15 +2,28 @@
 
 use std::collections::BTreeSet;
 
-use attn_kernel::forward::{DType, KERNELS, Kernel};
+use attn_kernel::forward::sm100::Plan;
+use attn_kernel::forward::{AnyPlan, DType, KERNELS, Kernel};
 
 use crate::device::DeviceInfo;
 use crate::error::{Error, Unsupported};
+use crate::layout::MAX_SEQLEN;
 use crate::problem::{Mask, Problem, dtype_name};
 
-/// Query tiles of one head.
+/// Query heads that share a tile's rows: a power of two that divides the query heads of a key/value head, and by which the rows
+/// of all queries can still be counted in 31 bits.
+pub(crate) fn pack(kernel: &Kernel, problem: &Problem) -> u32 {
+    // The sizes have been checked: a count of heads fits.
+    let mut pack = kernel.launch.pack((problem.shape.heads / problem.shape.kv_heads) as u32);
+    while pack > 1 && problem.shape.seqlen_q * u64::from(pack) > MAX_SEQLEN {
+        pack /= 2;
+    }
+    pack
+}
+
+/// Query tiles of one head, or of one pack of heads.
 pub(crate) fn m_blocks(kernel: &Kernel, problem: &Problem) -> u64 {
-    problem.shape.seqlen_q.div_ceil(u64::from(kernel.plan.bm))
+    (problem.shape.seqlen_q * u64::from(pack(kernel, problem))).div_ceil(u64::from(kernel.launch.bm))
 }
 
 /// The mask that a kernel computes with.
@@ -20,7 +33,7 @@ fn mask_of(kernel: &Kernel) -> Mask {
 
 /// Whether the kernel computes this problem correctly on this device.
 pub(crate) fn eligible(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) -> Result<(), Unsupported> {
-    let plan = &kernel.plan;
+    let launch = &kernel.launch;
     if kernel.arch.compute_capability() != device.compute_capability {
         return Err(Unsupported::Architecture { got: device.compute_capability, have: kernel.arch.name() });
     }
@@ -31,26 +44,38 @@ pub(crate) fn eligible(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) 
         return Err(Unsupported::Mask { got: problem.mask.name(), have: mask_of(kernel).name() });
     }
     for (argument, got, have) in
-        [("head_dim", problem.shape.head_dim, plan.d), ("head_dim_v", problem.shape.head_dim_v, plan.dv)]
+        [("head_dim", problem.shape.head_dim, launch.d), ("head_dim_v", problem.shape.head_dim_v, launch.dv)]
     {
         if got > u64::from(have) {
             return Err(Unsupported::HeadDim { argument, got, have });
         }
     }
-    let need = plan.smem().end;
+    let need = launch.shared;
     if need > device.smem_limit {
         return Err(Unsupported::SharedMemory { need, limit: device.smem_limit });
     }
     Ok(())
 }
 
-/// Least wins, the first difference decides: no work on padded head dimensions; fewer waves of tiles, each weighed by its
-/// rows; larger tiles.
+/// Least wins, the first difference decides: no work on padded head dimensions; less time for all waves of tiles; larger tiles.
 fn cost(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) -> (u32, u64, u32) {
-    let plan = &kernel.plan;
-    let tiles = m_blocks(kernel, problem) * problem.shape.heads * problem.shape.batch;
+    let launch = &kernel.launch;
+    let heads = problem.shape.heads / u64::from(pack(kernel, problem));
+    let tiles = m_blocks(kernel, problem) * heads * problem.shape.batch;
     let waves = tiles.div_ceil(u64::from(device.sm_count.max(1)));
-    (plan.d + plan.dv, waves * u64::from(plan.bm), u32::MAX - plan.bm)
+    (launch.d + launch.dv, waves * tile_time(kernel), u32::MAX - launch.bm)
+}
+
+/// What a tile takes, in units that only compare the kernels of one pair of head dimensions.
+///
+/// Blackwell's tile of two times 128 rows hides the softmax of one half under the other half's multiplies. Half a tile has only its
+/// own next block for that, so that it is taken to last three quarters as long, an estimate that no measurement supports yet: it
+/// pays where the other half would be empty, or where tiles are fewer than multiprocessors.
+fn tile_time(kernel: &Kernel) -> u64 {
+    match kernel.plan {
+        AnyPlan::Sm100(Plan { tiles: 1, .. }) => 192,
+        _ => u64::from(kernel.launch.bm),
+    }
 }
 
 /// The best kernel for a problem whose sizes have been checked.
@@ -101,15 +126,15 @@ fn wrong_device(device: &DeviceInfo) -> Error {
 }
 
 /// Query heads whose K and V fit into the L2 cache together: a power of two of key/value heads, times the query heads that
-/// share each, and no more heads than there are.
-pub(crate) fn heads_in_l2(problem: &Problem, device: &DeviceInfo) -> u32 {
+/// share each, and no more heads than there are. Counted in packs of heads.
+pub(crate) fn heads_in_l2(problem: &Problem, pack: u32, device: &DeviceInfo) -> u32 {
     let shape = &problem.shape;
     let bytes = u64::from(DType::bytes(problem.dtype));
     let kv_head = shape.seqlen_k * (shape.head_dim + shape.head_dim_v) * bytes;
     let fit = (l2_budget(device) / kv_head).max(1);
     let power_of_two = 1u64 << fit.ilog2();
     let heads = power_of_two.saturating_mul(shape.heads / shape.kv_heads).min(shape.heads.saturating_mul(shape.batch));
-    u32::try_from(heads).unwrap_or(u32::MAX)
+    u32::try_from(heads / u64::from(pack)).unwrap_or(u32::MAX)
 }
 
 /// Bytes of L2 that K and V may fill. The rest is for Q, O and the other half's copies: a Hopper L2 is two halves, and a
@@ -134,6 +159,11 @@ mod tests {
             smem_limit: 227 * 1024,
             driver_version: DriverVersion(13000),
         }
+    }
+
+    fn blackwell(minor: u32) -> DeviceInfo {
+        let name = "Blackwell".to_owned();
+        DeviceInfo { name, compute_capability: (10, minor), sm_count: 148, l2_bytes: 126 << 20, ..h100() }
     }
 
     fn problem(dtype: DType, head_dim: u64, head_dim_v: u64, mask: Mask) -> Problem {
@@ -168,12 +198,56 @@ mod tests {
     }
 
     #[test]
+    fn blackwell_has_a_kernel_for_every_head_dim_too() {
+        let on = |minor, d, dv, mask| choose(&problem(DType::Bf16, d, dv, mask), &blackwell(minor)).map(|k| k.name);
+        for (d, dv) in (8..=256).step_by(8).flat_map(|d| (8..=256).step_by(8).map(move |dv| (d, dv))) {
+            for (minor, prefix) in [(0, "fwd_sm100_bf16"), (3, "fwd_sm103_bf16")] {
+                let name = on(minor, d, dv, Mask::Causal).expect("a kernel fits");
+                assert!(name.starts_with(prefix), "{d} {dv}: {name}");
+            }
+        }
+        assert_eq!(on(0, 8, 8, Mask::None), Ok("fwd_sm100_bf16_d64"));
+        assert_eq!(on(3, 160, 96, Mask::None), Ok("fwd_sm103_bf16_d192_128"));
+        assert_eq!(on(0, 136, 136, Mask::Causal), Ok("fwd_sm100_bf16_d256_causal"));
+        assert_eq!(on(0, 32, 192, Mask::None), Ok("fwd_sm100_bf16_d256"));
+    }
+
+    #[test]
+    fn few_rows_take_tiles_of_128_and_many_those_of_256() {
+        let chosen = |batch, seqlen_q, heads, kv_heads| {
+            let shape = Shape { batch, seqlen_q, heads, kv_heads, ..problem(DType::Bf16, 128, 128, Mask::None).shape };
+            choose(&Problem::new(DType::Bf16, shape), &blackwell(0)).expect("a kernel fits").name
+        };
+        assert_eq!(chosen(64, 128, 16, 16), "fwd_sm100_bf16_d128_short");
+        assert_eq!(chosen(64, 129, 16, 16), "fwd_sm100_bf16_d128");
+        // Four heads of a group share a tile.
+        assert_eq!(chosen(64, 32, 16, 4), "fwd_sm100_bf16_d128_short");
+        assert_eq!(chosen(64, 33, 16, 4), "fwd_sm100_bf16_d128");
+        assert_eq!(chosen(4, 4096, 16, 16), "fwd_sm100_bf16_d128");
+        // 8 tiles of 256 rows would leave most of 148 multiprocessors idle; 16 of 128 rows fewer of them.
+        assert_eq!(chosen(1, 2048, 1, 1), "fwd_sm100_bf16_d128_short");
+    }
+
+    #[test]
+    fn heads_are_packed_as_long_as_their_rows_can_be_counted() {
+        let kernel = KERNELS.iter().find(|k| k.name == "fwd_sm100_bf16_d128").expect("there");
+        let pack_of = |seqlen_q, heads| {
+            let shape = Shape { seqlen_q, heads, kv_heads: 1, ..problem(DType::Bf16, 128, 128, Mask::None).shape };
+            pack(kernel, &Problem::new(DType::Bf16, shape))
+        };
+        for (group, packed) in [(1, 1), (2, 2), (3, 1), (6, 2), (7, 1), (8, 8), (12, 4), (128, 128), (256, 128)] {
+            assert_eq!(pack_of(1000, group), packed, "{group} heads");
+        }
+        assert_eq!((pack_of(1 << 25, 64), pack_of(1 << 25, 32), pack_of((1 << 31) - 1024, 8)), (32, 32, 1));
+    }
+
+    #[test]
     fn a_device_without_kernels_is_named() {
         let ampere = DeviceInfo { name: "A100".to_owned(), compute_capability: (8, 0), ..h100() };
         let found = choose(&problem(DType::Bf16, 64, 64, Mask::None), &ampere).expect_err("no kernel");
         let Error::WrongDevice { device, compute_capability, allowed } = found else { panic!("{found}") };
         assert_eq!((device.as_str(), compute_capability), ("A100", (8, 0)));
-        assert!(allowed.contains("9.0 (sm_90a)"), "{allowed}");
+        assert_eq!(allowed, "9.0 (sm_90a), 10.0 (sm_100a), 10.3 (sm_103a)");
     }
 
     #[test]
@@ -205,15 +279,16 @@ mod tests {
     fn heads_in_l2_is_bounded_by_the_cache_and_by_the_heads() {
         // 1000 keys of 64 + 64 bf16 are 256,000 bytes; 128 of them fit 31.25 MiB, but there are only 32 heads.
         let p = problem(DType::Bf16, 64, 64, Mask::Causal);
-        assert_eq!(heads_in_l2(&p, &h100()), 32);
+        assert_eq!(heads_in_l2(&p, 1, &h100()), 32);
         // 16,000 keys: 4,096,000 bytes, 8 key/value heads, each shared by 4 query heads.
         let long = |heads, kv_heads, seqlen_k| {
             let shape = Shape { heads, kv_heads, seqlen_k, batch: 16, ..p.shape };
-            heads_in_l2(&Problem::new(DType::Bf16, shape), &h100())
+            heads_in_l2(&Problem::new(DType::Bf16, shape), 1, &h100())
         };
         assert_eq!(long(16, 4, 16_000), 32);
         assert_eq!(long(16, 16, 16_000), 8);
         assert_eq!(long(16, 16, 10_000_000), 1);
         assert_eq!(long(16, 1, 10_000_000), 16);
+        assert_eq!(heads_in_l2(&p, 4, &h100()), 8, "packs of four heads");
     }
 }

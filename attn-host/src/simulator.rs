@@ -8,7 +8,7 @@
 //! # Ok::<(), simulator::ConfigureError>(())
 //! ```
 //!
-//! It runs the kernels' PTX, so it sees exactly what a GPU would. A launch returns when it is done. One that breaks a rule is
+//! [`Options::arch`] makes it a Blackwell GPU. It runs the kernels' PTX, so it sees exactly what a GPU would. A launch returns when it is done. One that breaks a rule is
 //! [`Error::Cuda`](crate::Error::Cuda) with `CUDA_ERROR_LAUNCH_FAILED`, one that comes to an instruction that is not modelled
 //! with `CUDA_ERROR_NOT_SUPPORTED`; the report is on standard error and in [`last_report`]. The context goes on in both cases.
 
@@ -34,4 +34,9 @@ pub fn install(options: Options) -> Result<(), ConfigureError> {
 /// Whether the simulator stands in the driver's place.
 pub fn is_installed() -> bool {
     driver::is_simulated()
+}
+
+/// The simulated device, when it stands in the driver's place.
+pub fn installed() -> Option<Options> {
+    if is_installed() { attn_sim_driver::configured() } else { None }
 }

@@ -28,6 +28,11 @@ pub(crate) enum Swizzle {
 }
 
 impl Swizzle {
+    /// That of a panel whose rows have `bytes` bytes.
+    fn of_row(bytes: u64) -> Self {
+        if bytes == 128 { Swizzle::Bytes128 } else { Swizzle::Bytes64 }
+    }
+
     /// `CU_TENSOR_MAP_SWIZZLE_*`.
     fn code(self) -> i32 {
         match self {
@@ -45,31 +50,73 @@ impl Swizzle {
     }
 }
 
-/// A tensor map of rank 4 without its address: `(dim, seq, heads, batch)`, innermost first.
+/// The most dimensions that a tensor has here.
+const RANK: usize = 5;
+
+/// A tensor map without its address: of rank 4, `(dim, seq, heads, batch)`, innermost first, or of rank 5,
+/// `(dim, pack, seq, heads / pack, batch)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tiled {
     argument: &'static str,
     dtype: DType,
-    dims: [u64; 4],
-    /// Bytes.
-    strides: [u64; 3],
-    tile: [u32; 4],
+    rank: usize,
+    /// Sizes; 1 beyond the rank.
+    dims: [u64; RANK],
+    /// Bytes from one to the next of every dimension but the first; 0 beyond the rank.
+    strides: [u64; RANK - 1],
+    /// Sizes of the box; 1 beyond the rank.
+    tile: [u32; RANK],
     swizzle: Swizzle,
 }
 
 impl Tiled {
-    /// A map of the tensor that loads or stores boxes of `rows` sequence positions by `panel` elements of one head.
+    /// A map of the tensor that loads or stores boxes of `tile`: elements of one head, then sequence positions.
     pub(crate) fn new(
         argument: &'static str,
         dtype: DType,
         layout: &Layout,
-        panel: u32,
-        rows: u32,
+        (panel, rows): (u32, u32),
     ) -> Result<Self, Error> {
         let bytes = u64::from(dtype.bytes());
-        let swizzle = if u64::from(panel) * bytes == 128 { Swizzle::Bytes128 } else { Swizzle::Bytes64 };
-        let strides = layout.strides.map(|s| s * bytes);
-        Tiled { argument, dtype, dims: layout.dims, strides, tile: [panel, rows, 1, 1], swizzle }.checked()
+        let [dim, seq, heads, batch] = layout.dims;
+        let [to_seq, to_head, to_batch] = layout.strides.map(|stride| stride * bytes);
+        Tiled {
+            argument,
+            dtype,
+            rank: 4,
+            dims: [dim, seq, heads, batch, 1],
+            strides: [to_seq, to_head, to_batch, 0],
+            tile: [panel, rows, 1, 1, 1],
+            swizzle: Swizzle::of_row(u64::from(panel) * bytes),
+        }
+        .checked()
+    }
+
+    /// A map whose boxes of `tile` have `pack` neighbouring heads for each sequence position, the heads next to each other: row `r`
+    /// of a box is head `r % pack` at position `r / pack`. `pack` divides the heads and the box's rows.
+    pub(crate) fn packed(
+        argument: &'static str,
+        dtype: DType,
+        layout: &Layout,
+        (panel, rows): (u32, u32),
+        pack: u32,
+    ) -> Result<Self, Error> {
+        let bytes = u64::from(dtype.bytes());
+        let [dim, seq, heads, batch] = layout.dims;
+        let [to_seq, to_head, to_batch] = layout.strides.map(|stride| stride * bytes);
+        let packs = heads / u64::from(pack);
+        // With one pack nothing ever steps to the next, and its distance need not be one that a map can hold.
+        let to_pack = if packs == 1 { to_head } else { to_head.saturating_mul(u64::from(pack)) };
+        Tiled {
+            argument,
+            dtype,
+            rank: 5,
+            dims: [dim, u64::from(pack), seq, packs, batch],
+            strides: [to_head, to_seq, to_pack, to_batch],
+            tile: [panel, pack, rows / pack, 1, 1],
+            swizzle: Swizzle::of_row(u64::from(panel) * bytes),
+        }
+        .checked()
     }
 
     fn checked(self) -> Result<Self, Error> {
@@ -106,18 +153,18 @@ impl Tiled {
         const NO_INTERLEAVE: i32 = 0;
         const OUTSIDE_IS_ZERO: i32 = 0;
         let mut map = TensorMap([0; 16]);
-        // SAFETY: `map` is 128 bytes, 64-byte aligned; the arrays have the 4, 3, 4 and 4 entries that rank 4 needs. The
-        // address is only written into the map.
+        // SAFETY: `map` is 128 bytes, 64-byte aligned; the arrays have the entries that a rank of up to 5 needs. The address is
+        // only written into the map.
         let code = unsafe {
             (driver.encode_tiled)(
                 &mut map,
                 data_type(self.dtype),
-                4,
+                self.rank as u32,
                 address as *mut _,
                 self.dims.as_ptr(),
                 self.strides.as_ptr(),
                 self.tile.as_ptr(),
-                [1u32; 4].as_ptr(),
+                [1u32; RANK].as_ptr(),
                 NO_INTERLEAVE,
                 self.swizzle.code(),
                 self.l2_promotion(),
@@ -136,9 +183,10 @@ mod tests {
     const VALID: Tiled = Tiled {
         argument: "k",
         dtype: DType::Bf16,
-        dims: [72, 1000, 4, 2],
-        strides: [576, 144, 576_000],
-        tile: [64, 176, 1, 1],
+        rank: 4,
+        dims: [72, 1000, 4, 2, 1],
+        strides: [576, 144, 576_000, 0],
+        tile: [64, 176, 1, 1, 1],
         swizzle: Swizzle::Bytes128,
     };
 
@@ -160,21 +208,49 @@ mod tests {
     fn every_rule_names_its_field_and_value() {
         assert_eq!(VALID.checked(), Ok(VALID));
         for value in [0, (1 << 32) + 1] {
-            assert_eq!(refused(Tiled { dims: [72, value, 4, 2], ..VALID }), ("globalDim", value));
+            assert_eq!(refused(Tiled { dims: [72, value, 4, 2, 1], ..VALID }), ("globalDim", value));
         }
         for value in [8, 1 << 40] {
-            assert_eq!(refused(Tiled { strides: [576, value, 0], ..VALID }), ("globalStrides", value));
+            assert_eq!(refused(Tiled { strides: [576, value, 0, 0], ..VALID }), ("globalStrides", value));
         }
         for value in [0, 257] {
-            assert_eq!(refused(Tiled { tile: [64, value, 1, 1], ..VALID }), ("boxDim", u64::from(value)));
+            assert_eq!(refused(Tiled { tile: [64, value, 1, 1, 1], ..VALID }), ("boxDim", u64::from(value)));
         }
-        assert_eq!(refused(Tiled { tile: [32, 176, 1, 1], ..VALID }), ("boxDim[0] in bytes", 64));
+        assert_eq!(refused(Tiled { tile: [32, 176, 1, 1, 1], ..VALID }), ("boxDim[0] in bytes", 64));
         assert_eq!(refused(Tiled { swizzle: Swizzle::Bytes64, ..VALID }), ("boxDim[0] in bytes", 128));
     }
 
     #[test]
+    fn packed_heads_are_a_dimension_of_their_own() {
+        let layout = Layout { dims: [64, 1000, 12, 2], strides: [768, 64, 768_000], span: 0 };
+        let map = Tiled::packed("q", DType::F16, &layout, (64, 128), 4).expect("valid");
+        assert_eq!((map.rank, map.dims, map.tile), (5, [64, 4, 1000, 3, 2], [64, 4, 32, 1, 1]));
+        assert_eq!(map.strides, [128, 1536, 512, 1_536_000]);
+        let alone = Tiled::packed("q", DType::F16, &layout, (64, 128), 1).expect("valid");
+        assert_eq!((alone.dims, alone.tile), ([64, 1, 1000, 12, 2], [64, 1, 128, 1, 1]));
+    }
+
+    #[test]
+    fn only_heads_that_are_there_must_be_within_a_maps_reach() {
+        let far = (1 << 39) - 8;
+        let layout = |heads| Layout { dims: [64, 1, heads, 1], strides: [64, far, 64], span: 0 };
+        assert!(Tiled::packed("q", DType::F16, &layout(4), (64, 128), 4).is_ok());
+        assert_eq!(
+            Tiled::packed("k", DType::F16, &layout(8), (64, 128), 4)
+                .map_err(|e| e.to_string().contains("globalStrides")),
+            Err(true)
+        );
+    }
+
+    #[test]
     fn the_limits_themselves_are_allowed() {
-        let limits = Tiled { dims: [1 << 32; 4], strides: [0, (1 << 40) - 16, 16], tile: [64, 256, 256, 256], ..VALID };
+        let limits = Tiled {
+            rank: 5,
+            dims: [1 << 32; 5],
+            strides: [0, (1 << 40) - 16, 16, 32],
+            tile: [64, 256, 256, 256, 256],
+            ..VALID
+        };
         assert_eq!(limits.checked(), Ok(limits));
     }
 }

@@ -46,13 +46,13 @@ fn a_launch_passes_what_the_plan_says() {
 
     let kernel = plan.kernel();
     assert_eq!(kernel.name, "fwd_sm90_bf16_d128_causal");
-    let m_blocks = 1000u32.div_ceil(kernel.plan.bm);
+    let m_blocks = 1000u32.div_ceil(kernel.launch.bm);
     let launches = fake::with(|state| state.launches.clone());
     let [launch] = launches.as_slice() else { panic!("one launch, not {}", launches.len()) };
     assert_eq!(launch.grid, ((m_blocks * 16).min(132), 1, 1));
     assert_eq!((launch.grid, launch.block), (plan.grid(), plan.block()));
-    assert_eq!(launch.block, (kernel.plan.threads(), 1, 1));
-    assert_eq!(launch.smem, kernel.plan.smem().end);
+    assert_eq!(launch.block, (kernel.launch.threads, 1, 1));
+    assert_eq!(launch.smem, kernel.launch.shared);
     assert_eq!(fake::with(|state| state.smem_set), Some(launch.smem as i32));
     assert_eq!(launch.stream, 0x77);
     assert_eq!(launch.addresses, [0x10_0000, 0x20_0000, 0x30_0000, 0x40_0000]);
@@ -73,7 +73,7 @@ fn tensor_maps_carry_real_sizes_and_the_boxes_of_the_plan() {
     launch(&plan, &Tensors { lse: None, ..TENSORS }).expect("valid");
 
     assert_eq!(plan.kernel().name, "fwd_sm90_f16_d96");
-    let bn = plan.kernel().plan.bn;
+    let bn = plan.kernel().launch.bn;
     let maps = fake::with(|state| state.encoded.clone());
     assert_eq!(maps.len(), 4);
     assert!(maps.iter().all(|map| map.data_type == 6), "f16");
@@ -84,9 +84,35 @@ fn tensor_maps_carry_real_sizes_and_the_boxes_of_the_plan() {
     assert_eq!(maps[2].dims, [40, 700, 2, 2]);
     assert_eq!(maps[2].strides, [160, 80, 112_000]);
     assert_eq!(maps[3].dims, [40, 1000, 8, 2]);
-    let boxes: Vec<_> = maps.iter().map(|map| map.tile).collect();
+    let boxes: Vec<_> = maps.iter().map(|map| map.tile.clone()).collect();
     assert_eq!(boxes, [[32, 64, 1, 1], [32, bn, 1, 1], [32, bn, 1, 1], [32, 64, 1, 1]]);
     assert!(fake::with(|state| state.launches[0].params.lse.is_null()));
+}
+
+#[test]
+fn blackwell_packs_the_heads_of_a_group_into_a_tiles_rows() {
+    fake::reset_to((10, 0));
+    let shape = Shape { heads: 12, kv_heads: 2, ..SHAPE };
+    let plan = plan(&Problem::new(DType::Bf16, shape).mask(Mask::Causal)).expect("valid");
+    launch(&plan, &TENSORS).expect("valid");
+
+    // Groups of 6 heads are 3 packs of 2: 2000 rows.
+    let kernel = plan.kernel();
+    assert_eq!((kernel.name, kernel.launch.bm), ("fwd_sm100_bf16_d128_causal", 256));
+    let launches = fake::with(|state| state.launches.clone());
+    let [launch] = launches.as_slice() else { panic!("one launch, not {}", launches.len()) };
+    let params = launch.params;
+    assert_eq!((params.pack, params.heads, params.group, params.seqlen_q), (1, 6, 3, 1000));
+    assert_eq!((params.m_blocks, params.tiles), (8, 8 * 6 * 2));
+    assert_eq!(launch.grid, (8 * 6 * 2, 1, 1));
+    assert_eq!((params.lse_batch_stride, params.lse_head_stride), (12_000, 1000));
+    let maps = fake::with(|state| state.encoded.clone());
+    assert_eq!(maps[0].dims, [128, 2, 1000, 6, 2]);
+    assert_eq!(maps[0].strides, [256, 12 * 256, 2 * 256, 12 * 256_000]);
+    assert_eq!(maps[0].tile, [64, 2, 64, 1, 1]);
+    assert_eq!((&maps[3].dims, &maps[3].tile), (&maps[0].dims, &maps[0].tile));
+    assert_eq!((&maps[1].dims[..], &maps[1].tile[..]), (&[128, 700, 2, 2][..], &[64, 128, 1, 1][..]));
+    assert_eq!((maps[2].dims.len(), &maps[2].tile[..]), (4, &[64, 128, 1, 1][..]));
 }
 
 #[test]

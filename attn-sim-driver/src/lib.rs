@@ -66,6 +66,11 @@ pub fn configure(options: Options) -> Result<(), ConfigureError> {
     state::configure(options.checked()?).map_err(|made| ConfigureError::Made { made, asked: options })
 }
 
+/// The device that is simulated, if one has been made.
+pub fn configured() -> Option<Options> {
+    state::made()
+}
+
 /// Why the device cannot be as asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigureError {

@@ -153,6 +153,11 @@ impl std::ops::DerefMut for Locked {
     }
 }
 
+/// The device's options, if there is one.
+pub(crate) fn made() -> Option<Options> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|state| state.options)
+}
+
 /// Makes the device with `options`, or gives the seed to one that is otherwise the same.
 pub(crate) fn configure(options: Options) -> Result<(), Options> {
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);

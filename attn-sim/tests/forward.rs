@@ -1,6 +1,6 @@
 //! The project's own Hopper forward kernels, as they are shipped, run in the simulator against attention in f64.
 
-use attn_kernel::forward::plan::{DType, Kernel as Built, Plan};
+use attn_kernel::forward::plan::{DType, Kernel as Built, panel};
 use attn_kernel::forward::sm90::KERNELS;
 use attn_sim::mutate::{self, Outcome};
 use attn_sim::ptx::Module;
@@ -53,7 +53,7 @@ fn ptx(name: &str) -> String {
 
 /// A tensor (batch, seq, heads, d), its map with boxes of `rows` rows, and its address.
 fn map(dtype: DType, addr: u64, d: usize, seq: usize, heads: usize, batch: usize, rows: u32) -> Vec<u8> {
-    let panel = Plan::panel(d as u32);
+    let panel = panel(d as u32);
     let bytes = 2 * d as u64;
     let encoded = EncodeTiled {
         data_type: if dtype == DType::F16 { DataType::Float16 } else { DataType::Bfloat16 },
@@ -87,7 +87,7 @@ struct Inputs {
 }
 
 fn inputs(kernel: &Built, shape: Shape) -> Inputs {
-    let (d, dv) = (kernel.plan.d as usize, kernel.plan.dv as usize);
+    let (d, dv) = (kernel.launch.d as usize, kernel.launch.dv as usize);
     let of = |n, seed| rounded(kernel.dtype, &values(n, seed));
     Inputs {
         q: of(shape.batch * shape.q * shape.heads * d, 1),
@@ -114,7 +114,7 @@ fn simulate_on(
     inputs: &Inputs,
     seed: u64,
 ) -> Result<Output, Error> {
-    let plan = kernel.plan;
+    let plan = kernel.launch;
     let (d, dv) = (plan.d as usize, plan.dv as usize);
     let mut gpu = Gpu::new();
     let (q, k, v) = (gpu.upload(&inputs.q.0), gpu.upload(&inputs.k.0), gpu.upload(&inputs.v.0));
@@ -131,6 +131,9 @@ fn simulate_on(
         tiles,
         1,
         (std::f32::consts::LOG2_E / (d as f32).sqrt()).to_bits(),
+        // No heads are packed, and the struct ends on 8 bytes.
+        0,
+        0,
     ];
     let mut params: Vec<u8> = [lse, (shape.heads * shape.q) as u64, shape.q as u64].map(u64::to_le_bytes).concat();
     params.extend(numbers.iter().flat_map(|n| n.to_le_bytes()));
@@ -138,8 +141,8 @@ fn simulate_on(
     let loaded = gpu.load_module(module.clone()).kernel(kernel.name)?;
     let launch = Launch {
         grid: [plan.blocks(tiles, shape.sms), 1, 1],
-        block: [plan.threads(), 1, 1],
-        shared: plan.smem().end,
+        block: [plan.threads, 1, 1],
+        shared: plan.shared,
         params: vec![
             params,
             of(q, d, shape.q, shape.heads, 64),
@@ -167,7 +170,7 @@ fn simulate_on(
 
 /// Attention in f64: O as (batch, seq, heads, dv), LSE as (batch, heads, seq).
 fn reference(kernel: &Built, shape: Shape, inputs: &Inputs) -> (Vec<f64>, Vec<f64>) {
-    let (d, dv) = (kernel.plan.d as usize, kernel.plan.dv as usize);
+    let (d, dv) = (kernel.launch.d as usize, kernel.launch.dv as usize);
     let mut o = vec![0.0; shape.batch * shape.q * shape.heads * dv];
     let mut lse = vec![f64::NEG_INFINITY; shape.batch * shape.heads * shape.q];
     for b in 0..shape.batch {

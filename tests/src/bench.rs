@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use attn_host::cust::memory::{CopyDestination, DeviceBuffer};
 use attn_host::{DevicePtr, Plan, Tensors};
+use attn_kernel::forward::AnyPlan;
 use clap::Parser;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -20,8 +21,16 @@ use crate::precision::{POISON, Precision};
 use crate::sampled::{self, Buffers};
 use shapes::{LINES, Line};
 
-/// Dense 16-bit matrix products of an H100 SXM by its data sheet, TFLOP/s.
-const PEAK: f64 = 989.4;
+/// Dense 16-bit matrix products of a device by its data sheet, TFLOP/s: an H100 SXM's, a B200's.
+fn peak(gpu: &Gpu) -> f64 {
+    if is_hopper(gpu) { 989.4 } else { 2250.0 }
+}
+
+/// Whether the device is one that the peers were measured on.
+fn is_hopper(gpu: &Gpu) -> bool {
+    gpu.device().info().compute_capability == (9, 0)
+}
+
 /// Blocks of rows of each line that are compared with the oracle.
 const SAMPLED_BLOCKS: usize = 16;
 /// Device time of a measurement, and of the warm-up before the first, microseconds.
@@ -104,10 +113,11 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
     let gpu = Gpu::open()?;
     println!("{}", gpu.describe());
     println!(
-        "{}, random normal, events around {:.0} ms of launches, median of {} interleaved rounds; L2 as the last launch left it; peak {PEAK} TFLOP/s",
+        "{}, random normal, events around {:.0} ms of launches, median of {} interleaved rounds; L2 as the last launch left it; peak {} TFLOP/s",
         options.dtype,
         MEASURED / 1e3,
-        options.rounds
+        options.rounds,
+        peak(&gpu)
     );
     let pool = Pool::new(options.dtype, &cases)?;
     let mut lines: Vec<Prepared> =
@@ -119,7 +129,7 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
             line.micros.push(micros);
         }
     }
-    lines.iter().for_each(|line| println!("{}", line.report()));
+    lines.iter().for_each(|line| println!("{}", line.report(&gpu)));
     match &options.json {
         Some(path) => write_json(path.clone(), &gpu, &lines),
         None => Ok(()),
@@ -205,17 +215,25 @@ impl Prepared {
         self.plan.problem().flops() / self.median() * 1e-6
     }
 
-    fn report(&self) -> String {
+    fn report(&self, gpu: &Gpu) -> String {
         let (tflops, kernel) = (self.tflops(), self.plan.kernel());
-        let peer = self.line.peer.map_or(String::new(), |(best, name)| format!("{:.2} x {name}", tflops / best));
-        let regs = kernel.plan.regs;
+        let peer = self
+            .line
+            .peer
+            .filter(|_| is_hopper(gpu))
+            .map_or(String::new(), |(best, name)| format!("{:.2} x {name}", tflops / best));
+        let regs = match kernel.plan {
+            AnyPlan::Sm90(plan) => format!("{}/{}", plan.regs.consumer, plan.regs.producer),
+            AnyPlan::Sm100(plan) => {
+                format!("{}/{}/{}", plan.regs.softmax, plan.regs.correction, plan.regs.other)
+            }
+            _ => String::new(),
+        };
         format!(
-            "{} | {:8.1} us | {tflops:4.0} TFLOPS | {:.2} of peak | {peer:<12} | {}/{} regs | {}",
+            "{} | {:8.1} us | {tflops:4.0} TFLOPS | {:.2} of peak | {peer:<12} | {regs} regs | {}",
             label(&self.case),
             self.median(),
-            tflops / PEAK,
-            regs.consumer,
-            regs.producer,
+            tflops / peak(gpu),
             kernel.name
         )
     }
@@ -231,7 +249,7 @@ fn write_json(path: PathBuf, gpu: &Gpu, lines: &[Prepared]) -> Result<(), BenchE
                 "median_us": line.median(),
                 "rounds_us": line.micros,
                 "tflops": line.tflops(),
-                "peer": line.line.peer.map(|(tflops, name)| json!({ "name": name, "tflops": tflops })),
+                "peer": line.line.peer.filter(|_| is_hopper(gpu)).map(|(tflops, name)| json!({ "name": name, "tflops": tflops })),
             })
         })
         .collect();

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use attn_host::simulator;
+use attn_host::simulator::{self, Arch};
 use clap::Parser;
 
 use crate::case::Case;
@@ -40,6 +40,9 @@ pub struct Options {
     /// Run on the simulator even where there is a GPU.
     #[arg(long)]
     pub simulator: bool,
+    /// The architecture that the simulator simulates: sm_90a, sm_100a or sm_103a.
+    #[arg(long, value_name = "ARCH", default_value_t)]
+    pub arch: Arch,
     /// Seed of the simulator's schedule.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -82,13 +85,14 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<(), DemoError> {
     writeln!(out, "input    {name}")?;
     writeln!(out, "problem  {}", describe(&case))?;
     let expected = if causal == sample.causal { (sample.o, sample.lse) } else { (None, None) };
+    let simulated = simulator::Options { arch: options.arch, seed: options.seed, ..Default::default() };
     let gpu = match if options.simulator { None } else { Some(Gpu::open()) } {
         Some(Ok(gpu)) => gpu,
         Some(Err(error)) => {
             writeln!(out, "no GPU   {error}")?;
-            Gpu::simulated(options.seed)?
+            Gpu::simulated(simulated)?
         }
-        None => Gpu::simulated(options.seed)?,
+        None => Gpu::simulated(simulated)?,
     };
     let (o, lse) = compute(&gpu, &case, &inputs, expected, out)?;
     if let Some(path) = &options.output {
@@ -141,7 +145,7 @@ fn compute(
     let loaded = gpu.load(case, inputs)?;
     let plan = &loaded.plan;
     let (kernel, grid) = (plan.kernel(), plan.grid().0);
-    let (bm, bn) = (kernel.plan.bm, kernel.plan.bn);
+    let (bm, bn) = (kernel.launch.bm, kernel.launch.bn);
     writeln!(
         out,
         "kernel   {}: tiles of {bm} x {bn}, {grid} blocks of {} threads, {} bytes of shared memory",

@@ -90,8 +90,8 @@ impl Gpu {
     ///
     /// # Errors
     /// [`GpuError::Simulator`] when the process simulates another device already.
-    pub fn simulated(seed: u64) -> Result<Self, GpuError> {
-        simulator::install(simulator::Options { seed, ..Default::default() })?;
+    pub fn simulated(options: simulator::Options) -> Result<Self, GpuError> {
+        simulator::install(options)?;
         Self::start()
     }
 
@@ -135,8 +135,8 @@ impl Gpu {
 
     /// Lets the simulator's next launches take another order; does nothing to a GPU.
     pub fn reseed(&self, seed: u64) -> Result<(), GpuError> {
-        if self.simulated {
-            simulator::install(simulator::Options { seed, ..Default::default() })?;
+        if let Some(options) = simulator::installed() {
+            simulator::install(simulator::Options { seed, ..options })?;
         }
         Ok(())
     }

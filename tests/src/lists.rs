@@ -372,7 +372,7 @@ mod tests {
                 let reached = list.iter().any(|Entry { case, .. }| {
                     case.precision.dtype() == kernel.dtype
                         && case.causal == kernel.causal
-                        && (case.head_dim, case.head_dim_v) == (kernel.plan.d as usize, kernel.plan.dv as usize)
+                        && (case.head_dim, case.head_dim_v) == (kernel.launch.d as usize, kernel.launch.dv as usize)
                 });
                 assert!(reached, "no case runs {}", kernel.name);
             }

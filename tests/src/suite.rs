@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use attn_host::simulator::{self, Arch};
 use clap::Parser;
 
 use crate::case::Case;
@@ -47,6 +48,9 @@ pub struct Options {
     /// Run on the simulator instead of a GPU: the list of small cases for it, or with --all-lists every list.
     #[arg(long)]
     simulator: bool,
+    /// The architecture that the simulator simulates: sm_90a, sm_100a or sm_103a.
+    #[arg(long, value_name = "ARCH", default_value_t, requires = "simulator")]
+    arch: Arch,
     /// Seed of the simulator's schedules.
     #[arg(long, value_name = "N", default_value_t = 0, requires = "simulator")]
     seed: u64,
@@ -160,7 +164,8 @@ pub fn run(options: &Options) -> u8 {
         eprintln!("no case matches the filter");
         return 1;
     }
-    let gpu = match if options.simulator { Gpu::simulated(options.seed) } else { Gpu::open() } {
+    let simulated = simulator::Options { arch: options.arch, seed: options.seed, ..Default::default() };
+    let gpu = match if options.simulator { Gpu::simulated(simulated) } else { Gpu::open() } {
         Ok(gpu) => gpu,
         Err(error) => {
             eprintln!("no GPU to run on: {error}");

@@ -29,7 +29,7 @@ fn answer(case: &Case, like: &Answer, words: &[u32]) -> Answer {
 fn forward_answers_are_an_h100s() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/h100_probes.safetensors");
     let recording = Recording::load(&path).expect("a recording");
-    let gpu = Gpu::simulated(0).expect("the simulator");
+    let gpu = Gpu::simulated(Default::default()).expect("the simulator");
     let mut all = Agreement::default();
     for case in forward::cases() {
         let inputs = Inputs::of(&case);

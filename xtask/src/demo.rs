@@ -25,6 +25,9 @@ pub struct Options {
     /// Run on the simulator even where there is a GPU.
     #[arg(long)]
     simulator: bool,
+    /// The architecture that the simulator simulates: sm_90a, sm_100a or sm_103a.
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<String>,
     /// Seed of the simulator's schedule.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -44,6 +47,9 @@ pub fn run(options: &Options) -> Result<()> {
     }
     command.args(options.causal.then_some("--causal"));
     command.args(options.simulator.then_some("--simulator"));
+    if let Some(arch) = &options.arch {
+        command.args(["--arch", arch]);
+    }
     command.arg("--seed").arg(options.seed.to_string());
     let status = command.status().context("cannot start cargo")?;
     if !status.success() {
