@@ -2,6 +2,7 @@
 
 mod buffers;
 mod element;
+mod mutants;
 mod options;
 mod run;
 mod spec;

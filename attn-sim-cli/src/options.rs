@@ -48,6 +48,11 @@ pub struct Options {
     /// Write the buffers that the first seed's run has changed to this safetensors file.
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Instead: delete or weaken each of the kernel's synchronising instructions in turn, run each such mutant under the seeds,
+    /// and report those that nothing gives away, neither a finding nor another result. A survivor is an instruction that the
+    /// kernel does not need, or one whose loss the simulator does not see. The exit status is 0 when there is none.
+    #[arg(long, conflicts_with_all = ["output", "trace"])]
+    pub mutate: bool,
     /// Print the history of a warp (`warp:X,Y,Z:WARP`), of an mbarrier (`mbarrier:X,Y,Z:ADDRESS`, as in the kernel's shared
     /// addresses) or of every mbarrier (`mbarriers:X,Y,Z`) of block X,Y,Z; may be repeated.
     #[arg(long, value_name = "WHAT", value_parser = trace)]

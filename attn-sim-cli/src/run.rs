@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use attn_sim::report::Finding;
-use attn_sim::{Gpu, Kernel, Launch};
+use attn_sim::{Gpu, Kernel, Launch, Loaded};
 
 use crate::buffers::{self, All, BufferError, Filled};
+use crate::mutants;
 use crate::options::Options;
 use crate::spec::{Spec, SpecError};
 
@@ -38,6 +39,14 @@ pub enum RunError {
     /// The module or the launch.
     #[error(transparent)]
     Sim(#[from] attn_sim::Error),
+    /// Mutants of a kernel that is wrong itself would tell nothing.
+    #[error("--mutate takes a kernel without findings; under seed {seed} it has: {what}")]
+    Unclean {
+        /// The seed.
+        seed: u64,
+        /// Its first finding, or why it stopped.
+        what: String,
+    },
     /// The report cannot be written.
     #[error("cannot write the report: {0}")]
     Report(#[from] io::Error),
@@ -53,22 +62,18 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<bool, RunError> {
     };
     let spec = Spec::parse(&spec)?;
     let before = buffers::fill(&spec)?;
+    let text = read(&options.ptx)?;
+    if options.mutate {
+        return mutants::run(options, &spec, &before, &text, out);
+    }
     let mut gpu = Gpu::new();
-    let kernel = kernel(&mut gpu, options, &read(&options.ptx)?)?;
+    let loaded = gpu.load(&text)?;
+    let kernel = kernel(&loaded, options)?;
     let addresses = buffers::place(&mut gpu, &before)?;
-    let launch = Launch {
-        grid: options.grid,
-        block: options.block,
-        cluster: options.cluster,
-        shared: options.smem,
-        params: buffers::params(&spec, &before, &addresses, &kernel)?,
-        sms: options.multiprocessors,
-        step_limit: options.steps,
-        trace: options.trace.clone(),
-        ..Launch::default()
-    };
+    let params = buffers::params(&spec, &before, &addresses, &kernel)?;
+    let launch = Launch { trace: options.trace.clone(), ..launch(options, params) };
     let mut session = Session { kernel, launch, before, addresses, first: None, clean: true };
-    for seed in (0..options.seeds).map(|i| options.seed.wrapping_add(i)) {
+    for seed in seeds(options) {
         session.seed(&gpu, seed, out)?;
     }
     if let (Some(path), Some(first)) = (&options.output, &session.first) {
@@ -81,8 +86,29 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<bool, RunError> {
     Ok(session.clean)
 }
 
-fn kernel(gpu: &mut Gpu, options: &Options, text: &str) -> Result<Kernel, RunError> {
-    let loaded = gpu.load(text)?;
+/// The launch that options and parameters ask for, under the first seed.
+pub(crate) fn launch(options: &Options, params: Vec<Vec<u8>>) -> Launch {
+    Launch {
+        grid: options.grid,
+        block: options.block,
+        cluster: options.cluster,
+        shared: options.smem,
+        params,
+        seed: options.seed,
+        sms: options.multiprocessors,
+        step_limit: options.steps,
+        ..Launch::default()
+    }
+}
+
+/// The seeds that options ask for.
+pub(crate) fn seeds(options: &Options) -> impl Iterator<Item = u64> + Clone {
+    let first = options.seed;
+    (0..options.seeds).map(move |i| first.wrapping_add(i))
+}
+
+/// The kernel that options name, or the only one.
+pub(crate) fn kernel(loaded: &Loaded, options: &Options) -> Result<Kernel, RunError> {
     if let Some(name) = &options.kernel {
         return Ok(loaded.kernel(name)?);
     }
@@ -341,5 +367,43 @@ AGAIN:
         let two = format!("{ADD}\n.visible .entry other() {{ ret; }}");
         let which = simulate("which", &two, &[]).0.expect_err("two kernels").to_string();
         assert_eq!(which, "--kernel names one of: add, other");
+    }
+
+    #[test]
+    fn mutants_are_run_and_survivors_named() {
+        // The first barrier orders the exchange, the second one nothing.
+        let body = "
+.visible .entry k(.param .u64 o)
+{
+    .reg .b32 %r<6>;
+    .reg .b64 %rd<4>;
+    .shared .align 4 .b8 s[128];
+    ld.param.u64 %rd1, [o];
+    mov.u32 %r1, %tid.x;
+    shl.b32 %r2, %r1, 2;
+    mov.u32 %r3, s;
+    add.s32 %r4, %r3, %r2;
+    st.shared.u32 [%r4], %r1;
+    bar.warp.sync -1;
+    xor.b32 %r4, %r2, 64;
+    add.s32 %r4, %r4, %r3;
+    ld.shared.u32 %r5, [%r4];
+    bar.warp.sync -1;
+    cvt.u64.u32 %rd2, %r2;
+    add.s64 %rd3, %rd1, %rd2;
+    st.global.u32 [%rd3], %r5;
+    ret;
+}";
+        let words = ["--params", "o = u32[32]; ptr o", "--seeds", "3", "--mutate"];
+        let (result, report) = simulate("mutate", body, &words);
+        assert!(!result.expect("runs"), "{report}");
+        assert!(
+            report.contains("2 mutants: 1 reported, 0 gave a wrong result, 1 unnoticed (50.0 % noticed)"),
+            "{report}"
+        );
+        assert!(report.contains(": bar.warp.sync deleted"), "{report}");
+        let broken = body.replace("    bar.warp.sync -1;\n", "");
+        let error = simulate("mutate-broken", &broken, &words).0.expect_err("a race").to_string();
+        assert!(error.contains("under seed 0 it has: race"), "{error}");
     }
 }

@@ -71,7 +71,7 @@ pub enum Misuse {
         "the state word is of phase {of}, the mbarrier is in phase {phase}: only that one and the one before are told apart"
     )]
     StaleState { of: u64, phase: u64 },
-    #[error("a wait for phase {target} is asked again in phase {phase}, where its parity means another phase")]
+    #[error("a wait for phase {target} is asked in phase {phase}, where its parity means another phase")]
     Overtaken { target: u64, phase: u64 },
 }
 

@@ -3,6 +3,17 @@
 //! A check that no mutant trips proves little. [`mutations`] lists what can be taken away from a kernel's waits, fences,
 //! commits, arrivals, expected bytes and barrier counts; [`apply`] makes the mutant; [`score`] runs each of them under
 //! several seeds and tells which ones nobody noticed. A survivor is either a redundant instruction or a blind spot.
+//!
+//! The project's Hopper kernels, six seeds, blocks that go round several tiles (`tests/forward.rs`, ignored tests):
+//!
+//! | kernel | mutants | noticed |
+//! |---|---|---|
+//! | bf16, head dimension 32 | 90 | 96.7 % |
+//! | bf16, 128, O in Q's memory | 79 | 96.2 % |
+//! | bf16, (192, 128), O in Q's memory | 88 | 96.6 % |
+//!
+//! The same three survive in each, and that test says why none of them orders anything. `cargo xtask sim --mutate` scores any
+//! other kernel.
 
 use std::fmt;
 

@@ -46,6 +46,10 @@ pub enum Kind {
     /// threads' accesses behind a thread synchronisation, and values of a load used before `wait::ld`. Several compilers leave
     /// them out.
     TensorOrder,
+    /// A warp wrote rows of A in shared memory that other warps of its warpgroup multiply with, and nothing orders it with their
+    /// `wgmma`: PTX does not say which warp reads which rows. Hardware's warps read the 16 that they multiply, and some kernels
+    /// build on that.
+    WarpgroupOrder,
     /// `setmaxnreg` asked for more than there is, or for the wrong direction.
     RegisterPool,
     /// Asynchronous work that still uses the block's memory when the block ends.
@@ -72,6 +76,7 @@ impl fmt::Display for Kind {
             Kind::Barrier => "barrier misuse",
             Kind::TensorMemory => "tensor memory misuse",
             Kind::TensorOrder => "tensor memory order",
+            Kind::WarpgroupOrder => "warpgroup order",
             Kind::RegisterPool => "register pool",
             Kind::OutstandingAtExit => "outstanding at exit",
             Kind::Operand => "operand",

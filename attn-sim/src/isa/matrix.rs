@@ -5,6 +5,7 @@ use super::operand::{self, format, mask, registers};
 use crate::counters::Class;
 use crate::layout::fragment;
 use crate::machine::Context;
+use crate::machine::clock::Lane;
 use crate::machine::decode::{Addr, Decode, LANES, Reg, Source};
 use crate::machine::execute::{Execute, Step};
 use crate::machine::memory::Space;
@@ -134,7 +135,7 @@ impl Execute for Load {
         // All matrices are read before a register changes: an address register may be a destination.
         let mut matrices = vec![[[0; 16]; ROWS]; self.dests.len()];
         for (i, row) in matrices.iter_mut().flatten().enumerate() {
-            cx.load(i, self.moved.space, addresses[i], 16, row)?;
+            cx.load_as(Lane::Several, i, self.moved.space, addresses[i], 16, row)?;
         }
         for (rows, dest) in matrices.iter().zip(&*self.dests) {
             cx.set_u32(Some(*dest), &to_register(rows, self.moved.trans));
@@ -161,7 +162,7 @@ impl Execute for Store {
             let rows = from_register(&cx.u32(source), self.moved.trans);
             for (r, row) in rows.iter().enumerate() {
                 let lane = m * ROWS + r;
-                cx.store(lane, self.moved.space, addresses[lane], 16, row)?;
+                cx.store_as(Lane::Several, lane, self.moved.space, addresses[lane], 16, row)?;
             }
         }
         Ok(Step::Next)

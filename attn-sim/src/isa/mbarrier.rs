@@ -232,30 +232,59 @@ fn wait(d: &Decode, words: &mut Form, suspends: bool) -> Result<WaitFor, Unsuppo
     Ok(WaitFor { dest: d.dest(0)?, space, addr: d.address(1)?, phase, parity, acquire, suspends })
 }
 
-/// Phases that a warp found incomplete, by mbarrier: it will ask for them again.
+/// A warp's waits, by mbarrier.
 #[derive(Default)]
-struct Asked(BTreeMap<At, u64>);
+struct Waits {
+    /// Phases found incomplete: the warp will ask for them again.
+    asked: BTreeMap<At, u64>,
+    /// The last phase that a wait passed for, and whether one had passed for the phase before it too.
+    passed: BTreeMap<At, (u64, bool)>,
+}
 
-impl UnitState for Asked {}
+impl UnitState for Waits {}
+
+impl Waits {
+    /// The phase that a wait by parity is for, where the warp has waited for one phase after the other so far.
+    fn meant(&self, at: At, parity: bool) -> Option<u64> {
+        let (last, in_turn) = *self.passed.get(&at)?;
+        (in_turn && (last + 1) % 2 == u64::from(parity)).then_some(last + 1)
+    }
+
+    /// A wait has passed while phase `now` is in progress.
+    fn pass(&mut self, at: At, now: u64) {
+        self.asked.remove(&at);
+        let Some(phase) = now.checked_sub(1) else { return };
+        let before = self.passed.get(&at).copied();
+        let in_turn = before.is_some_and(|(last, in_turn)| last + 1 == phase || last == phase && in_turn);
+        self.passed.insert(at, (phase, in_turn));
+    }
+}
 
 impl WaitFor {
-    /// Whether a phase is complete. Asking again for one that hardware cannot tell from another by now is reported.
+    /// Whether a phase is complete. Asking for one that hardware cannot tell from another by now is reported.
     fn complete(&self, cx: &mut Context<'_>, at: At, phase: Phase) -> Result<bool, Stop> {
         let who = cx.actor();
-        if cx.m.mbarrier_test(&who, at, phase, self.acquire)? {
-            cx.warp_state::<Asked>().0.remove(&at);
-            return Ok(true);
-        }
+        let done = cx.m.mbarrier_test(&who, at, phase, self.acquire)?;
         let state = cx.m.mbarrier(&who, at)?.state;
         let now = state.phase();
-        let asked = *cx.warp_state::<Asked>().0.entry(at).or_insert(now);
-        if let (Phase::Parity(_), true) = (phase, asked != now && asked % 2 == now % 2)
-            && let Err(misuse) = state.wait_again(asked)
-        {
+        let waits = cx.warp_state::<Waits>();
+        let (asked, meant) = match phase {
+            Phase::Parity(parity) => (waits.asked.get(&at).copied(), waits.meant(at, parity)),
+            Phase::State(_) => (None, None),
+        };
+        if done {
+            waits.pass(at, now);
+        } else {
+            waits.asked.insert(at, now);
+        }
+        let again = asked.filter(|&asked| !done && state.wait_again(asked).is_err());
+        // Two more phases have ended since, and parities are those of before.
+        let late = meant.filter(|meant| now > meant + 1);
+        if let Some(target) = again.or(late) {
+            let misuse = Misuse::Overtaken { target, phase: now };
             cx.report(Kind::Mbarrier, format!("the mbarrier at {:#x}: {misuse}", at.1));
         }
-        cx.warp_state::<Asked>().0.insert(at, now);
-        Ok(false)
+        Ok(done)
     }
 
     fn words(&self, at: At, phase: Phase) -> String {

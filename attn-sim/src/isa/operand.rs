@@ -2,7 +2,7 @@
 
 use crate::layout::descriptor::{Invalid, Major, Matrix};
 use crate::layout::fragment::{Place, per_register};
-use crate::machine::clock::Actor;
+use crate::machine::clock::{Actor, Lane};
 use crate::machine::decode::{Decode, LANES, Reg};
 use crate::machine::registers::Lanes;
 use crate::machine::{Location, Machine};
@@ -63,6 +63,24 @@ pub fn read(
         }
     }
     Ok(elements)
+}
+
+/// Notes reads of an operand's lines that the actor's unit does not need itself: see [`Lane::OthersRows`].
+pub fn note_others(
+    machine: &mut Machine,
+    who: &Actor,
+    block: usize,
+    (matrix, major): (Matrix, Major),
+    storage: Storage,
+    lines: Range<u32>,
+    k: u32,
+) -> Result<(), Stop> {
+    let who = Actor { lane: Lane::OthersRows, ..who.clone() };
+    for piece in matrix.pieces(major, lines, k, storage.bytes) {
+        machine.check_bounds(&who, Location::Shared { block, offset: piece.offset }, 16)?;
+        machine.note_shared_read(&who, block, piece.offset, 16);
+    }
+    Ok(())
 }
 
 /// The fault of a descriptor that says nothing the unit could do.

@@ -15,7 +15,7 @@ mod scales;
 use super::Decoded;
 use crate::counters::Class;
 use crate::layout::tmem::COLUMNS;
-use crate::machine::clock::{Actor, Agent, Clock, Proxy};
+use crate::machine::clock::{Actor, Agent, Clock, Lane, Proxy};
 use crate::machine::decode::{Addr, Decode, Reg, Source};
 use crate::machine::execute::{Execute, Step};
 use crate::machine::memory::Space;
@@ -146,7 +146,7 @@ impl Execute for Alloc {
         };
         let lane = cx.first_lane();
         let to = cx.addresses(&self.to)[lane];
-        cx.store(lane, self.space, to, 4, &start.to_le_bytes())?;
+        cx.store_as(Lane::Any, lane, self.space, to, 4, &start.to_le_bytes())?;
         Ok(Step::Next)
     }
 

@@ -4,6 +4,7 @@ use super::Decoded;
 use super::form::Form;
 use crate::counters::Class;
 use crate::machine::Context;
+use crate::machine::clock::Lane;
 use crate::machine::decode::{Addr, Decode, Source};
 use crate::machine::execute::{Execute, Step};
 use crate::machine::memory::Space;
@@ -107,8 +108,8 @@ impl Execute for CopyMap {
         let (to, from) = (cx.addresses(&self.to), cx.addresses(&self.from));
         let lane = cx.first_lane();
         let mut bytes = [0; 128];
-        cx.load(lane, Space::Shared, from[lane], 128, &mut bytes)?;
-        cx.store(lane, Space::Global, to[lane], 128, &bytes)?;
+        cx.load_as(Lane::Any, lane, Space::Shared, from[lane], 128, &mut bytes)?;
+        cx.store_as(Lane::Any, lane, Space::Global, to[lane], 128, &bytes)?;
         Ok(Step::Next)
     }
 

@@ -1,6 +1,6 @@
 //! Accesses of memory with their checks: bounds, initialisation, order, proxy.
 
-use super::clock::{Actor, Epoch, Proxy};
+use super::clock::{Actor, Epoch, Lane, Proxy};
 use super::memory::{GlobalView, Space};
 use super::shadow::Conflict;
 use super::shared::FIRST;
@@ -176,7 +176,9 @@ impl Machine {
     /// [`SharedMemory::bytes`](super::shared::SharedMemory::bytes).
     pub fn note_shared_read(&mut self, who: &Actor, block: usize, offset: u32, len: usize) {
         let met = self.blocks[block].shared.note_read(who, offset, len);
-        if let Some(offset) = met.unwritten {
+        if let Some(offset) = met.unwritten
+            && who.lane != Lane::OthersRows
+        {
             self.unwritten(who, Location::Shared { block, offset });
         }
         if let Some(conflict) = met.conflict {
@@ -206,7 +208,17 @@ impl Machine {
         let asynchronous = |e: Epoch| self.agents[e.agent as usize].asynchronous;
         let how = |w: bool| if w { "written" } else { "read" };
         let (now, then) = (how(writes), how(conflict.wrote));
-        let (kind, message) = if conflict.unfenced && who.proxy == Proxy::Tensor {
+        let earlier = conflict.earlier;
+        let others_rows = who.lane == Lane::OthersRows && !conflict.unfenced && !asynchronous(earlier)
+            || earlier.lane() == Lane::OthersRows && who.agent == who.issuer;
+        let (kind, message) = if others_rows {
+            let rule = "nothing orders a multiply by other warps of the warpgroup and the write of its rows of A";
+            (Kind::WarpgroupOrder, format!("{at} is {now}, and was {then}: {rule}"))
+        } else if !conflict.unfenced && who.apart(earlier) {
+            let kind = if who.agent == who.issuer { Kind::Race } else { Kind::InFlight };
+            let lanes = "another lane of the same warp, and the two have not met since (bar.warp.sync)";
+            (kind, format!("{at} is {now}, and was {then} by {lanes}"))
+        } else if conflict.unfenced && who.proxy == Proxy::Tensor {
             let fences = "tcgen05.fence::before_thread_sync on one side or ::after_thread_sync on the other";
             (Kind::TensorOrder, format!("{at} is {now}, {then} before by another thread, without {fences}"))
         } else if conflict.unfenced {

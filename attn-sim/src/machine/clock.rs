@@ -1,8 +1,11 @@
 //! Who has seen whose work: vector clocks over agents.
 //!
 //! An agent is a warp, or a stream of asynchronous operations whose completion is observed together: the copies that
-//! complete on one mbarrier, the multiplies of one warp. The lanes of a warp are one agent, so what two lanes of a warp do
-//! to each other is not judged. Releases raise the agent's own clock, so that later accesses are not covered by them.
+//! complete on one mbarrier, the multiplies of one warp. Releases raise the agent's own clock, so that later accesses are not
+//! covered by them.
+//!
+//! The lanes of a warp are one agent. What two of them do to each other since the warp last synchronised is told by the lane
+//! that an access keeps; what one lane releases to other warps counts for all lanes, which is not judged.
 
 use std::rc::Rc;
 
@@ -110,6 +113,54 @@ pub struct Actor {
     pub op: u32,
     /// The warp that issued it, as an index into the machine's warps.
     pub warp: u32,
+    /// Which of its lanes.
+    pub lane: Lane,
+    /// Agent of the issuing warp.
+    pub issuer: Agent,
+    /// Up to where that warp's lanes have heard of each other's work.
+    pub synced: u32,
+}
+
+/// Which lanes of a warp make an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// One.
+    One(u8),
+    /// Several, each of its own.
+    Several,
+    /// Whichever; other lanes of the warp are in order with it.
+    Any,
+    /// A matrix unit for the warp, in rows of A that the warpgroup's other warps multiply.
+    OthersRows,
+}
+
+impl Lane {
+    const fn code(self) -> u32 {
+        match self {
+            Lane::One(lane) => lane as u32,
+            Lane::Several => 32,
+            Lane::Any => 33,
+            Lane::OthersRows => 34,
+        }
+    }
+
+    const fn of(code: u32) -> Self {
+        match code {
+            0..32 => Lane::One(code as u8),
+            32 => Lane::Several,
+            34 => Lane::OthersRows,
+            _ => Lane::Any,
+        }
+    }
+
+    /// Whether two accesses of a warp are certainly by different lanes.
+    pub const fn differs(self, other: Lane) -> bool {
+        match (self, other) {
+            (Lane::One(a), Lane::One(b)) => a != b,
+            (Lane::One(_) | Lane::Several, Lane::Several) | (Lane::Several, Lane::One(_)) => true,
+            _ => false,
+        }
+    }
 }
 
 /// An access, as shadow memory keeps it.
@@ -119,13 +170,14 @@ pub struct Epoch {
     pub agent: Agent,
     /// The moment; 0 is no access at all.
     pub clock: u32,
-    /// Index of the instruction, with [`Epoch::ASYNC`] for the asynchronous proxy.
-    pub op: u32,
+    /// The instruction, the lane, and whether it went through the asynchronous proxy.
+    how: u32,
 }
 
 impl Epoch {
-    /// Bit of [`Epoch::op`].
-    pub const ASYNC: u32 = 1 << 31;
+    const ASYNC: u32 = 1 << 31;
+    const LANE: u32 = 25;
+    const OP: u32 = (1 << Self::LANE) - 1;
 
     /// Whether this is an access.
     #[inline]
@@ -133,15 +185,26 @@ impl Epoch {
         self.clock != 0
     }
 
-    /// The instruction.
+    /// Index of the instruction in the program.
     pub const fn op(self) -> u32 {
-        self.op & !Self::ASYNC
+        self.how & Self::OP
+    }
+
+    /// The lane.
+    pub const fn lane(self) -> Lane {
+        Lane::of(self.how >> Self::LANE & 0x3f)
+    }
+
+    /// The same by other lanes.
+    pub const fn by(self, lane: Lane) -> Self {
+        let how = self.how & !(0x3f << Self::LANE) | lane.code() << Self::LANE;
+        Epoch { how, ..self }
     }
 
     /// Whether it went through the asynchronous proxy.
     #[inline]
     pub const fn is_async(self) -> bool {
-        self.op & Self::ASYNC != 0
+        self.how & Self::ASYNC != 0
     }
 }
 
@@ -150,14 +213,26 @@ impl Actor {
     #[inline]
     pub fn epoch(&self) -> Epoch {
         let proxy = if self.proxy == Proxy::Async { Epoch::ASYNC } else { 0 };
-        Epoch { agent: self.agent, clock: self.clock, op: self.op | proxy }
+        let how = self.op & Epoch::OP | self.lane.code() << Epoch::LANE | proxy;
+        Epoch { agent: self.agent, clock: self.clock, how }
     }
 
     /// Whether `earlier` happens before this access.
     #[inline]
     pub fn follows(&self, earlier: Epoch) -> bool {
-        earlier.agent == self.agent && earlier.clock == self.clock
-            || earlier.clock <= self.known.seen.get(earlier.agent)
+        let told = earlier.agent == self.agent && earlier.clock == self.clock
+            || earlier.clock <= self.known.seen.get(earlier.agent);
+        told && !self.apart(earlier)
+    }
+
+    /// Whether `earlier` is another lane's of the same warp, since the lanes last met. Lanes that execute one instruction
+    /// together may touch the same bytes.
+    #[inline]
+    pub fn apart(&self, earlier: Epoch) -> bool {
+        earlier.agent == self.issuer
+            && earlier.clock > self.synced
+            && self.lane.differs(earlier.lane())
+            && earlier.op() != self.op
     }
 
     /// Whether the writes of `earlier` are visible on this access's path to memory, given that it happens before.
@@ -178,7 +253,12 @@ mod tests {
     use super::*;
 
     fn actor(agent: Agent, clock: u32, known: &Knowledge, proxy: Proxy) -> Actor {
-        Actor { agent, clock, known: Rc::new(known.clone()), proxy, op: 0, warp: 0 }
+        let (known, lane) = (Rc::new(known.clone()), Lane::Any);
+        Actor { agent, clock, known, proxy, op: 0, warp: 0, lane, issuer: agent, synced: 0 }
+    }
+
+    fn at(agent: Agent, clock: u32) -> Epoch {
+        actor(agent, clock, &Knowledge::default(), Proxy::Generic).epoch()
     }
 
     #[test]
@@ -186,7 +266,7 @@ mod tests {
         let mut barrier = Knowledge::default();
         let mut writer = Knowledge::default();
         writer.seen.raise(0, 1);
-        let (before, after) = (Epoch { agent: 0, clock: 1, op: 0 }, Epoch { agent: 0, clock: 2, op: 0 });
+        let (before, after) = (at(0, 1), at(0, 2));
         barrier.join(&writer);
         let reader = actor(1, 1, &barrier, Proxy::Generic);
         assert!(reader.follows(before) && !reader.follows(after));
@@ -194,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_generic_write_reaches_the_asynchronous_proxy_through_a_fence() {
-        let write = Epoch { agent: 0, clock: 1, op: 0 };
+        let write = at(0, 1);
         let mut known = Knowledge::default();
         known.seen.raise(0, 1);
         assert!(!actor(1, 1, &known, Proxy::Async).sees(write));
@@ -202,5 +282,23 @@ mod tests {
         known.fence();
         assert!(actor(1, 1, &known, Proxy::Async).sees(write));
         assert!(!actor(1, 1, &known, Proxy::Async).sees(Epoch { clock: 2, ..write }));
+    }
+
+    #[test]
+    fn lanes_of_a_warp_are_apart_until_they_meet() {
+        let by = |lane: Lane, op: u32, synced: u32| {
+            let mut known = Knowledge::default();
+            known.seen.raise(0, 3);
+            Actor { lane, op, synced, ..actor(0, 3, &known, Proxy::Generic) }
+        };
+        let write = by(Lane::One(4), 7, 0).epoch();
+        assert_eq!((write.op(), write.lane(), write.is_async()), (7, Lane::One(4), false));
+        assert!(by(Lane::One(4), 8, 0).follows(write));
+        assert!(!by(Lane::One(5), 8, 0).follows(write));
+        assert!(!by(Lane::Several, 8, 0).follows(write));
+        assert!(by(Lane::Any, 8, 0).follows(write));
+        assert!(by(Lane::One(5), 7, 0).follows(write), "the same instruction");
+        assert!(by(Lane::One(5), 8, 3).follows(write), "they have met since");
+        assert_eq!(write.by(Lane::Several).lane(), Lane::Several);
     }
 }

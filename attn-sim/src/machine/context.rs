@@ -1,6 +1,6 @@
 //! What an instruction sees while a warp executes it.
 
-use super::clock::{Actor, Proxy};
+use super::clock::{Actor, Lane, Proxy};
 use super::decode::{Addr, LANES, Reg, Source};
 use super::events::{Queue, Unit};
 use super::execute::Step;
@@ -53,7 +53,25 @@ impl Context<'_> {
     pub fn actor(&self) -> Actor {
         let warp = &self.m.warps[self.warp];
         let (agent, clock, known) = (warp.agent, warp.clock, Rc::clone(&warp.known));
-        Actor { agent, clock, known, proxy: Proxy::Generic, op: self.op, warp: self.warp as u32 }
+        let (proxy, lane, issuer, synced) = (Proxy::Generic, Lane::Any, agent, warp.synced);
+        Actor { agent, clock, known, proxy, op: self.op, warp: self.warp as u32, lane, issuer, synced }
+    }
+
+    /// The same, as some of its lanes.
+    pub fn actor_of(&self, lane: Lane) -> Actor {
+        Actor { lane, ..self.actor() }
+    }
+
+    /// The lanes that execute have met: what each did before, the others have heard of.
+    pub fn lanes_met(&mut self) {
+        if self.mask.count_ones() > 1 {
+            let warp = &mut self.m.warps[self.warp];
+            if warp.touched {
+                warp.touched = false;
+                warp.synced = warp.clock;
+                self.m.release(self.warp);
+            }
+        }
     }
 
     /// Lanes that execute, lowest first.
@@ -368,7 +386,21 @@ impl Context<'_> {
 
     /// A lane's load of `out.len()` bytes, aligned to `align`.
     pub fn load(&mut self, lane: usize, space: Space, addr: u64, align: u64, out: &mut [u8]) -> Result<(), Stop> {
-        let who = self.actor();
+        self.load_as(Lane::One(lane as u8), lane, space, addr, align, out)
+    }
+
+    /// A load at a lane's address, for some lanes.
+    pub fn load_as(
+        &mut self,
+        by: Lane,
+        lane: usize,
+        space: Space,
+        addr: u64,
+        align: u64,
+        out: &mut [u8],
+    ) -> Result<(), Stop> {
+        let who = self.actor_of(by);
+        self.m.warps[self.warp].touched = true;
         let at = self.m.locate(&who, lane as u32, space, addr)?;
         self.m.check_aligned(&who, at, align)?;
         self.m.read(&who, at, out)
@@ -376,7 +408,21 @@ impl Context<'_> {
 
     /// A lane's store of bytes, aligned to `align`.
     pub fn store(&mut self, lane: usize, space: Space, addr: u64, align: u64, bytes: &[u8]) -> Result<(), Stop> {
-        let who = self.actor();
+        self.store_as(Lane::One(lane as u8), lane, space, addr, align, bytes)
+    }
+
+    /// A store at a lane's address, for some lanes.
+    pub fn store_as(
+        &mut self,
+        by: Lane,
+        lane: usize,
+        space: Space,
+        addr: u64,
+        align: u64,
+        bytes: &[u8],
+    ) -> Result<(), Stop> {
+        let who = self.actor_of(by);
+        self.m.warps[self.warp].touched = true;
         let at = self.m.locate(&who, lane as u32, space, addr)?;
         self.m.check_aligned(&who, at, align)?;
         self.m.write(&who, at, bytes)
@@ -398,7 +444,9 @@ impl Context<'_> {
     /// An asynchronous operation on a stream, which knows what this warp knows: its accesses are made with the actor.
     /// With `in_order`, it also follows the operations issued on the stream before.
     pub fn begin(&mut self, stream: Stream, proxy: Proxy, in_order: bool) -> Actor {
-        let who = self.actor();
+        // What one thread issues follows what that thread has done.
+        let lane = if self.mask.count_ones() == 1 { Lane::One(self.first_lane() as u8) } else { Lane::Any };
+        let who = self.actor_of(lane);
         self.m.begin(&who, stream, proxy, in_order)
     }
 

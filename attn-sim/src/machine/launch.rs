@@ -1,6 +1,7 @@
 //! A launch: its shape, how its clusters are spread over machines, and how what they did is put together.
 
 use super::Machine;
+use super::clock::Epoch;
 use super::memory::{GlobalMemory, Merge, Overlap};
 use super::program::Program;
 use super::schedule::Outcome;
@@ -199,19 +200,20 @@ impl Collected {
 /// Two clusters touched a byte, at least one of them writing.
 fn overlap_finding(program: &Program, shape: &Shape, domain: usize, overlap: &Overlap) -> Finding {
     let block_of = |domain: usize| shape.blocks_of(shape.cluster_id(domain as u64))[0];
-    let side = |domain: usize| {
-        let op = overlap.write.filter(|(d, _)| *d == domain).map(|(_, e)| &program.ops[e.op() as usize]);
+    let side = |domain: usize, access: Option<Epoch>| {
+        let op = access.map(|e| &program.ops[e.op() as usize]);
         let at = Site { block: block_of(domain), warp: 0, line: op.map_or(0, |op| op.line) };
         (at, op.map_or_else(|| "an access".to_owned(), |op| op.text.clone()))
     };
-    let ((at, instruction), (other, text)) = (side(domain), side(overlap.earlier));
+    let ((at, instruction), (other, text)) = (side(domain, overlap.mine), side(overlap.earlier, overlap.theirs));
     let how = if overlap.both_wrote { "written by both" } else { "written by one and read by the other" };
+    let bytes = if overlap.bytes == 1 { "1 byte".to_owned() } else { format!("{} bytes", overlap.bytes) };
     Finding {
         kind: Kind::Race,
         kernel: program.name.clone(),
         at,
         instruction,
-        message: format!("global {:#x} is {how} of two clusters, which nothing orders", overlap.addr),
+        message: format!("global {:#x} is {how} of two clusters, which nothing orders: {bytes}", overlap.addr),
         other: Some(Other { at: other, instruction: text }),
         count: 1,
     }

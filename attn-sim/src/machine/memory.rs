@@ -317,17 +317,21 @@ pub struct Effects {
     pages: Vec<(u64, Page)>,
 }
 
-/// A byte that two domains touched, one of which wrote it.
+/// Neighbouring bytes that two domains touched alike, at least one of them writing.
 #[derive(Clone, Copy, Debug)]
 pub struct Overlap {
-    /// The address.
+    /// The first one's address.
     pub addr: u64,
+    /// How many.
+    pub bytes: usize,
     /// Whether both wrote.
     pub both_wrote: bool,
     /// The earlier domain in launch order.
     pub earlier: usize,
-    /// A write of that word, where the shadow of either still has it: domain and access.
-    pub write: Option<(usize, Epoch)>,
+    /// The earlier domain's write, where it wrote.
+    pub theirs: Option<Epoch>,
+    /// The later domain's access.
+    pub mine: Option<Epoch>,
 }
 
 /// Puts domains' effects together, in launch order.
@@ -346,28 +350,19 @@ struct Touched {
 }
 
 impl Merge {
-    /// Writes the effects of domain `domain` to memory and returns the bytes that another one touched, one a page.
+    /// Writes the effects of domain `domain` to memory and returns the bytes that another one touched.
     pub fn add(&mut self, domain: usize, effects: Effects, memory: &mut GlobalMemory) -> Vec<Overlap> {
         let mut overlaps = Vec::new();
         for (number, page) in effects.pages {
-            let start = number * PAGE as u64;
             let (stored, loaded) = self.all.entry(number).or_insert_with(|| (Bits::new(PAGE), Bits::new(PAGE)));
-            let common = page.stored.first_common(stored).map(|o| (o, true));
-            let common =
-                common.or(page.stored.first_common(loaded).or(page.loaded.first_common(stored)).map(|o| (o, false)));
+            let common = page.stored.first_common(stored).is_some()
+                || page.stored.first_common(loaded).is_some()
+                || page.loaded.first_common(stored).is_some();
             stored.union(&page.stored);
             loaded.union(&page.loaded);
             let before = self.touched.entry(number).or_default();
-            if let Some((offset, both_wrote)) = common {
-                let earlier = before.iter().find(|t| t.stored.contains(offset) || t.loaded.contains(offset));
-                let mine = page.shadow.last_write(offset).map(|e| (domain, e));
-                let theirs = earlier.and_then(|t| Some((t.domain, t.shadow.as_ref()?.last_write(offset)?)));
-                overlaps.push(Overlap {
-                    addr: start + offset as u64,
-                    both_wrote,
-                    earlier: earlier.map_or(0, |t| t.domain),
-                    write: theirs.or(mine),
-                });
+            if common {
+                overlaps.extend(page_overlaps(number * PAGE as u64, &page, before));
             }
             if page.any_stored {
                 memory.take_page(number, &page);
@@ -379,16 +374,53 @@ impl Merge {
     }
 }
 
+/// What a page has in common with earlier domains' views of it, byte by byte, neighbours together.
+fn page_overlaps(start: u64, page: &Page, before: &[Touched]) -> Vec<Overlap> {
+    let at = |offset: usize| {
+        let (stores, loads) = (page.stored.contains(offset), page.loaded.contains(offset));
+        let theirs = before.iter().find(|t| t.stored.contains(offset) && (stores || loads));
+        let earlier = theirs.or_else(|| before.iter().find(|t| stores && t.loaded.contains(offset)))?;
+        let wrote = theirs.is_some();
+        Some(Overlap {
+            addr: start + offset as u64,
+            bytes: 1,
+            both_wrote: wrote && stores,
+            earlier: earlier.domain,
+            theirs: earlier.shadow.as_ref().filter(|_| wrote).and_then(|s| s.last_write(offset)),
+            mine: if stores { page.shadow.last_write(offset) } else { page.shadow.last_read(offset) },
+        })
+    };
+    let mut runs: Vec<Overlap> = Vec::new();
+    for next in (0..PAGE).filter_map(at) {
+        match runs.last_mut() {
+            Some(run) if run.continues(&next) => run.bytes += 1,
+            _ => runs.push(next),
+        }
+    }
+    runs
+}
+
+impl Overlap {
+    /// Whether a byte's overlap is one with those before it.
+    fn continues(&self, next: &Overlap) -> bool {
+        let op = |e: Option<Epoch>| e.map(Epoch::op);
+        self.addr + self.bytes as u64 == next.addr
+            && (self.both_wrote, self.earlier) == (next.both_wrote, next.earlier)
+            && (op(self.theirs), op(self.mine)) == (op(next.theirs), op(next.mine))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::clock::{Knowledge, Proxy};
+    use super::super::clock::{Knowledge, Lane, Proxy};
     use super::*;
     use std::rc::Rc;
 
     fn actor() -> Actor {
         let mut known = Knowledge::default();
         known.observe(0, 1);
-        Actor { agent: 0, clock: 1, known: Rc::new(known), proxy: Proxy::Generic, op: 0, warp: 0 }
+        let (known, proxy, lane) = (Rc::new(known), Proxy::Generic, Lane::Any);
+        Actor { agent: 0, clock: 1, known, proxy, op: 0, warp: 0, lane, issuer: 0, synced: 0 }
     }
 
     #[test]
@@ -421,7 +453,8 @@ mod tests {
         let mut merge = Merge::default();
         assert!(merge.add(0, one, &mut memory).is_empty());
         let overlaps = merge.add(1, two, &mut memory);
-        assert_eq!((overlaps.len(), overlaps[0].addr, overlaps[0].both_wrote), (1, edge + 2, false));
+        let found: Vec<_> = overlaps.iter().map(|o| (o.addr, o.bytes, o.both_wrote)).collect();
+        assert_eq!(found, [(edge + 2, 2, false)]);
         assert_eq!(memory.read(edge, 4), Some(&[9; 4][..]));
         assert_eq!(memory.read(edge + 4, 1), Some(&[7][..]));
     }

@@ -253,7 +253,7 @@ impl Machine {
         if !self.agents[issuer.agent as usize].asynchronous {
             self.release(issuer.warp as usize);
         }
-        Actor { agent, clock, known, proxy, op: issuer.op, warp: issuer.warp }
+        Actor { agent, clock, known, proxy, ..issuer.clone() }
     }
 
     /// What a warp releases at this moment; its later accesses are not part of it.
@@ -268,7 +268,10 @@ impl Machine {
 
     /// A warp learns what was released.
     pub fn acquire(&mut self, warp: usize, released: &Knowledge) {
-        Rc::make_mut(&mut self.warps[warp].known).join(released);
+        let warp = &mut self.warps[warp];
+        Rc::make_mut(&mut warp.known).join(released);
+        // What comes back to a warp, one of its lanes has released before.
+        warp.synced = warp.synced.max(released.seen.get(warp.agent));
     }
 
     /// A warp learns that operations of a stream up to `clock` are complete.
@@ -276,9 +279,10 @@ impl Machine {
         Rc::make_mut(&mut self.warps[warp].known).observe(agent, clock);
     }
 
-    /// A warp executes a proxy fence.
+    /// A warp executes a proxy fence, which is for what it has done so far.
     pub fn fence_proxy(&mut self, warp: usize) {
         Rc::make_mut(&mut self.warps[warp].known).fence();
+        self.release(warp);
     }
 
     /// What was released at an address of global or shared memory by atomics and releasing stores.

@@ -1,6 +1,6 @@
 //! What is remembered beside memory: which bytes were written, and by whom each word was last written and read.
 
-use super::clock::{Actor, Epoch, Proxy};
+use super::clock::{Actor, Epoch, Lane, Proxy};
 
 /// Bytes of memory that share a [`Cell`].
 pub const GRAIN: usize = 4;
@@ -66,17 +66,32 @@ impl Bits {
     }
 }
 
-/// Last accesses of one word.
+/// An access of some bytes of a word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Touch {
+    epoch: Epoch,
+    /// Those bytes, a bit each.
+    bytes: u8,
+}
+
+/// Last accesses of one word. Mostly all of it was written and read together.
 #[derive(Clone, Debug, Default)]
 struct Cell {
     write: Epoch,
-    /// Bytes of the word that the last write wrote.
-    bytes: u8,
     read: Epoch,
-    /// Further reads that are unordered with `read` and with each other.
-    /// Mostly none, so a pointer's room and no more.
-    #[allow(clippy::box_collection)]
-    reads: Option<Box<Vec<Epoch>>>,
+    /// Bytes of `write` and of `read`.
+    written: u8,
+    seen: u8,
+    more: Option<Box<More>>,
+}
+
+/// Accesses of a word that the last ones do not stand for.
+#[derive(Clone, Debug, Default)]
+struct More {
+    /// Writes of other bytes than the last one's.
+    writes: Vec<Touch>,
+    /// Reads that are unordered with the last one, or of other bytes.
+    reads: Vec<Touch>,
 }
 
 /// Two accesses that nothing orders, or a write that a fence should have made visible.
@@ -120,8 +135,11 @@ impl Shadow {
         let mut passed = Epoch::default();
         for word in start / GRAIN..end.div_ceil(GRAIN) {
             let cell = &mut self.cells[word];
-            let write = cell.write;
-            if write != passed && write.exists() && cell.bytes & bytes_of(word, start, end) != 0 {
+            let bytes = bytes_of(word, start, end);
+            let mut check = |write: Epoch, written: u8| {
+                if write == passed || !write.exists() || written & bytes == 0 {
+                    return;
+                }
                 let ordered = who.follows(write);
                 if ordered && who.sees(write) {
                     passed = write;
@@ -129,9 +147,13 @@ impl Shadow {
                     let offset = (word * GRAIN).max(start);
                     conflict = Some(Conflict { offset, earlier: write, wrote: true, unfenced: ordered });
                 }
+            };
+            check(cell.write, cell.written);
+            if let Some(more) = &cell.more {
+                more.writes.iter().for_each(|w| check(w.epoch, w.bytes));
             }
-            if cell.read != epoch {
-                cell.note_read(who, epoch);
+            if cell.read != epoch || cell.seen != bytes {
+                cell.note_read(who, epoch, bytes);
             }
         }
         conflict
@@ -140,7 +162,7 @@ impl Shadow {
     /// Notes a write and returns the first conflict with an earlier access.
     pub fn write(&mut self, who: &Actor, start: usize, len: usize) -> Option<Conflict> {
         let (end, epoch) = (start + len, who.epoch());
-        let mut conflict = None;
+        let mut conflict: Option<Conflict> = None;
         let (mut passed, mut passed_read) = (Epoch::default(), Epoch::default());
         for word in start / GRAIN..end.div_ceil(GRAIN) {
             let cell = &mut self.cells[word];
@@ -149,49 +171,100 @@ impl Shadow {
                 let ordered = !earlier.exists() || who.follows(earlier);
                 // What a write replaces needs no proxy fence, but tensor memory's fences order every access.
                 let fenced = who.proxy != Proxy::Tensor || !earlier.exists() || who.sees(earlier);
-                if !(ordered && fenced) && conflict.is_none() {
+                // A read that the instruction's own warp may not even make says less than any other.
+                if !(ordered && fenced) && conflict.is_none_or(|c| c.earlier.lane() == Lane::OthersRows) {
                     conflict = Some(Conflict { offset: (word * GRAIN).max(start), earlier, wrote, unfenced: ordered });
                 }
             };
-            if cell.write != passed && cell.bytes & bytes != 0 {
+            if cell.write != passed && cell.written & bytes != 0 {
                 check(cell.write, true);
                 passed = cell.write;
             }
-            if cell.read != passed_read {
+            if cell.read != passed_read && cell.seen & bytes != 0 {
                 check(cell.read, false);
                 passed_read = cell.read;
             }
-            if let Some(reads) = cell.reads.take() {
-                reads.iter().for_each(|&read| check(read, false));
+            if let Some(more) = &cell.more {
+                more.writes.iter().filter(|w| w.bytes & bytes != 0).for_each(|w| check(w.epoch, true));
+                more.reads.iter().filter(|r| r.bytes & bytes != 0).for_each(|r| check(r.epoch, false));
             }
-            cell.read = Epoch::default();
-            // A partial write by the same agent moment joins the bytes; another agent's takes the word over.
-            cell.bytes = if cell.write == epoch { cell.bytes | bytes } else { bytes };
-            cell.write = epoch;
+            cell.note_write(epoch, bytes);
         }
         conflict
     }
 
-    /// The last write of the word at an offset.
+    /// The last write of the byte at an offset.
     pub fn last_write(&self, offset: usize) -> Option<Epoch> {
-        let write = self.cells[offset / GRAIN].write;
-        write.exists().then_some(write)
+        let (cell, byte) = (&self.cells[offset / GRAIN], 1 << (offset % GRAIN));
+        let others = cell.more.iter().flat_map(|more| &more.writes);
+        let mut all = others.copied().chain([Touch { epoch: cell.write, bytes: cell.written }]);
+        all.find(|w| w.bytes & byte != 0).map(|w| w.epoch)
+    }
+
+    /// A last read of the byte at an offset.
+    pub fn last_read(&self, offset: usize) -> Option<Epoch> {
+        let (cell, byte) = (&self.cells[offset / GRAIN], 1 << (offset % GRAIN));
+        let others = cell.more.iter().flat_map(|more| &more.reads);
+        let mut all = others.copied().chain([Touch { epoch: cell.read, bytes: cell.seen }]);
+        all.find(|r| r.bytes & byte != 0).map(|r| r.epoch)
     }
 }
 
 impl Cell {
-    fn note_read(&mut self, who: &Actor, epoch: Epoch) {
-        // A read that happens before this one says nothing more.
-        if !self.read.exists() || self.read.agent == epoch.agent || who.follows(self.read) {
-            self.read = epoch;
+    /// A read; those that happen before it and are of its bytes say nothing more.
+    fn note_read(&mut self, who: &Actor, epoch: Epoch, bytes: u8) {
+        let last = Touch { epoch: self.read, bytes: self.seen };
+        let mut read = Touch { epoch, bytes };
+        if !last.epoch.exists() || stands_for(who, &mut read, last) {
+            (self.read, self.seen) = (read.epoch, read.bytes);
             return;
         }
-        let reads = self.reads.get_or_insert_with(Box::default);
-        match reads.iter_mut().find(|r| r.agent == epoch.agent || who.follows(**r)) {
-            Some(slot) => *slot = epoch,
-            None => reads.push(epoch),
+        let reads = &mut self.more.get_or_insert_with(Box::default).reads;
+        reads.retain(|&r| !stands_for(who, &mut read, r));
+        reads.push(read);
+    }
+
+    /// A write: what it overwrites is gone, and reads of its bytes with it.
+    fn note_write(&mut self, mut epoch: Epoch, bytes: u8) {
+        // Lanes that write a byte by one instruction have all written it, with whichever value.
+        if self.written & bytes != 0 && self.write.by(Lane::Any) == epoch.by(Lane::Any) {
+            epoch = epoch.by(Lane::Any);
+        }
+        let left = Touch { epoch: self.write, bytes: self.written & !bytes };
+        self.seen &= !bytes;
+        if self.seen == 0 {
+            self.read = Epoch::default();
+        }
+        if let Some(more) = &mut self.more {
+            for list in [&mut more.writes, &mut more.reads] {
+                list.iter_mut().for_each(|t| t.bytes &= !bytes);
+                list.retain(|t| t.bytes != 0);
+            }
+            if more.writes.is_empty() && more.reads.is_empty() {
+                self.more = None;
+            }
+        }
+        if left.bytes == 0 {
+            (self.write, self.written) = (epoch, bytes);
+        } else if left.epoch == epoch {
+            self.written |= bytes;
+        } else {
+            (self.write, self.written) = (epoch, bytes);
+            self.more.get_or_insert_with(Box::default).writes.push(left);
         }
     }
+}
+
+/// Whether `read` may take the place of `earlier`; where that was another lane of the same warp, as a read by several.
+fn stands_for(who: &Actor, read: &mut Touch, earlier: Touch) -> bool {
+    if earlier.bytes & !read.bytes != 0 {
+        return false;
+    }
+    let own = earlier.epoch.agent == read.epoch.agent;
+    if own && earlier.epoch.clock > who.synced && earlier.epoch.lane().differs(read.epoch.lane()) {
+        read.epoch = read.epoch.by(Lane::Several);
+    }
+    own || who.follows(earlier.epoch)
 }
 
 #[cfg(test)]
@@ -204,7 +277,8 @@ mod tests {
         let mut known = Knowledge::default();
         seen.iter().for_each(|&(a, c)| known.observe(a, c));
         known.observe(agent, clock);
-        Actor { agent, clock, known: Rc::new(known), proxy: Proxy::Generic, op: agent, warp: agent }
+        let (known, proxy, lane) = (Rc::new(known), Proxy::Generic, Lane::Any);
+        Actor { agent, clock, known, proxy, op: agent, warp: agent, lane, issuer: agent, synced: 0 }
     }
 
     #[test]
@@ -239,5 +313,40 @@ mod tests {
         assert_eq!(shadow.write(&actor(0, 1, &[]), 0, 2), None);
         assert_eq!(shadow.write(&actor(1, 1, &[]), 2, 2), None);
         assert!(shadow.write(&actor(0, 1, &[]), 3, 1).is_some());
+    }
+
+    #[test]
+    fn every_byte_of_a_word_has_its_own_last_accesses() {
+        let mut shadow = Shadow::new(8);
+        assert_eq!(shadow.write(&actor(0, 1, &[]), 0, 2), None);
+        assert_eq!(shadow.write(&actor(1, 1, &[]), 2, 2), None);
+        assert_eq!(shadow.last_write(1).map(|e| e.agent), Some(0));
+        let conflict = shadow.read(&actor(2, 1, &[(1, 1)]), 0, 4).expect("agent 0 may still write the first two");
+        assert_eq!(conflict.earlier.agent, 0);
+        assert_eq!(shadow.write(&actor(3, 1, &[(0, 1), (2, 1)]), 0, 2), None);
+        let conflict = shadow.write(&actor(3, 1, &[(0, 1), (1, 1)]), 2, 2).expect("agent 2 may still read the others");
+        assert_eq!((conflict.earlier.agent, conflict.wrote), (2, false));
+    }
+
+    #[test]
+    fn a_read_by_two_lanes_is_in_the_way_of_both() {
+        let by = |lane, op| Actor { lane: Lane::One(lane), op, ..actor(0, 1, &[]) };
+        let mut shadow = Shadow::new(8);
+        assert_eq!(shadow.read(&by(3, 1), 0, 4), None);
+        assert_eq!(shadow.read(&by(4, 1), 0, 4), None);
+        assert_eq!(shadow.read(&by(5, 1), 4, 4), None);
+        assert!(shadow.write(&by(4, 2), 0, 4).is_some());
+        assert_eq!(shadow.write(&by(5, 2), 4, 4), None);
+    }
+
+    #[test]
+    fn a_byte_that_lanes_write_together_is_each_ones_own() {
+        let by = |lane, op| Actor { lane: Lane::One(lane), op, ..actor(0, 1, &[]) };
+        let mut shadow = Shadow::new(8);
+        assert_eq!(shadow.write(&by(3, 1), 0, 4), None);
+        assert_eq!(shadow.write(&by(4, 1), 0, 4), None);
+        assert_eq!(shadow.read(&by(3, 2), 0, 4), None);
+        assert_eq!(shadow.write(&by(3, 1), 4, 4), None);
+        assert!(shadow.read(&by(4, 2), 4, 4).is_some());
     }
 }

@@ -74,6 +74,10 @@ pub struct Warp {
     pub clock: u32,
     /// What it knows.
     pub known: Rc<Knowledge>,
+    /// Up to where its lanes have heard of each other's accesses.
+    pub synced: u32,
+    /// Whether there were accesses since they last met.
+    pub touched: bool,
     /// Lanes that have not ended.
     pub live: u32,
     /// Registers.
@@ -98,6 +102,8 @@ impl Warp {
             agent,
             clock: 1,
             known: Rc::new(known),
+            synced: 0,
+            touched: false,
             live,
             regs: Registers::new(&program.layout),
             splits: vec![Split { pc: 0, mask: live, join: NOWHERE, parent: None, state: State::Ready }],

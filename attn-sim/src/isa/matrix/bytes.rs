@@ -15,6 +15,7 @@ use super::super::form::Form;
 use super::super::operand::{mask, registers};
 use crate::counters::Class;
 use crate::machine::Context;
+use crate::machine::clock::Lane;
 use crate::machine::decode::{Addr, Decode, Reg, Source};
 use crate::machine::execute::{Execute, Step};
 use crate::machine::memory::Space;
@@ -150,7 +151,7 @@ impl Execute for Load {
         // All rows are read before a register changes: an address register may be a destination.
         let mut rows = vec![[0; 16]; self.moved.matrices * self.moved.shape.extents().0];
         for (lane, row) in rows.iter_mut().enumerate() {
-            cx.load(lane, self.moved.space, addresses[lane], 16, row)?;
+            cx.load_as(Lane::Several, lane, self.moved.space, addresses[lane], 16, row)?;
             *row = expand(*row, self.moved.bits);
         }
         for (register, dest) in self.dests.iter().enumerate() {
@@ -185,7 +186,7 @@ impl Execute for Store {
             }
         }
         for (lane, row) in rows.iter().enumerate() {
-            cx.store(lane, self.moved.space, addresses[lane], 16, row)?;
+            cx.store_as(Lane::Several, lane, self.moved.space, addresses[lane], 16, row)?;
         }
         Ok(Step::Next)
     }

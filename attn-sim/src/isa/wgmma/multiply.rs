@@ -197,14 +197,18 @@ impl MultiplyOp {
         matrix.map_err(|e| invalid(cx.m, who, bits, e))
     }
 
-    /// The warp's rows of A.
+    /// The warp's rows of A. PTX does not say that a warp reads those alone: the others are noted as read too.
     fn read_a(&self, cx: &mut Context<'_>, who: &Actor, descriptor: u64) -> Result<Vec<u32>, Stop> {
         let (block, sign) = (cx.block, self.signs.0);
         let mut a = match self.a {
             A::Shared(_, major) => {
                 let matrix = self.matrix(cx, who, descriptor, major)?;
                 let first = ROWS * (cx.m.warps[cx.warp].index % super::WARPS);
-                operand::read(cx.m, who, block, (matrix, major), self.storage.0, first..first + ROWS, self.k)?
+                let own = first..first + ROWS;
+                for others in [0..own.start, own.end..ROWS * super::WARPS] {
+                    operand::note_others(cx.m, who, block, (matrix, major), self.storage.0, others, self.k)?;
+                }
+                operand::read(cx.m, who, block, (matrix, major), self.storage.0, own, self.k)?
             }
             A::Registers => self.gather_a(cx),
         };
