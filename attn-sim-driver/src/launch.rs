@@ -112,10 +112,13 @@ fn launch(function: Handle, config: &Config, params: &Array<*const u8>, extra: &
     let kernel = function.kernel.clone();
     let start = Instant::now();
     let mut result = launch.run(&mut state.gpu, &kernel);
-    if let Ok(run) = &mut result
-        && !state.options.tensor_order
-    {
-        run.findings.retain(|finding| finding.kind != Kind::TensorOrder);
+    if !state.options.tensor_order {
+        let findings = match &mut result {
+            Ok(run) => Some(&mut run.findings),
+            Err(Error::Failed(failure)) => Some(&mut failure.findings),
+            Err(_) => None,
+        };
+        findings.into_iter().for_each(|all| all.retain(|finding| finding.kind != Kind::TensorOrder));
     }
     let wall = start.elapsed();
     let (code, what, counters) = match result {

@@ -1,6 +1,8 @@
 //! A block's named barriers as state machines: who arrived, for how many threads, and with what to reduce.
 //!
-//! Barriers count by warps, 32 threads each, whatever lanes of a warp arrive. A round ends when as many threads arrived as its
+//! Barriers count by warps, 32 threads each, whatever lanes of a warp arrive. They count arrivals: a warp that arrived and went
+//! on may join those who wait, and counts twice then. A second arrival that waits for nothing is a producer's that has lost its
+//! consumer, and reported. A round ends when as many threads arrived as its
 //! first arrival said; the barrier is then free for the next round at once.
 
 /// Barriers of a block.
@@ -158,7 +160,8 @@ impl Barrier {
         if got != threads {
             return Err(Misuse::CountMismatch { barrier: index, got, threads, by: self.warps[0] });
         }
-        if self.warps.contains(&warp) {
+        // Who waits cannot come again, so that an earlier arrival of the warp was one that went on.
+        if arrival == Arrival::Arrive && self.warps.contains(&warp) {
             return Err(Misuse::Twice { barrier: index, warp, arrived: self.arrived(), threads });
         }
         if matches!(arrival, Arrival::Reduce { .. }) != self.reduced.is_some() {
@@ -222,9 +225,17 @@ mod tests {
         let refused = Misuse::CountMismatch { barrier: 0, got: 96, threads: 64, by: 5 };
         assert_eq!(all.arrive(0, 1, 96, Arrival::Sync), Err(refused));
         let refused = Misuse::Twice { barrier: 0, warp: 5, arrived: 32, threads: 64 };
-        assert_eq!(all.arrive(0, 5, 64, Arrival::Sync), Err(refused));
+        assert_eq!(all.arrive(0, 5, 64, Arrival::Arrive), Err(refused));
         let mixed = all.arrive(0, 1, 64, Arrival::Reduce { ones: 0, threads: 32 });
         assert_eq!(mixed, Err(Misuse::MixedReduction { barrier: 0 }));
+    }
+
+    #[test]
+    fn a_warp_that_went_on_may_wait_too() {
+        let mut all = NamedBarriers::default();
+        assert_eq!(all.arrive(1, 0, 96, Arrival::Arrive), Ok(None));
+        assert_eq!(all.arrive(1, 0, 96, Arrival::Sync), Ok(None));
+        assert_eq!(all.arrive(1, 1, 96, Arrival::Sync).unwrap().unwrap().warps, [0, 0, 1]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! A block's registers as `setmaxnreg` moves them between warps.
 //!
 //! Every warp starts with the count that the kernel was compiled for. `.dec` gives registers to the block's pool, `.inc` waits
-//! until it can take them from there. The warps of a warpgroup make the same changes in the same order.
+//! until it can take them from there. PTX wants the warps of a warpgroup to make the same changes in the same order; hardware
+//! counts by warp, and so does the pool: it only says where they differ.
 
 /// Warps of a warpgroup.
 pub const WARPGROUP: usize = 4;
@@ -76,7 +77,7 @@ impl RegisterPool {
     /// Warp `warp` changes to `to` registers a thread; false if it has to wait for others to give theirs.
     ///
     /// # Errors
-    /// If the count or the direction is wrong, or another warp of the warpgroup made another change.
+    /// If the count or the direction is wrong.
     pub fn change(&mut self, warp: usize, change: Change, to: u32) -> Result<bool, Misuse> {
         if !(24..=256).contains(&to) || !to.is_multiple_of(8) {
             return Err(Misuse::Count { got: to });
@@ -88,7 +89,6 @@ impl RegisterPool {
         } {
             return Err(Misuse::Direction { change, have, to });
         }
-        self.agree(warp, to)?;
         let free = self.free + have;
         if free < to {
             let total = self.warps.iter().sum::<u32>() + self.free;
@@ -96,6 +96,10 @@ impl RegisterPool {
         }
         (self.free, self.warps[warp]) = (free - to, to);
         self.made[warp] += 1;
+        let changes = &mut self.changes[warp / WARPGROUP];
+        if changes.len() < self.made[warp] {
+            changes.push(to);
+        }
         Ok(true)
     }
 
@@ -104,17 +108,11 @@ impl RegisterPool {
         self.free += std::mem::take(&mut self.warps[warp]);
     }
 
-    fn agree(&mut self, warp: usize, got: u32) -> Result<(), Misuse> {
-        let number = self.made[warp];
-        let changes = &mut self.changes[warp / WARPGROUP];
-        match changes.get(number) {
-            Some(&other) if other != got => Err(Misuse::Warpgroup { got, other, number }),
-            Some(_) => Ok(()),
-            None => {
-                changes.push(got);
-                Ok(())
-            }
-        }
+    /// How the last change of warp `warp` differs from the one that another of its warpgroup made before it, if it does.
+    pub fn disagreement(&self, warp: usize) -> Option<Misuse> {
+        let number = self.made[warp].checked_sub(1)?;
+        let (got, other) = (self.warps[warp], self.changes[warp / WARPGROUP][number]);
+        (got != other).then_some(Misuse::Warpgroup { got, other, number })
     }
 }
 
@@ -169,7 +167,10 @@ mod tests {
         let change = Change::Inc;
         assert_eq!(pool.change(0, change, 120), Err(Misuse::Direction { change, have, to: 120 }));
         assert_eq!(pool.change(0, Change::Dec, 64), Ok(true));
-        assert_eq!(pool.change(1, Change::Dec, 72), Err(Misuse::Warpgroup { got: 72, other: 64, number: 0 }));
+        assert_eq!(pool.disagreement(0), None);
+        assert_eq!(pool.change(1, Change::Dec, 72), Ok(true));
+        assert_eq!(pool.disagreement(1), Some(Misuse::Warpgroup { got: 72, other: 64, number: 0 }));
+        assert_eq!((pool.count(0), pool.count(1), pool.free()), (64, 72, 64 + 56));
         // The block has 512 registers for its four warps' threads, 128 each, whoever gives.
         let mut pool = RegisterPool::new(4, 128);
         assert_eq!(pool.change(0, Change::Inc, 136), Ok(false));

@@ -66,7 +66,14 @@ impl Execute for Life {
     fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
         let addrs = cx.addresses(&self.addr);
         let counts = self.count.map(|count| cx.u32(&count));
+        // Lanes that initialise one mbarrier alike do so once: a warp often does it as a whole.
+        let mut done = Vec::new();
         for lane in cx.lanes() {
+            let initial = counts.map(|counts| (addrs[lane], counts[lane]));
+            if initial.is_some_and(|initial| done.contains(&initial)) {
+                continue;
+            }
+            done.extend(initial);
             let (at, who) = (place(cx, lane, self.space, addrs[lane])?, cx.actor());
             match counts {
                 Some(counts) => {

@@ -52,6 +52,9 @@ impl Execute for SetMaxNReg {
         let (free, have) = (pool.free(), pool.count(warp));
         match pool.change(warp, self.change, self.to) {
             Ok(true) => {
+                if let Some(differs) = pool.disagreement(warp) {
+                    cx.report(Kind::RegisterPool, differs.to_string());
+                }
                 if self.change == Change::Dec {
                     cx.m.wake(Key::Block(cx.block));
                 }

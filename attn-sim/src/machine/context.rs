@@ -5,7 +5,7 @@ use super::decode::{Addr, LANES, Reg, Source};
 use super::events::{Queue, Unit};
 use super::execute::Step;
 use super::memory::Space;
-use super::registers::{Hold, Lanes};
+use super::registers::{Hold, Lanes, Status};
 use super::special::Special;
 use super::state::UnitState;
 use super::wait::{Key, Wait};
@@ -147,6 +147,11 @@ impl Context<'_> {
             let message = format!("register {} was never written in lane {lane}", self.name(reg));
             self.report(Kind::Uninitialised, message);
         }
+        if status.partial & self.mask != 0 {
+            let lane = (self.mask & status.partial).trailing_zeros();
+            let message = format!("a part of register {} was never written in lane {lane}", self.name(reg));
+            self.report(Kind::Uninitialised, message);
+        }
         match status.hold {
             Some((Hold::Writing, op)) => self.held(reg, op, "read, and an asynchronous operation still writes it"),
             Some((Hold::Loading, op)) => self.use_load(reg, op),
@@ -196,6 +201,51 @@ impl Context<'_> {
     /// The name of a register in the text.
     pub fn name(&self, reg: Reg) -> &str {
         &self.m.program.names[reg.id as usize]
+    }
+
+    /// Values to be copied as they are, with the bits of each that have none: taking those along is no use of them.
+    pub fn copied(&mut self, source: &Source) -> (Lanes<u128>, Lanes<u128>) {
+        let Source::Reg(reg) = source else { return (self.u128(source), [0; LANES]) };
+        let regs = &mut self.m.warps[self.warp].regs;
+        let (all, Status { written, partial, .. }) = (self.mask, regs.status(*reg));
+        if written & !partial & all == all {
+            return (self.u128(source), [0; LANES]);
+        }
+        let holes = regs.holes(*reg);
+        let partial = partial & all;
+        regs.set_written(*reg, partial);
+        self.mask &= written;
+        let values = if self.mask == 0 { [0; LANES] } else { self.u128(source) };
+        self.mask = all;
+        if partial != 0 {
+            self.m.warps[self.warp].regs.set_holes(*reg, partial, &holes);
+        }
+        (values, holes)
+    }
+
+    /// Writes `bits` bits of values, some of which have none.
+    pub fn set_copied(&mut self, dest: Option<Reg>, bits: u32, values: &Lanes<u128>, holes: &Lanes<u128>) {
+        let keep = u128::MAX >> (128 - bits);
+        let (mut none, mut some) = (0, 0);
+        for lane in lanes(self.mask) {
+            match holes[lane] & keep {
+                0 => {}
+                hole if hole == keep => none |= 1 << lane,
+                _ => some |= 1 << lane,
+            }
+        }
+        let all = self.mask;
+        self.mask &= !none;
+        if self.mask != 0 {
+            self.set_u128(dest, values);
+        }
+        self.mask = all;
+        let Some(reg) = dest.filter(|_| none | some != 0) else { return };
+        let regs = &mut self.m.warps[self.warp].regs;
+        regs.clear_written(reg, none);
+        if some != 0 {
+            regs.set_holes(reg, some, &holes.map(|hole| hole & keep));
+        }
     }
 
     /// Lanes in which a value was written; all for what is no register.

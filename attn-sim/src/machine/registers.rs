@@ -1,6 +1,7 @@
 //! A warp's registers, with what is known about each: which lanes were written, and whether a matrix unit still uses it.
 
 use super::decode::{LANES, Layout, Reg};
+use std::collections::HashMap;
 
 /// A value in every lane.
 pub type Lanes<T> = [T; LANES];
@@ -21,6 +22,8 @@ pub enum Hold {
 pub struct Status {
     /// Lanes that were written.
     pub written: u32,
+    /// Those of them in which some bits have no value: see [`Registers::holes`].
+    pub partial: u32,
     /// A unit that uses the register, and the instruction that gave it the register.
     pub hold: Option<(Hold, u32)>,
     /// Time of the last access by an ordinary instruction, which wgmma's fence must follow.
@@ -33,6 +36,8 @@ pub struct Registers {
     words: Vec<Lanes<u32>>,
     preds: Vec<u32>,
     status: Vec<Status>,
+    /// Bits without a value by register, of lanes that are partial.
+    holes: HashMap<u32, Box<Lanes<u128>>>,
 }
 
 impl Registers {
@@ -44,6 +49,7 @@ impl Registers {
             words: vec![[0; LANES]; words.unwrap_or(0) as usize],
             preds: vec![0; preds.unwrap_or(0) as usize],
             status: vec![Status::default(); layout.registers.len()],
+            holes: HashMap::new(),
         }
     }
 
@@ -56,7 +62,29 @@ impl Registers {
     /// Counts lanes as written.
     #[inline]
     pub fn set_written(&mut self, reg: Reg, lanes: u32) {
-        self.status[reg.id as usize].written |= lanes;
+        let status = &mut self.status[reg.id as usize];
+        status.written |= lanes;
+        status.partial &= !lanes;
+    }
+
+    /// Bits of each lane that have no value: those that a packing took from registers that were never written.
+    pub fn holes(&self, reg: Reg) -> Lanes<u128> {
+        let Status { written, partial, .. } = self.status(reg);
+        let known = self.holes.get(&reg.id);
+        std::array::from_fn(|lane| match (written >> lane & 1, partial >> lane & 1, known) {
+            (0, ..) => u128::MAX,
+            (_, 1, Some(known)) => known[lane],
+            _ => 0,
+        })
+    }
+
+    /// Says which bits of lanes that were just written have no value.
+    pub fn set_holes(&mut self, reg: Reg, lanes: u32, holes: &Lanes<u128>) {
+        let known = self.holes.entry(reg.id).or_insert_with(|| Box::new([0; LANES]));
+        for lane in (0..LANES).filter(|lane| lanes >> lane & 1 == 1) {
+            known[lane] = holes[lane];
+        }
+        self.status[reg.id as usize].partial |= lanes;
     }
 
     /// Notes an access by an ordinary instruction.

@@ -131,6 +131,12 @@ fn registers_move_between_warpgroups() {
     case.clean(&body(24, 232));
     case.deadlocks("registers", &body(32, 232));
     case.finds(Kind::RegisterPool, "dec", &body(136, 232));
+    // Found, and yet each warp has its own count.
+    let apart = body(24, 232).replace("setmaxnreg.dec", "setp.ge.u32 %p1, %r0, 96; @%p1 bra LAST; setmaxnreg.dec");
+    let last = " bra OUT; LAST: setmaxnreg.dec.sync.aligned.u32 32; OUT:";
+    case.deadlocks("registers", &format!("{apart}{last}"));
+    let enough = apart.replace("232", "224");
+    case.finds(Kind::RegisterPool, "another warp of the warpgroup went to", &format!("{enough}{last}"));
     // Where nothing fixes the count at entry, the compiler ignores the instruction.
     case.bounds.clear();
     case.clean(&body(136, 232));
@@ -171,4 +177,14 @@ fn a_commit_passes_on_what_its_thread_had_waited_for() {
     // What the thread wrote itself is not the commit's to release.
     let write = format!("{WAIT} st.shared.u32 [smem+4096], %r0;");
     case.finds(Kind::Race, "shared", &body(&write, "ld.shared.u32 %r1, [smem+4096];"));
+}
+
+#[test]
+fn a_warp_initialises_an_mbarrier_as_a_whole() {
+    let mut case = Case::new(32);
+    let rest = "fence.mbarrier_init.release.cluster; mbarrier.arrive.shared.b64 _, [smem];
+        L: mbarrier.try_wait.parity.shared.b64 %p0, [smem], 0; @!%p0 bra L;";
+    case.clean(&format!("mbarrier.init.shared.b64 [smem], 32; {rest}"));
+    let apart = "mov.u32 %r0, %tid.x; add.u32 %r0, %r0, 1; mbarrier.init.shared.b64 [smem], %r0;";
+    case.finds(Kind::Mbarrier, "initialised again", &format!("{apart} {rest}"));
 }

@@ -86,6 +86,11 @@ fn clusters_take_over_the_work_of_others() {
         let once: Vec<u8> = [1u32; 8].iter().flat_map(|w| w.to_le_bytes()).collect();
         assert_eq!(case.read(output, 32), once, "each block's work is done once");
     }
+    // To ask first and to look later is no fault, to use what is none is one.
+    let ask = "clusterlaunchcontrol.query_cancel.get_first_ctaid.v4.b32.b128 {%r0, %r2, %r3, _}, %q0;";
+    let early = body.replace(ask, "").replace("@!%p1 bra END;", &format!("{ask} @!%p1 bra END;"));
+    case.clean(&early);
+    case.finds(Kind::Uninitialised, "%r0", &early.replace("@!%p1 bra END;", "add.u32 %r8, %r0, 1; @!%p1 bra END;"));
 }
 
 #[test]
