@@ -6,13 +6,29 @@ use super::plan::{EARLY_STEPS, KEYS, ROWS};
 use crate::forward::plan::panel;
 use crate::mem::descriptor::{k_major_step, mn_major_step};
 use crate::mem::umma::{Factor, Sum};
-use crate::mem::{Descriptor, Instruction, Smem, Swizzle, UmmaDescriptor};
+use crate::mem::{Descriptor, Instruction, Smem, Swizzle, Tmem, UmmaDescriptor};
 use crate::pipe::ring::{Consumer, Full, Tile};
 use crate::pipe::signal::Beat;
 use crate::ptx::tcgen05::{self, Issuer};
+use crate::ptx::{ldst, warp};
 
 /// K-steps of 16 keys in P V.
 const STEPS: u32 = KEYS / 16;
+
+/// The lane that issues, and the first column of the block's tensor memory.
+#[derive(Clone, Copy)]
+struct Issue {
+    by: Issuer,
+    tmem: Tmem<()>,
+}
+
+impl Issue {
+    /// The place of `at`, which counts from column 0.
+    #[inline(always)]
+    fn place<T>(&self, at: Tmem<T>) -> Tmem<T> {
+        self.tmem.columns(at.addr()).cast()
+    }
+}
 
 /// Multiplies through all tiles of the block. `K` and `V_` are the plan's parts of a K and of a V block.
 ///
@@ -28,6 +44,10 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32, const 
     let mut beat = Beat::new();
     // SAFETY: the warp is converged, and no branch below parts it.
     let by = unsafe { Issuer::elected() };
+    // SAFETY: the slot was written before the roles parted.
+    let tmem = Tmem::new(warp::uniform(unsafe { ldst::ld_shared_u32(shared.tmem_slot()) }));
+    // Known to be 0, but read: `ptxas` would move a constant from an ordinary register for every multiply.
+    let by = Issue { by, tmem };
     while let Some(work) = walker.next::<V>() {
         // SAFETY: passed on to the caller.
         unsafe {
@@ -43,7 +63,7 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32, const 
 /// A work tile of two query tiles: S of both, then for every block O and the next S of one tile after the other.
 #[inline(always)]
 unsafe fn two_tiles<V: Variant, const TILES: u32, const STAGES: u32, const K: usize, const V_: usize>(
-    by: Issuer,
+    by: Issue,
     shared: &Shared<TILES, STAGES>,
     q: &mut [Consumer<1>; 2],
     kv: &mut Consumer<STAGES>,
@@ -52,36 +72,36 @@ unsafe fn two_tiles<V: Variant, const TILES: u32, const STAGES: u32, const K: us
 ) {
     // SAFETY: the caller's promise; each multiply follows the waits for what it reads and overwrites.
     unsafe {
-        let keys = wait::<STAGES, K>(kv);
+        let keys = Held::<K>::wait(kv);
         let first = q[0].wait();
         scores::<V, TILES, STAGES, K>(by, shared, 0, &first, &keys);
         let second = q[1].wait();
         scores::<V, TILES, STAGES, K>(by, shared, 1, &second, &keys);
-        release(by, keys);
+        keys.release(by);
 
         let mut block = blocks - 1;
         while block > 0 {
-            let values = wait::<STAGES, V_>(kv);
+            let values = Held::<V_>::wait(kv);
             let fresh = block + 1 == blocks;
             output::<V, TILES, STAGES, V_>(by, shared, 0, beat, &values, fresh);
-            let keys = wait::<STAGES, K>(kv);
+            let keys = Held::<K>::wait(kv);
             scores::<V, TILES, STAGES, K>(by, shared, 0, &first, &keys);
             output::<V, TILES, STAGES, V_>(by, shared, 1, beat, &values, fresh);
-            release(by, values);
+            values.release(by);
             scores::<V, TILES, STAGES, K>(by, shared, 1, &second, &keys);
-            release(by, keys);
+            keys.release(by);
             beat.next();
             block -= 1;
         }
 
-        first.release_by_commit(by);
-        second.release_by_commit(by);
-        let values = wait::<STAGES, V_>(kv);
+        first.release_by_commit(by.by);
+        second.release_by_commit(by.by);
+        let values = Held::<V_>::wait(kv);
         output::<V, TILES, STAGES, V_>(by, shared, 0, beat, &values, blocks == 1);
-        shared.output.commit(by, 0);
+        shared.output.commit(by.by, 0);
         output::<V, TILES, STAGES, V_>(by, shared, 1, beat, &values, blocks == 1);
-        shared.output.commit(by, 1);
-        release(by, values);
+        shared.output.commit(by.by, 1);
+        values.release(by);
         beat.next();
     }
 }
@@ -89,7 +109,7 @@ unsafe fn two_tiles<V: Variant, const TILES: u32, const STAGES: u32, const K: us
 /// A work tile of one query tile: S of the next block is issued before O of this one, so that its softmax runs under that multiply.
 #[inline(always)]
 unsafe fn one_tile<V: Variant, const TILES: u32, const STAGES: u32, const K: usize, const V_: usize>(
-    by: Issuer,
+    by: Issue,
     shared: &Shared<TILES, STAGES>,
     q: &mut Consumer<1>,
     kv: &mut Consumer<STAGES>,
@@ -108,49 +128,74 @@ unsafe fn one_tile<V: Variant, const TILES: u32, const STAGES: u32, const K: usi
             beat.next();
             block -= 1;
         }
-        queries.release_by_commit(by);
+        queries.release_by_commit(by.by);
         part_by_part_output::<V, TILES, STAGES, V_>(by, shared, beat, kv, blocks == 1);
         beat.next();
     }
 }
 
-/// Waits for the `N` stages of a block.
-#[inline(always)]
-fn wait<const STAGES: u32, const N: usize>(kv: &mut Consumer<STAGES>) -> [Full; N] {
-    core::array::from_fn(|_| kv.wait_converged())
-}
+/// The stages of a K or V block, waited for and not yet given back.
+struct Held<const N: usize>([Option<Full>; N]);
 
-/// Gives a block's stages back when what has been issued is finished.
-#[inline(always)]
-fn release<const N: usize>(by: Issuer, stages: [Full; N]) {
-    for stage in stages {
-        stage.release_by_commit(by);
+impl<const N: usize> Held<N> {
+    /// Waits for all of them.
+    #[inline(always)]
+    fn wait<const STAGES: u32>(kv: &mut Consumer<STAGES>) -> Self {
+        // Not `from_fn`, which goes through memory that the compiler does not resolve.
+        let mut stages = [const { None }; N];
+        let mut part = 0;
+        while part < N {
+            stages[part] = Some(kv.wait_converged());
+            part += 1;
+        }
+        Held(stages)
+    }
+
+    /// Where part `part` lies.
+    #[inline(always)]
+    fn tile(&self, part: usize) -> Smem<Tile> {
+        match &self.0[part] {
+            Some(stage) => stage.tile(),
+            None => unreachable!(),
+        }
+    }
+
+    /// Gives the stages back when what has been issued is finished.
+    #[inline(always)]
+    fn release(mut self, by: Issue) {
+        let mut part = 0;
+        while part < N {
+            if let Some(stage) = self.0[part].take() {
+                stage.release_by_commit(by.by);
+            }
+            part += 1;
+        }
     }
 }
 
 /// S of query tile `tile`, into its slot.
 #[inline(always)]
 unsafe fn scores<V: Variant, const TILES: u32, const STAGES: u32, const K: usize>(
-    by: Issuer,
+    by: Issue,
     shared: &Shared<TILES, STAGES>,
     tile: u32,
     queries: &Full,
-    keys: &[Full; K],
+    keys: &Held<K>,
 ) {
     let mut part = 0;
     while part < K {
         // SAFETY: passed on to the caller.
-        unsafe { issue_scores::<V, K>(by, tile, queries.tile(), keys[part].tile(), part as u32) };
+        unsafe { issue_scores::<V, K>(by, tile, queries.tile(), keys.tile(part), part as u32) };
         part += 1;
     }
     // SAFETY: the softmax waits for one commit a block.
-    unsafe { shared.scores.commit(by, tile) }
+    unsafe { shared.scores.commit(by.by, tile) }
 }
 
 /// S of the one query tile, each part of K as it comes.
 #[inline(always)]
 unsafe fn part_by_part_scores<V: Variant, const TILES: u32, const STAGES: u32, const K: usize>(
-    by: Issuer,
+    by: Issue,
     shared: &Shared<TILES, STAGES>,
     slot: u32,
     queries: &Full,
@@ -161,21 +206,21 @@ unsafe fn part_by_part_scores<V: Variant, const TILES: u32, const STAGES: u32, c
         let keys = kv.wait_converged();
         // SAFETY: passed on to the caller.
         unsafe { issue_scores::<V, K>(by, slot, queries.tile(), keys.tile(), part as u32) };
-        keys.release_by_commit(by);
+        keys.release_by_commit(by.by);
         part += 1;
     }
     // SAFETY: the softmax waits for one commit a block.
-    unsafe { shared.scores.commit(by, slot) }
+    unsafe { shared.scores.commit(by.by, slot) }
 }
 
 /// O of query tile `tile`; `fresh` when this is its first block.
 #[inline(always)]
 unsafe fn output<V: Variant, const TILES: u32, const STAGES: u32, const V_: usize>(
-    by: Issuer,
+    by: Issue,
     shared: &Shared<TILES, STAGES>,
     tile: u32,
     beat: &Beat<TILES>,
-    values: &[Full; V_],
+    values: &Held<V_>,
     fresh: bool,
 ) {
     let slot = beat.slot(tile);
@@ -189,7 +234,7 @@ unsafe fn output<V: Variant, const TILES: u32, const STAGES: u32, const V_: usiz
                 shared.last.wait(slot, beat.parity());
                 tcgen05::after_thread_sync();
             }
-            let values = values[(step / (STEPS / V_ as u32)) as usize].tile();
+            let values = values.tile((step / (STEPS / V_ as u32)) as usize);
             issue_output::<V, V_>(by, tile, slot, values, step, step > 0 || !fresh);
             step += 1;
         }
@@ -199,7 +244,7 @@ unsafe fn output<V: Variant, const TILES: u32, const STAGES: u32, const V_: usiz
 /// O of the one query tile, each part of V as it comes, and the signal that it is complete.
 #[inline(always)]
 unsafe fn part_by_part_output<V: Variant, const TILES: u32, const STAGES: u32, const V_: usize>(
-    by: Issuer,
+    by: Issue,
     shared: &Shared<TILES, STAGES>,
     beat: &Beat<TILES>,
     kv: &mut Consumer<STAGES>,
@@ -223,17 +268,17 @@ unsafe fn part_by_part_output<V: Variant, const TILES: u32, const STAGES: u32, c
                 issue_output::<V, V_>(by, 0, slot, values.tile(), step, step > 0 || !fresh);
                 step += 1;
             }
-            values.release_by_commit(by);
+            values.release_by_commit(by.by);
             part += 1;
         }
-        shared.output.commit(by, 0);
+        shared.output.commit(by.by, 0);
     }
 }
 
 /// Issues the multiplies of S with part `part` of K. Both factors are K-major, in panels.
 #[inline(always)]
 unsafe fn issue_scores<V: Variant, const K: usize>(
-    by: Issuer,
+    by: Issue,
     slot: u32,
     queries: Smem<Tile>,
     keys: Smem<Tile>,
@@ -252,7 +297,7 @@ unsafe fn issue_scores<V: Variant, const K: usize>(
         let a = queries.advance(k_major_step(swizzle, ROWS, part * steps + step));
         let b = keys.advance(k_major_step(swizzle, KEYS, step));
         // SAFETY: the caller has waited for both tiles and for the slot.
-        unsafe { tcgen05::mma_ss::<1>(by, block::scores::<V>(slot), a, b, instruction, part + step > 0) };
+        unsafe { tcgen05::mma_ss::<1>(by.by, by.place(block::scores::<V>(slot)), a, b, instruction, part + step > 0) };
         step += 1;
     }
 }
@@ -260,7 +305,7 @@ unsafe fn issue_scores<V: Variant, const K: usize>(
 /// Issues k-step `step` of O, with the part of V that holds it. V is as it was loaded, MN-major in panels.
 #[inline(always)]
 unsafe fn issue_output<V: Variant, const V_: usize>(
-    by: Issuer,
+    by: Issue,
     tile: u32,
     slot: u32,
     values: Smem<Tile>,
@@ -275,7 +320,7 @@ unsafe fn issue_output<V: Variant, const V_: usize>(
     let rows = const { KEYS / V_ as u32 };
     let values = UmmaDescriptor::of(Descriptor::mn_major(swizzle, values, rows * swizzle.span()));
     let b = values.advance(mn_major_step(swizzle, step % (rows / 16)));
-    let a = block::probabilities::<V>(slot).columns(8 * step);
+    let a = by.place(block::probabilities::<V>(slot)).columns(8 * step);
     // SAFETY: the caller has waited for P, for O and for V.
-    unsafe { tcgen05::mma_ts::<1>(by, block::output::<V>(tile), a, b, instruction, accumulate) }
+    unsafe { tcgen05::mma_ts::<1>(by.by, by.place(block::output::<V>(tile)), a, b, instruction, accumulate) }
 }
