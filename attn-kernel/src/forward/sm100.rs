@@ -110,7 +110,6 @@ unsafe fn forward<V: Variant, const TILES: u32, const STAGES: u32, const K: usiz
 ) {
     let plan = const { V::PLAN };
     let shared = Shared::<TILES, STAGES>::new::<V>(Smem::new(entry::dynamic_shared()));
-    let walker = Walker::new(&params);
     // Taken from lane 0, so that the compiler knows the role to be uniform and keeps addresses in uniform registers.
     let warp = warp::uniform(entry::thread_idx_x() / 32);
 
@@ -135,26 +134,27 @@ unsafe fn forward<V: Variant, const TILES: u32, const STAGES: u32, const K: usiz
 
         if warp < plan.correction_warp() {
             V::enter_softmax();
-            softmax::run::<V, TILES, STAGES>(&params, shared, walker, warp / 4);
+            softmax::run::<V, TILES, STAGES>(&params, shared, Walker::new(&params), warp / 4);
         } else if warp < plan.mma_warp() {
             V::enter_correction();
-            correction::run::<V, TILES, STAGES>(shared, walker);
+            correction::run::<V, TILES, STAGES>(shared, Walker::new(&params));
         } else {
             V::enter_other();
             if warp == plan.mma_warp() {
-                mma::run::<V, TILES, STAGES, K, V_>(shared, walker);
+                mma::run::<V, TILES, STAGES, K, V_>(shared, Walker::new(&params));
             } else if warp == plan.load_warp() {
                 if warp::elect() {
-                    load::run::<V, TILES, STAGES>(&params, maps, shared, walker);
+                    load::run::<V, TILES, STAGES>(&params, maps, shared, Walker::new(&params));
                 }
             } else if warp == plan.store_warp() && warp::elect() {
-                store::run::<V, TILES, STAGES>(&params, maps.o, shared, walker);
+                store::run::<V, TILES, STAGES>(&params, maps.o, shared, Walker::new(&params));
             }
             warp::sync();
         }
 
         meet();
-        if warp == plan.mma_warp() {
+        // Asked again, so that no role keeps the answer in a register.
+        if warp::uniform(entry::thread_idx_x() / 32) == plan.mma_warp() {
             tcgen05::dealloc::<1, f32>(Tmem::new(0), tmem::COLUMNS);
         }
     }

@@ -133,6 +133,23 @@ impl<const STAGES: u32> Ring<STAGES> {
     }
 }
 
+impl Ring<1> {
+    /// The two ends as they are when the stage has been filled and read `rounds` times: for roles that count their rounds anyway, and need
+    /// no register for this ring's phase. Only the lowest bit counts.
+    ///
+    /// # Safety
+    /// The role has used its end exactly `rounds` times, modulo 2.
+    #[inline(always)]
+    pub const unsafe fn split_at(self, rounds: u32) -> (Producer<1>, Consumer<1>) {
+        let ring = self;
+        let parity = rounds & 1;
+        (
+            Producer { ring, cursor: Cursor { stage: 0, parity: parity ^ 1 } },
+            Consumer { ring, cursor: Cursor { stage: 0, parity } },
+        )
+    }
+}
+
 /// Stage and the parity to wait for, in registers.
 #[derive(Debug)]
 struct Cursor {
@@ -321,6 +338,20 @@ mod tests {
             c.advance::<3>();
         }
         assert_eq!(seen, [(0, 1), (1, 1), (2, 1), (0, 0), (1, 0), (2, 0), (0, 1)]);
+    }
+
+    #[test]
+    fn a_count_of_rounds_gives_the_phase() {
+        // SAFETY: nothing waits on the host.
+        let ring: Ring<1> = unsafe { Ring::new(Smem::new(0x400), 0x4000, Smem::new(0x1_0000)) };
+        let (mut write, mut read) = ring.split();
+        for rounds in 0..4 {
+            // SAFETY: as above.
+            let (w, r) = unsafe { ring.split_at(rounds) };
+            assert_eq!((w.cursor.parity, r.cursor.parity), (write.cursor.parity, read.cursor.parity), "round {rounds}");
+            write.cursor.advance::<1>();
+            read.cursor.advance::<1>();
+        }
     }
 
     #[test]

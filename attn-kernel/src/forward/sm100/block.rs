@@ -11,7 +11,7 @@ use crate::mem::{Smem, Tmem};
 use crate::pipe::named::NamedBarrier;
 use crate::pipe::ring::Ring;
 use crate::pipe::signal::Signals;
-use crate::ptx::{tcgen05, warp};
+use crate::ptx::{special, tcgen05, warp};
 
 /// Everything in shared memory that one role hands to another.
 #[derive(Clone, Copy)]
@@ -49,7 +49,7 @@ impl<const TILES: u32, const STAGES: u32> Shared<TILES, STAGES> {
         }
     }
 
-    /// A ring of one stage for each tile: `at` and `bytes` are the first tile's memory, `bars` its barriers.
+    /// A ring of one stage for each tile, used once a work tile: `at` and `bytes` are the first tile's memory, `bars` its barriers.
     #[inline(always)]
     fn of_tile(&self, at: u32, bytes: u32, bars: u32, tile: u32) -> Ring<1> {
         let barriers = self.smem.offset(self.plan.smem().barriers + bars + tile * Ring::<1>::BARRIER_BYTES);
@@ -80,12 +80,6 @@ impl<const TILES: u32, const STAGES: u32> Shared<TILES, STAGES> {
     #[inline(always)]
     pub(super) fn factor(&self, slot: u32, row: u32) -> Smem<f32> {
         self.smem.offset(self.plan.smem().factors + slot * (ROWS * 4) + row * 4).cast()
-    }
-
-    /// Both tiles' part of something; with one tile the second is not used.
-    #[inline(always)]
-    pub(super) fn of_both<T>(&self, part: impl Fn(&Self, u32) -> T) -> [T; 2] {
-        [part(self, 0), part(self, 1)]
     }
 
     /// Where the allocation of tensor memory is reported.
@@ -181,18 +175,23 @@ pub(super) struct Work {
     pub(super) first_row: u32,
     /// Key blocks, at least 1: a tile that sees no key works on block 0, wholly masked, so that no role needs a case for it.
     pub(super) blocks: u32,
+    /// Tiles that the block has worked on before: every role's uses of the one-stage rings.
+    pub(super) rounds: u32,
 }
 
 impl Walker {
     #[inline(always)]
     pub(super) fn new(p: &ForwardParams) -> Self {
-        let grid = Grid { m_blocks: p.m_blocks, heads: p.heads, tiles: p.tiles, section: p.heads_in_l2 };
+        // The divisions by these are of each role's own: shared between the roles, their constants would be registers that all keep.
+        let (m_blocks, section) = (special::fresh(p.m_blocks), special::fresh(p.heads_in_l2));
+        let grid = Grid { m_blocks, heads: special::fresh(p.heads), tiles: p.tiles, section };
         Walker { grid, lengths: Lengths { q: p.seqlen_q, k: p.seqlen_k }, pack: p.pack, round: 0 }
     }
 
     #[inline(always)]
     pub(super) fn next<V: Variant>(&mut self) -> Option<Work> {
         let index = walk::index(self.round, entry::block_idx_x(), entry::grid_dim_x(), self.grid.tiles)?;
+        let rounds = self.round;
         self.round += 1;
         let tile = match const { V::PLAN.schedule } {
             Schedule::Persistent => walk::by_head(&self.grid, index),
@@ -201,6 +200,6 @@ impl Walker {
         let bm = const { V::PLAN.bm() };
         let first_row = tile.m_block * bm;
         let blocks = V::Mask::blocks(self.lengths, first_row >> self.pack, bm >> self.pack, KEYS);
-        Some(Work { tile, first_row, blocks: if blocks == 0 { 1 } else { blocks } })
+        Some(Work { tile, first_row, blocks: if blocks == 0 { 1 } else { blocks }, rounds })
     }
 }

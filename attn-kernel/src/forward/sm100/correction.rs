@@ -29,10 +29,8 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
 ) {
     let thread = entry::thread_idx_x() % WARPGROUP;
     let seat = Seat { shared, thread, warp: warp::uniform(thread / 32) };
-    let mut inverses = shared.of_both(|shared, tile| shared.inverses(tile).split().1);
-    let mut o = shared.of_both(|shared, tile| shared.o(tile).split().0);
     let mut beat = Beat::<TILES>::new();
-    let mut outputs = 0; // parity of the next completion of O
+    let mut blocks = 0; // with one tile O is complete once a block, with two once a round
     // SAFETY: passed on to the caller.
     unsafe {
         let mut tile = 0;
@@ -49,8 +47,8 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
                     let slot = beat.slot(tile);
                     let factor = seat.factor(slot);
                     if const { TILES == 1 } {
-                        shared.output.wait(0, outputs);
-                        outputs ^= 1;
+                        shared.output.wait(0, blocks & 1);
+                        blocks += 1;
                     }
                     tcgen05::after_thread_sync();
                     rescale::<V>(block::output::<V>(tile).of_warp(seat.warp), factor);
@@ -62,12 +60,12 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
             }
             let mut tile = 0;
             while tile < TILES {
-                let end = inverses[tile as usize].wait();
+                let end = shared.inverses(tile).split_at(work.rounds).1.wait();
                 let inverse = ldst::ld_shared_f32(end.tile().offset(thread * 4).cast());
                 end.release_by(block::warp_done());
-                shared.output.wait(tile, outputs);
+                shared.output.wait(tile, if const { TILES == 1 } { blocks } else { work.rounds } & 1);
                 tcgen05::after_thread_sync();
-                let slot = o[tile as usize].acquire();
+                let slot = shared.o(tile).split_at(work.rounds).0.acquire();
                 write_output::<V>(block::output::<V>(tile).of_warp(seat.warp), slot.tile().cast(), thread, inverse);
                 fence::proxy_async_shared_cta();
                 let done = block::warp_done();
@@ -77,7 +75,7 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
                 slot.commit_by(done);
                 tile += 1;
             }
-            outputs ^= 1;
+            blocks += 1;
         }
     }
 }

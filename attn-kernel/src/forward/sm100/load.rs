@@ -20,7 +20,6 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
     shared: Shared<TILES, STAGES>,
     mut walker: Walker,
 ) {
-    let mut q = shared.of_both(|shared, tile| shared.q(tile).split().0);
     let mut kv = shared.kv.split().0;
     while let Some(work) = walker.next::<V>() {
         let kv_head = walk::div_rem(work.tile.head, params.group).0 as i32;
@@ -31,7 +30,7 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
             keys::<V, STAGES>(&mut kv, maps, at(block));
             let mut tile = 0;
             while tile < TILES {
-                queries::<V>(q[tile as usize].acquire(), maps, &work, tile, walker.pack);
+                queries::<V>(shared.q(tile).split_at(work.rounds).0.acquire(), maps, &work, tile, walker.pack);
                 tile += 1;
             }
             // Two tiles multiply by V before they take the next K; one tile's next scores come first.

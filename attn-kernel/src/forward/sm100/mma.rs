@@ -10,7 +10,7 @@ use crate::mem::{Descriptor, Instruction, Smem, Swizzle, Tmem, UmmaDescriptor};
 use crate::pipe::ring::{Consumer, Full, Tile};
 use crate::pipe::signal::Beat;
 use crate::ptx::tcgen05::{self, Issuer};
-use crate::ptx::{ldst, warp};
+use crate::ptx::{ldst, special, warp};
 
 /// K-steps of 16 keys in P V.
 const STEPS: u32 = KEYS / 16;
@@ -39,7 +39,6 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32, const 
     shared: Shared<TILES, STAGES>,
     mut walker: Walker,
 ) {
-    let mut q = shared.of_both(|shared, tile| shared.q(tile).split().1);
     let mut kv = shared.kv.split().1;
     let mut beat = Beat::new();
     // SAFETY: the warp is converged, and no branch below parts it.
@@ -49,12 +48,14 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32, const 
     // Known to be 0, but read: `ptxas` would move a constant from an ordinary register for every multiply.
     let by = Issue { by, tmem };
     while let Some(work) = walker.next::<V>() {
-        // SAFETY: passed on to the caller.
+        // SAFETY: passed on to the caller; this role takes each query tile once a round.
         unsafe {
+            let q = [0, 1].map(|tile| shared.q(tile).split_at(work.rounds).1);
             if const { TILES == 2 } {
-                two_tiles::<V, TILES, STAGES, K, V_>(by, &shared, &mut q, &mut kv, &mut beat, work.blocks);
+                two_tiles::<V, TILES, STAGES, K, V_>(by, &shared, q, &mut kv, &mut beat, work.blocks);
             } else {
-                one_tile::<V, TILES, STAGES, K, V_>(by, &shared, &mut q[0], &mut kv, &mut beat, work.blocks);
+                let [first, _] = q;
+                one_tile::<V, TILES, STAGES, K, V_>(by, &shared, first, &mut kv, &mut beat, work.blocks);
             }
         }
     }
@@ -65,7 +66,7 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32, const 
 unsafe fn two_tiles<V: Variant, const TILES: u32, const STAGES: u32, const K: usize, const V_: usize>(
     by: Issue,
     shared: &Shared<TILES, STAGES>,
-    q: &mut [Consumer<1>; 2],
+    [mut q0, mut q1]: [Consumer<1>; 2],
     kv: &mut Consumer<STAGES>,
     beat: &mut Beat<TILES>,
     blocks: u32,
@@ -73,9 +74,9 @@ unsafe fn two_tiles<V: Variant, const TILES: u32, const STAGES: u32, const K: us
     // SAFETY: the caller's promise; each multiply follows the waits for what it reads and overwrites.
     unsafe {
         let keys = Held::<K>::wait(kv);
-        let first = q[0].wait();
+        let first = q0.wait();
         scores::<V, TILES, STAGES, K>(by, shared, 0, &first, &keys);
-        let second = q[1].wait();
+        let second = q1.wait();
         scores::<V, TILES, STAGES, K>(by, shared, 1, &second, &keys);
         keys.release(by);
 
@@ -111,7 +112,7 @@ unsafe fn two_tiles<V: Variant, const TILES: u32, const STAGES: u32, const K: us
 unsafe fn one_tile<V: Variant, const TILES: u32, const STAGES: u32, const K: usize, const V_: usize>(
     by: Issue,
     shared: &Shared<TILES, STAGES>,
-    q: &mut Consumer<1>,
+    mut q: Consumer<1>,
     kv: &mut Consumer<STAGES>,
     beat: &mut Beat<TILES>,
     blocks: u32,
@@ -290,6 +291,8 @@ unsafe fn issue_scores<V: Variant, const K: usize>(
         Instruction::new(Sum::F32, element, element, ROWS, KEYS)
     };
     let steps = const { V::PLAN.d / 16 / K as u32 };
+    // A register for each k-step's descriptor of Q, kept all along, saves no instruction, and of a wide head there are too many.
+    let queries = if const { V::PLAN.d > 128 } { Smem::new(special::fresh(queries.addr())) } else { queries };
     let queries = UmmaDescriptor::of(Descriptor::k_major(swizzle, queries));
     let keys = UmmaDescriptor::of(Descriptor::k_major(swizzle, keys));
     let mut step = 0;

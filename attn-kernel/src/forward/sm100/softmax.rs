@@ -40,7 +40,6 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
     let knobs = Knobs { scale_log2: params.scale_log2, threshold: const { V::PLAN.rescale_threshold } };
     let seat = Seat { shared, knobs, tile, thread, warp: warp::uniform(thread / 32) };
     let mut beat = Beat::<TILES>::new();
-    let mut inverses = shared.inverses(tile).split().0;
     while let Some(work) = walker.next::<V>() {
         let first_row = work.first_row + tile * ROWS;
         let visible = V::Mask::visible_keys(walker.lengths, (first_row + thread) >> walker.pack) as i32;
@@ -65,7 +64,7 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
                 step::<V, TILES, STAGES, false>(&seat, &mut beat, &mut row, false, KEYS as i32);
             }
             let (inverse, lse) = row.finish(&knobs);
-            let slot = inverses.acquire();
+            let slot = shared.inverses(tile).split_at(work.rounds).0.acquire();
             ldst::st_shared_f32(slot.tile().offset(thread * 4).cast(), inverse);
             slot.commit_by(block::warp_done());
             store_lse(params, &work, tile * ROWS + thread, walker.lengths.q, lse);

@@ -19,11 +19,11 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
     mut walker: Walker,
 ) {
     let plan = const { V::PLAN };
-    let mut o = shared.of_both(|shared, tile| shared.o(tile).split().1);
     while let Some(work) = walker.next::<V>() {
         let mut tile = 0;
         while tile < TILES {
-            let full = o[tile as usize].wait();
+            // SAFETY: this role takes each tile once a round.
+            let full = unsafe { shared.o(tile).split_at(work.rounds) }.1.wait();
             let query = (work.first_row + tile * ROWS) >> params.pack;
             let mut column = 0;
             while column < plan.dv && query < params.seqlen_q {

@@ -6,8 +6,10 @@ use crate::forward::plan::{Arch, Schedule};
 
 /// Two softmax warpgroups of 192: a row of 128 scores, 16 packed probabilities on their way out, and what the loop keeps.
 const WIDE: Registers = Registers { softmax: 192, correction: 80, other: 48 };
+/// The same for head dimension 192, whose multiplies have more descriptors to keep.
+const WIDE_192: Registers = Registers { softmax: 184, correction: 72, other: 72 };
 /// One softmax warpgroup: registers are no concern.
-const SINGLE: Registers = Registers { softmax: 224, correction: 168, other: 88 };
+const SINGLE: Registers = Registers { softmax: 216, correction: 168, other: 120 };
 
 /// The plan for head dimensions `(d, dv)`, causal or not, with one or two query tiles.
 pub const fn plan(arch: Arch, d: u32, dv: u32, causal: bool, tiles: u32) -> Plan {
@@ -36,7 +38,11 @@ pub const fn plan(arch: Arch, d: u32, dv: u32, causal: bool, tiles: u32) -> Plan
         stages,
         k_parts,
         v_parts,
-        regs: if tiles == 2 { WIDE } else { SINGLE },
+        regs: match (d, tiles) {
+            (192, 2) => WIDE_192,
+            (_, 2) => WIDE,
+            _ => SINGLE,
+        },
         rescale_threshold: 8.0,
         exp2,
         load_max: matches!(arch, Arch::Sm103a),
