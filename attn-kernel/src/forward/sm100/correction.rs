@@ -128,11 +128,13 @@ unsafe fn rescale<V: Variant>(o: Tmem<f32>, factor: f32) {
 unsafe fn write_output<V: Variant>(o: Tmem<f32>, to: Smem<u32>, row: u32, inverse: f32) {
     let (dv, width) = const { (V::PLAN.dv, panel(V::PLAN.dv)) };
     let swizzle = const { Swizzle::of_span(panel(V::PLAN.dv) * 2) };
-    let row = special::fresh(row); // eight swizzled addresses, which would live all along
+    // The swizzle exchanges pieces of 16 bytes within a row, so that piece `p` of it lies at `start ^ 16 p`.
+    // Worked out afresh for each tile: eight of them would be registers that live all along.
+    let start = swizzle.apply(special::fresh(row) * swizzle.span());
     let mut column = 0;
     while column < dv {
-        // SAFETY: whole warps, each in its own lanes; the tile starts on the swizzle's period, so swizzling the offset swizzles
-        // the address.
+        // SAFETY: whole warps, each in its own lanes; the tile starts on the swizzle's period, so swizzling the offset swizzles the
+        // address.
         unsafe {
             let mut part = tcgen05::ld::<{ CHUNK as usize }>(o.columns(column));
             tcgen05::wait_ld_with(&mut part);
@@ -141,8 +143,8 @@ unsafe fn write_output<V: Variant>(o: Tmem<f32>, to: Smem<u32>, row: u32, invers
             while i < CHUNK as usize {
                 let words = [0, 2, 4, 6].map(|j| V::Element::pack(part[i + j], part[i + j + 1]));
                 let at = column + i as u32;
-                let offset = at / width * ROWS * swizzle.span() + row * swizzle.span() + at % width * 2;
-                ldst::st_shared_u32x4(to.offset(swizzle.apply(offset)), words);
+                let panel = to.offset(at / width * ROWS * swizzle.span());
+                ldst::st_shared_u32x4(panel.offset(start ^ (at % width * 2)), words);
                 i += 8;
             }
         }
