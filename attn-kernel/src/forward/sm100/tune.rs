@@ -7,7 +7,7 @@ use crate::forward::plan::{Arch, Schedule};
 /// Two softmax warpgroups of 192: a row of 128 scores, 16 packed probabilities on their way out, and what the loop keeps.
 const WIDE: Registers = Registers { softmax: 192, correction: 80, other: 48 };
 /// The same for head dimension 192, whose multiplies have more descriptors to keep.
-const WIDE_192: Registers = Registers { softmax: 184, correction: 72, other: 72 };
+const WIDE_192: Registers = Registers { softmax: 184, correction: 88, other: 56 };
 /// One softmax warpgroup: registers are no concern.
 const SINGLE: Registers = Registers { softmax: 216, correction: 168, other: 120 };
 
