@@ -12,9 +12,12 @@ use crate::toolchain::Rust;
 /// is not known stays as it is written.
 const OPT_FLAGS: &[&str] = &["-unroll-threshold=1000000", "-unroll-allow-partial=0", "-unroll-runtime=0"];
 
+/// No comments: they name functions by numbers that change with every function that the crate gains.
+const LLC_FLAGS: &[&str] = &["-O3", "-filetype=asm", "-asm-verbose=0"];
+
 /// What the result depends on besides the IR and the tools.
 pub fn flags() -> String {
-    OPT_FLAGS.join(" ")
+    [OPT_FLAGS, LLC_FLAGS].concat().join(" ")
 }
 
 /// LLVM's optimiser, from `STEM.ll` to `STEM.bc`.
@@ -36,7 +39,7 @@ pub fn optimise(rust: &Rust, arch: Arch, kernel: &str, stem: &Path) -> Result<()
 pub fn generate(rust: &Rust, arch: Arch, stem: &Path) -> Result<()> {
     process::run(
         rust.command("llc")
-            .args(["-O3", "-filetype=asm"])
+            .args(LLC_FLAGS)
             .args(target(arch))
             .arg(stem.with_extension("bc"))
             .arg("-o")
