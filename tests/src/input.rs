@@ -34,6 +34,9 @@ named! {
         Creeping = "creeping",
         /// Batch 0, head 0 has a NaN in one key, at the start of the last 128: every query that sees it gets NaN, no other does.
         NotANumber = "nan",
+        /// The first key of batch 0, head 0 scores `+inf`, a value that no softmax survives: every query that sees it gets NaN, no
+        /// other does.
+        Infinity = "inf",
         /// The real sample, repeated to the case's sizes.
         MiniLm = "minilm",
     }
@@ -115,6 +118,10 @@ impl Inputs {
                         },
                     );
             }
+            Input::Infinity => {
+                self.q.data.chunks_exact_mut(case.head_dim).for_each(|row| row[0] = 1.0);
+                self.k.data[0] = f32::INFINITY;
+            }
             Input::NotANumber => {
                 let poisoned = (0, (case.seqlen_k - 1) / 128 * 128, 0, 0);
                 let k = &self.k;
@@ -175,7 +182,7 @@ mod tests {
                 let (case, inputs) = inputs(&format!("{precision} h=2 hk=2 sq=40 sk=60 d=64 causal input={input}"));
                 let attention = inputs.attention(&case);
                 let answer = attention.reference();
-                if *input == Input::NotANumber {
+                if matches!(input, Input::NotANumber | Input::Infinity) {
                     let [poisoned, other] = [0, 1].map(|h| answer.lse.head(0, h).iter().filter(|x| x.is_nan()).count());
                     assert_eq!(
                         (poisoned, other),

@@ -9,10 +9,13 @@
 //! | `repeat` | run 20 times each, every result bitwise equal |
 //! | `sanitizer` | a small case for every kernel, for runs under compute-sanitizer |
 //! | `simulator` | small cases for runs on the simulator: every kernel, then shapes, layouts and inputs |
+//! | `kernels` | Blackwell's part of it that runs every kernel once |
 
 use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+use attn_kernel::forward::Arch;
 
 use crate::case::Case;
 use crate::input::Input;
@@ -87,8 +90,20 @@ pub fn sanitizer() -> Vec<Entry> {
     entries([("sanitizer", cases)])
 }
 
-/// Cases of at most 256 queries and keys a head for the simulator: a case for every kernel, then what else a case can say.
-pub fn simulator() -> Vec<Entry> {
+/// Small cases for the simulator: a case for every kernel of the architecture, then what else a case can say.
+pub fn simulator(arch: Arch) -> Vec<Entry> {
+    match arch {
+        Arch::Sm90a => hopper(),
+        _ => blackwell(),
+    }
+}
+
+fn parsed(lines: &str) -> impl Iterator<Item = Case> {
+    lines.lines().map(|line| line.parse::<Case>().unwrap_or_else(|e| panic!("{line}: {e}")))
+}
+
+/// Cases of at most 256 queries and keys a head.
+fn hopper() -> Vec<Entry> {
     let mut cases = Vec::new();
     for (i, (d, dv)) in INSTANTIATED.into_iter().enumerate() {
         for (j, (precision, causal)) in kinds().enumerate() {
@@ -98,12 +113,48 @@ pub fn simulator() -> Vec<Entry> {
             cases.push(Case { head_dim_v: dv, causal, lse: true, seed: (d + j) as u64, ..base });
         }
     }
-    cases.extend(SMALL.lines().map(|line| line.parse::<Case>().unwrap_or_else(|e| panic!("{line}: {e}"))));
+    cases.extend(parsed(SMALL));
     entries([("simulator", cases)])
+}
+
+/// Every kernel: three heads make tiles of 256 rows the choice for the four multiprocessors that are simulated, few queries those of
+/// 128. Then groups of every kind of size, with which heads are packed, and [`SMALL_BLACKWELL`].
+fn blackwell() -> Vec<Entry> {
+    let mut kernels = Vec::new();
+    for (i, (d, dv)) in [(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)].into_iter().enumerate() {
+        for (j, (precision, causal)) in kinds().enumerate() {
+            let (seqlen_q, seqlen_k) = [(141, 203), (203, 141), (177, 177), (150, 413)][(i + j) % 4];
+            let base = Case { heads: 3, kv_heads: [3, 1][i % 2], seqlen_q, ..Case::new(precision, seqlen_k, d) };
+            let tall = Case { head_dim_v: dv, causal, lse: true, seed: (d + j) as u64, ..base };
+            kernels.push(tall);
+            if [64, 128, 192].contains(&d) {
+                let seqlen_q = [100, 31, 128, 1][(i + j) % 4];
+                kernels.push(Case { heads: 2, kv_heads: 1, seqlen_q, seqlen_k: seqlen_k + 100, ..tall });
+            }
+        }
+    }
+    let groups = [(1, 1), (2, 2), (3, 1), (4, 1), (6, 1), (8, 1), (7, 1), (16, 1), (12, 2), (8, 4)];
+    let packs = groups.into_iter().enumerate().map(|(i, (heads, kv_heads))| {
+        let (precision, causal) = (Precision::ALL[i % 2], i % 3 != 0);
+        let (seqlen_q, seqlen_k) = [(37, 129), (130, 40), (65, 256), (9, 300)][i % 4];
+        Case { heads, kv_heads, seqlen_q, causal, lse: true, seed: i as u64, ..Case::new(precision, seqlen_k, 64) }
+    });
+    let widths = (8..=128).step_by(8).enumerate().map(|(i, d)| {
+        let (precision, causal) = (Precision::ALL[i / 2 % 2], i % 2 == 0);
+        let layout = Layout::ALL[[0, 1, 2][i % 3]];
+        Case { batch: 2, heads: 2, layout, causal, lse: true, kv_heads: 2, ..Case::new(precision, 130, d) }
+    });
+    let rest = packs.chain(widths).chain(parsed(SMALL)).chain(parsed(SMALL_BLACKWELL)).collect();
+    entries([("kernels", kernels), ("simulator", rest)])
 }
 
 fn entries<const N: usize>(lists: [(&'static str, Vec<Case>); N]) -> Vec<Entry> {
     lists.into_iter().flat_map(|(list, cases)| cases.into_iter().map(move |case| Entry { list, case })).collect()
+}
+
+/// The kinds of input of the lists for a GPU.
+fn inputs() -> impl Iterator<Item = Input> {
+    Input::ALL.iter().copied().filter(|input| *input != Input::Infinity)
 }
 
 /// The layouts whose allocations are no larger than their tensors.
@@ -187,27 +238,18 @@ fn draw(rng: &mut ChaCha8Rng, seed: u64) -> Case {
         lse: rng.random_bool(0.7),
         scale: rng.random_bool(0.3).then(|| (rng.random_range(2..20) as f32) / 100.0),
         layout,
-        input: *Input::ALL.choose(rng).expect("not empty"),
+        input: inputs().choose(rng).expect("not empty"),
         seed,
     }
 }
 
 fn corner() -> Vec<Case> {
     let mut cases = tile_edges();
-    for (i, input) in Input::ALL.iter().enumerate() {
+    for (i, input) in inputs().enumerate() {
         for (precision, causal) in kinds() {
             let (d, dv) = INSTANTIATED[(i + usize::from(causal)) % INSTANTIATED.len()];
             let base = Case::new(precision, 460, d);
-            cases.push(Case {
-                batch: 2,
-                heads: 2,
-                kv_heads: 2,
-                head_dim_v: dv,
-                causal,
-                lse: true,
-                input: *input,
-                ..base
-            });
+            cases.push(Case { batch: 2, heads: 2, kv_heads: 2, head_dim_v: dv, causal, lse: true, input, ..base });
         }
     }
     for layout in near_layouts() {
@@ -218,7 +260,7 @@ fn corner() -> Vec<Case> {
             }
         }
     }
-    cases.extend(UNKIND.lines().map(|line| line.parse::<Case>().unwrap_or_else(|e| panic!("{line}: {e}"))));
+    cases.extend(parsed(UNKIND));
     cases
 }
 
@@ -316,6 +358,60 @@ f16 b=1 h=1 hk=1 sq=100 sk=130 d=128 dv=128 lse input=large scale=0.3
 bf16 b=1 h=2 hk=1 sq=77 sk=33 d=64 dv=64 lse input=negative layout=padded
 f16 b=1 h=12 hk=12 sq=33 sk=65 d=32 dv=32 causal lse input=minilm";
 
+/// Lengths around multiples of Blackwell's tiles, blocks of one and of several tiles, narrow and uneven head dimensions at 256, every
+/// kind of input, rows without keys.
+const SMALL_BLACKWELL: &str = "\
+bf16 b=1 h=3 hk=3 sq=255 sk=127 d=128 dv=128 causal lse
+f16 b=1 h=3 hk=3 sq=256 sk=128 d=128 dv=128 causal lse
+bf16 b=1 h=3 hk=3 sq=257 sk=129 d=128 dv=128 causal lse
+f16 b=1 h=3 hk=3 sq=257 sk=257 d=64 dv=64 causal lse
+bf16 b=1 h=3 hk=1 sq=383 sk=385 d=64 dv=64 lse
+f16 b=1 h=1 hk=1 sq=513 sk=511 d=128 dv=128 causal lse
+bf16 b=2 h=3 hk=3 sq=128 sk=512 d=128 dv=128 lse
+bf16 b=2 h=5 hk=5 sq=260 sk=130 d=64 dv=64 lse
+f16 b=2 h=5 hk=5 sq=300 sk=300 d=64 dv=64 causal lse
+bf16 b=3 h=4 hk=2 sq=90 sk=200 d=128 dv=128 lse
+f16 b=3 h=6 hk=3 sq=60 sk=140 d=192 dv=128 lse
+bf16 b=2 h=8 hk=2 sq=50 sk=150 d=256 dv=256 lse
+f16 b=2 h=6 hk=6 sq=140 sk=140 d=256 dv=256 causal lse
+bf16 b=1 h=16 hk=1 sq=20 sk=200 d=128 dv=128 causal lse
+bf16 b=1 h=128 hk=1 sq=3 sk=150 d=64 dv=64 causal lse
+f16 b=1 h=256 hk=1 sq=2 sk=130 d=64 dv=64 lse
+bf16 b=2 h=24 hk=2 sq=40 sk=40 d=64 dv=64 causal lse layout=padded
+bf16 b=1 h=3 hk=3 sq=300 sk=100 d=128 dv=128 causal lse
+f16 b=1 h=3 hk=3 sq=400 sk=1 d=64 dv=64 causal lse
+bf16 b=1 h=8 hk=1 sq=300 sk=20 d=128 dv=128 causal lse
+f16 b=1 h=2 hk=2 sq=300 sk=150 d=256 dv=256 causal lse
+bf16 b=1 h=1 hk=1 sq=200 sk=700 d=192 dv=128 causal lse
+bf16 b=1 h=1 hk=1 sq=70 sk=1025 d=128 dv=128 lse
+f16 b=1 h=3 hk=3 sq=130 sk=1000 d=64 dv=64 lse
+bf16 b=1 h=1 hk=1 sq=130 sk=200 d=136 dv=136 causal lse
+f16 b=1 h=1 hk=1 sq=100 sk=140 d=160 dv=72 lse
+bf16 b=1 h=2 hk=1 sq=66 sk=131 d=200 dv=8 causal lse layout=padded
+f16 b=1 h=1 hk=1 sq=130 sk=130 d=32 dv=192 lse
+bf16 b=1 h=3 hk=3 sq=130 sk=300 d=64 dv=64 lse
+f16 b=1 h=3 hk=3 sq=130 sk=300 d=128 dv=128
+bf16 b=1 h=3 hk=3 sq=150 sk=600 d=128 dv=128 causal lse input=rising
+f16 b=1 h=3 hk=3 sq=150 sk=600 d=64 dv=64 lse input=creeping
+bf16 b=1 h=3 hk=3 sq=150 sk=600 d=128 dv=128 lse input=falling
+f16 b=1 h=1 hk=1 sq=100 sk=600 d=256 dv=256 lse input=rising
+bf16 b=1 h=1 hk=1 sq=100 sk=600 d=128 dv=128 lse input=creeping
+bf16 b=2 h=3 hk=3 sq=150 sk=300 d=128 dv=128 causal lse input=neginf
+f16 b=1 h=2 hk=2 sq=100 sk=300 d=64 dv=64 lse input=neginf
+bf16 b=1 h=1 hk=1 sq=100 sk=300 d=256 dv=256 causal lse input=neginf
+bf16 b=1 h=3 hk=3 sq=200 sk=300 d=128 dv=128 causal lse input=nan
+f16 b=1 h=2 hk=2 sq=100 sk=200 d=64 dv=64 lse input=nan
+bf16 b=1 h=3 hk=3 sq=200 sk=140 d=64 dv=64 causal lse input=inf
+f16 b=1 h=2 hk=2 sq=100 sk=200 d=128 dv=128 lse input=inf
+f16 b=1 h=3 hk=3 sq=150 sk=300 d=128 dv=128 lse input=large scale=1
+bf16 b=1 h=2 hk=2 sq=100 sk=300 d=64 dv=64 causal lse input=large scale=1
+bf16 b=1 h=3 hk=3 sq=150 sk=150 d=64 dv=64 lse scale=0.0001
+f16 b=1 h=3 hk=3 sq=150 sk=150 d=128 dv=128 causal lse input=onehot
+bf16 b=1 h=3 hk=3 sq=200 sk=33 d=64 dv=64 lse input=negative layout=padded
+f16 b=1 h=2 hk=2 sq=90 sk=300 d=96 dv=96 lse input=constant
+bf16 b=1 h=12 hk=12 sq=331 sk=331 d=32 dv=32 lse input=minilm
+bf16 b=1 h=12 hk=12 sq=331 sk=331 d=32 dv=32 causal lse input=minilm";
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -331,12 +427,13 @@ mod tests {
 
     #[test]
     fn every_case_is_possible_small_and_prints_back() {
-        for Entry { case, .. } in checked().into_iter().chain(repeat()).chain(sanitizer()).chain(simulator()) {
+        for Entry { case, .. } in checked().into_iter().chain(repeat()).chain(sanitizer()).chain(simulator(Arch::Sm90a))
+        {
             assert_eq!(case.to_string().parse(), Ok(case));
             assert!(case.head_dim.is_multiple_of(8) && case.head_dim_v.is_multiple_of(8), "{case}");
         }
         assert!(checked().iter().all(|e| e.case.scores() <= MAX_SCORES));
-        assert!(simulator().iter().all(|e| e.case.seqlen_q <= 256 && e.case.seqlen_k <= 256));
+        assert!(simulator(Arch::Sm90a).iter().all(|e| e.case.seqlen_q <= 256 && e.case.seqlen_k <= 256));
     }
 
     #[test]
@@ -348,8 +445,8 @@ mod tests {
             for layout in near_layouts() {
                 met(&format!("{precision} causal={causal} {layout}"), &|c| kind(c) && c.layout == layout);
             }
-            for input in Input::ALL {
-                met(&format!("{precision} causal={causal} {input}"), &|c| kind(c) && c.input == *input);
+            for input in inputs() {
+                met(&format!("{precision} causal={causal} {input}"), &|c| kind(c) && c.input == input);
             }
             for widths in WIDTHS {
                 met(&format!("{precision} causal={causal} {widths:?}"), &|c| {
@@ -368,7 +465,7 @@ mod tests {
     #[test]
     fn the_reduced_lists_reach_every_kernel() {
         for kernel in attn_kernel::forward::KERNELS {
-            for list in [repeat(), sanitizer(), simulator()] {
+            for list in [repeat(), sanitizer(), simulator(kernel.arch)] {
                 let reached = list.iter().any(|Entry { case, .. }| {
                     case.precision.dtype() == kernel.dtype
                         && case.causal == kernel.causal

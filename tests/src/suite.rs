@@ -19,7 +19,7 @@ use crate::sample::SampleError;
 use crate::sampled::{self, Buffers};
 
 /// How often a case of the `repeat` list runs.
-const REPEATS: usize = 20;
+const REPEATS: u64 = 20;
 /// Blocks of rows of a repeated case that are compared with the oracle.
 const SAMPLED_BLOCKS: usize = 64;
 
@@ -54,6 +54,9 @@ pub struct Options {
     /// Seed of the simulator's schedules.
     #[arg(long, value_name = "N", default_value_t = 0, requires = "simulator")]
     seed: u64,
+    /// Run every case under this many seeds, beginning with --seed; all answers have the same bits.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "simulator", value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
     /// With --simulator: every list, the large cases too, which takes long.
     #[arg(long, requires = "simulator")]
     all_lists: bool,
@@ -86,8 +89,10 @@ enum Failure {
     Overwrite { what: &'static str, at: usize },
     #[error("not as recorded: {0}")]
     Recorded(#[from] Disagreement),
-    #[error("run {run} of {REPEATS} differs from run 1 in {what}, first at element {at} of its buffer")]
-    Unequal { run: usize, what: &'static str, at: usize },
+    #[error("run {run} of {runs} differs from run 1 in {what}, first at element {at} of its buffer")]
+    Unequal { run: u64, runs: u64, what: &'static str, at: usize },
+    #[error("run {run}, of seed {seed}: {error}")]
+    Run { run: u64, seed: u64, error: GpuError },
 }
 
 /// Counts of one list.
@@ -141,11 +146,20 @@ impl Records {
 }
 
 impl Options {
+    /// The architecture as the kernels' plans name it.
+    fn architecture(&self) -> attn_kernel::forward::Arch {
+        match self.arch {
+            Arch::Sm90a => attn_kernel::forward::Arch::Sm90a,
+            Arch::Sm100a => attn_kernel::forward::Arch::Sm100a,
+            Arch::Sm103a => attn_kernel::forward::Arch::Sm103a,
+        }
+    }
+
     fn entries(&self) -> Vec<Entry> {
         let all = match (self.case, self.sanitizer, self.simulator_list || self.simulator && !self.all_lists) {
             (Some(case), ..) => return vec![Entry { list: "case", case }],
             (None, true, _) => lists::sanitizer(),
-            (None, false, true) => lists::simulator(),
+            (None, false, true) => lists::simulator(self.architecture()),
             (None, false, false) => lists::checked().into_iter().chain(lists::repeat()).collect(),
         };
         let wanted = |e: &Entry| self.filter.as_ref().is_none_or(|f| format!("{}: {}", e.list, e.case).contains(f));
@@ -174,7 +188,7 @@ pub fn run(options: &Options) -> u8 {
     };
     println!("device: {}", gpu.describe());
     if options.simulator {
-        println!("seed: {}", options.seed);
+        println!("seed: {}, {} of them a case", options.seed, options.seeds);
     }
     let mut records = match Records::new(options, gpu.describe()) {
         Ok(records) => records,
@@ -183,7 +197,7 @@ pub fn run(options: &Options) -> u8 {
             return 1;
         }
     };
-    let tallies = run_all(&gpu, &entries, options.seed, &mut records);
+    let tallies = run_all(&gpu, &entries, options, &mut records);
     if let Err(error) = records.finish() {
         eprintln!("error: {error}");
         return 1;
@@ -191,11 +205,11 @@ pub fn run(options: &Options) -> u8 {
     print_table(&tallies, entries.len())
 }
 
-fn run_all(gpu: &Gpu, entries: &[Entry], seed: u64, records: &mut Records) -> BTreeMap<&'static str, Tally> {
+fn run_all(gpu: &Gpu, entries: &[Entry], options: &Options, records: &mut Records) -> BTreeMap<&'static str, Tally> {
     let (start, mut tallies) = (Instant::now(), BTreeMap::<_, Tally>::new());
     let mut failed = 0;
     for (i, Entry { list, case }) in entries.iter().enumerate() {
-        let (outcome, lost) = match check(gpu, list, case, seed, records) {
+        let (outcome, lost) = match check(gpu, list, case, options, records) {
             Ok(report) => (Outcome::Passed(report), false),
             Err(Failure::Gpu(error @ GpuError::TooLarge { .. })) => (Outcome::Skipped(error.to_string()), false),
             Err(Failure::Gpu(error)) => (Outcome::Failed(error.to_string()), gpu.is_lost()),
@@ -256,16 +270,19 @@ fn print_table(tallies: &BTreeMap<&'static str, Tally>, expected: usize) -> u8 {
     u8::from(failed + not_run > 0)
 }
 
-fn check(gpu: &Gpu, list: &str, case: &Case, seed: u64, records: &mut Records) -> Result<Report, Failure> {
+fn check(gpu: &Gpu, list: &str, case: &Case, options: &Options, records: &mut Records) -> Result<Report, Failure> {
     let inputs = Inputs::of(case);
     let loaded = gpu.load(case, &inputs)?;
     let output = loaded.run()?;
     untouched(&loaded, &output)?;
     if list == "repeat" {
-        let repeated = repeat(gpu, case, &loaded, &output, seed);
-        gpu.reseed(seed)?;
-        return repeated;
+        let qkv = loaded.place().qkv.map(|(arena, _)| loaded.arenas()[arena].as_slice());
+        let buffers = Buffers { qkv, o: &output.o, lse: output.lse.as_deref() };
+        let report = sampled::check(case, loaded.place(), &buffers, SAMPLED_BLOCKS)?;
+        repeat(gpu, &loaded, &output, options.seed, REPEATS)?;
+        return Ok(report);
     }
+    repeat(gpu, &loaded, &output, options.seed, options.seeds)?;
     let attention = inputs.attention(case);
     let (o, lse) = loaded.tensors(&output, case.precision);
     let (reference, lowp) = (attention.reference(), attention.lowp(case.precision));
@@ -286,22 +303,21 @@ fn untouched(loaded: &Loaded<'_>, output: &Output) -> Result<(), Failure> {
     }
 }
 
-/// Further runs equal the first bit by bit, and the first is right in the rows that are sampled. On the simulator each run
-/// has a seed of its own.
-fn repeat(gpu: &Gpu, case: &Case, loaded: &Loaded<'_>, first: &Output, seed: u64) -> Result<Report, Failure> {
-    let qkv = loaded.place().qkv.map(|(arena, _)| loaded.arenas()[arena].as_slice());
-    let buffers = Buffers { qkv, o: &first.o, lse: first.lse.as_deref() };
-    let report = sampled::check(case, loaded.place(), &buffers, SAMPLED_BLOCKS)?;
-    for run in 2..=REPEATS {
-        gpu.reseed(seed.wrapping_add(run as u64))?;
-        let again = loaded.run()?;
+/// Of `runs` runs all equal the first, bit by bit. On the simulator each has a seed of its own.
+fn repeat(gpu: &Gpu, loaded: &Loaded<'_>, first: &Output, seed: u64, runs: u64) -> Result<(), Failure> {
+    let again = |run: u64| {
+        gpu.reseed(seed.wrapping_add(run - 1))?;
+        let again = loaded.run().map_err(|error| Failure::Run { run, seed: seed.wrapping_add(run - 1), error })?;
         if let Some(at) = again.o.iter().zip(&first.o).position(|(a, b)| a != b) {
-            return Err(Failure::Unequal { run, what: "o", at });
+            return Err(Failure::Unequal { run, runs, what: "o", at });
         }
         let lse = again.lse.iter().flatten().zip(first.lse.iter().flatten()).position(|(a, b)| a != b);
-        if let Some(at) = lse {
-            return Err(Failure::Unequal { run, what: "lse", at });
+        match lse {
+            Some(at) => Err(Failure::Unequal { run, runs, what: "lse", at }),
+            None => Ok(()),
         }
-    }
-    Ok(report)
+    };
+    let all = (2..=runs).try_for_each(again);
+    gpu.reseed(seed)?;
+    all
 }
