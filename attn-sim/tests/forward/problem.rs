@@ -1,25 +1,27 @@
-//! The project's own Hopper forward kernels, as they are shipped, run in the simulator against attention in f64.
+//! A problem on one of the project's forward kernels in the simulator, and attention in f64.
 
+use std::io::Read;
+use std::path::Path;
+
+use attn_kernel::forward::KERNELS;
 use attn_kernel::forward::plan::{DType, Kernel as Built, panel};
-use attn_kernel::forward::sm90::KERNELS;
-use attn_sim::mutate::{self, Outcome};
 use attn_sim::ptx::Module;
 use attn_sim::report::Finding;
 use attn_sim::tensor_map::{DataType, EncodeTiled, Interleave, L2Promotion, OobFill, Swizzle};
 use attn_sim::{Counters, Error, Gpu, Launch, Trace};
+use flate2::read::GzDecoder;
 use half::{bf16, f16};
-use std::io::Read;
 
 /// A problem: batch, query heads, key heads, queries, keys.
 #[derive(Clone, Copy, Debug)]
-struct Shape {
-    batch: usize,
-    heads: usize,
-    kv_heads: usize,
-    q: usize,
-    k: usize,
+pub struct Shape {
+    pub batch: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub q: usize,
+    pub k: usize,
     /// Multiprocessors: with fewer than tiles, blocks of a persistent kernel go round.
-    sms: u32,
+    pub sms: u32,
 }
 
 /// Values that look random, of about unit variance, and repeat for a seed.
@@ -43,25 +45,35 @@ fn rounded(dtype: DType, values: &[f32]) -> (Vec<u8>, Vec<f64>) {
     (bits.iter().flat_map(|b| b.to_le_bytes()).collect(), exact)
 }
 
-fn ptx(name: &str) -> String {
-    let path = format!("{}/../attn-host/prebuilt/sm_90a/{name}.ptx.gz", env!("CARGO_MANIFEST_DIR"));
-    let file = std::fs::File::open(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+/// A kernel's PTX: of the folder that `ATTN_KERNEL_DIR` names, or as attn-host carries it.
+fn ptx(kernel: &Built) -> String {
+    let (arch, name) = (kernel.arch.name(), kernel.name);
     let mut text = String::new();
-    flate2::read::GzDecoder::new(file).read_to_string(&mut text).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let read = match std::env::var_os("ATTN_KERNEL_DIR") {
+        Some(dir) => {
+            std::fs::read_to_string(Path::new(&dir).join(arch).join(name).with_extension("ptx")).map(|ptx| text = ptx)
+        }
+        None => {
+            let path = format!("{}/../attn-host/prebuilt/{arch}/{name}.ptx.gz", env!("CARGO_MANIFEST_DIR"));
+            std::fs::File::open(path).and_then(|file| GzDecoder::new(file).read_to_string(&mut text)).map(drop)
+        }
+    };
+    read.unwrap_or_else(|e| panic!("{name} for {arch}: {e}"));
     text
 }
 
-/// A tensor (batch, seq, heads, d), its map with boxes of `rows` rows, and its address.
-fn map(dtype: DType, addr: u64, d: usize, seq: usize, heads: usize, batch: usize, rows: u32) -> Vec<u8> {
+/// A map of a tensor whose rows of `d` elements lie one after the other in the order of `dims`, slowest last in `order`; `dims` and `tile`
+/// without the head dimension.
+fn map(kernel: &Built, addr: u64, d: usize, dims: &[usize], strides: &[usize], tile: &[u32]) -> Vec<u8> {
     let panel = panel(d as u32);
-    let bytes = 2 * d as u64;
+    let row = 2 * d as u64;
     let encoded = EncodeTiled {
-        data_type: if dtype == DType::F16 { DataType::Float16 } else { DataType::Bfloat16 },
+        data_type: if kernel.dtype == DType::F16 { DataType::Float16 } else { DataType::Bfloat16 },
         global_address: addr,
-        global_dim: &[d as u64, seq as u64, heads as u64, batch as u64],
-        global_strides: &[bytes * heads as u64, bytes, bytes * (heads * seq) as u64],
-        box_dim: &[panel, rows, 1, 1],
-        element_strides: &[1; 4],
+        global_dim: &[&[d as u64], &dims.iter().map(|&n| n as u64).collect::<Vec<_>>()[..]].concat(),
+        global_strides: &strides.iter().map(|&rows| row * rows as u64).collect::<Vec<_>>(),
+        box_dim: &[&[panel], tile].concat(),
+        element_strides: &vec![1; dims.len() + 1],
         interleave: Interleave::None,
         swizzle: if panel == 64 { Swizzle::B128 } else { Swizzle::B64 },
         l2_promotion: L2Promotion::None,
@@ -70,25 +82,51 @@ fn map(dtype: DType, addr: u64, d: usize, seq: usize, heads: usize, batch: usize
     encoded.encode().expect("the plan's boxes are allowed").to_bytes().to_vec()
 }
 
-struct Output {
-    o: Vec<f64>,
-    lse: Vec<f64>,
-    /// All of O and LSE was.
-    written: bool,
-    trace: Vec<String>,
-    counters: Counters,
-    findings: Vec<Finding>,
+/// K or V, (batch, seq, heads, d).
+fn keys(kernel: &Built, addr: u64, d: usize, shape: Shape, rows: u32) -> Vec<u8> {
+    let Shape { batch, kv_heads, k, .. } = shape;
+    map(kernel, addr, d, &[k, kv_heads, batch], &[kv_heads, 1, kv_heads * k], &[rows, 1, 1])
 }
 
-struct Inputs {
+/// Q or O, (batch, seq, heads, d), with `pack` heads of a row of a tile together where the kernel packs.
+fn queries(kernel: &Built, addr: u64, d: usize, shape: Shape, rows: u32, pack: usize) -> Vec<u8> {
+    let Shape { batch, heads, q, .. } = shape;
+    if kernel.launch.max_pack == 1 {
+        return map(kernel, addr, d, &[q, heads, batch], &[heads, 1, heads * q], &[rows, 1, 1]);
+    }
+    let (dims, strides) = ([pack, q, heads / pack, batch], [1, heads, pack, heads * q]);
+    map(kernel, addr, d, &dims, &strides, &[pack as u32, rows / pack as u32, 1, 1])
+}
+
+/// What a run gave.
+pub struct Output {
+    pub o: Vec<f64>,
+    pub lse: Vec<f64>,
+    /// All of O and LSE was.
+    pub written: bool,
+    pub trace: Vec<String>,
+    pub counters: Counters,
+    pub findings: Vec<Finding>,
+}
+
+/// Bytes and values of Q, K and V.
+pub struct Inputs {
     q: (Vec<u8>, Vec<f64>),
     k: (Vec<u8>, Vec<f64>),
     v: (Vec<u8>, Vec<f64>),
 }
 
-fn inputs(kernel: &Built, shape: Shape) -> Inputs {
+pub fn inputs(kernel: &Built, shape: Shape) -> Inputs {
+    scaled_inputs(kernel, shape, 1.0)
+}
+
+/// [`inputs`] with Q that many times as large.
+pub fn scaled_inputs(kernel: &Built, shape: Shape, factor: f32) -> Inputs {
     let (d, dv) = (kernel.launch.d as usize, kernel.launch.dv as usize);
-    let of = |n, seed| rounded(kernel.dtype, &values(n, seed));
+    let of = |n, seed| {
+        let factor = if seed == 1 { factor } else { 1.0 };
+        rounded(kernel.dtype, &values(n, seed).iter().map(|x| x * factor).collect::<Vec<_>>())
+    };
     Inputs {
         q: of(shape.batch * shape.q * shape.heads * d, 1),
         k: of(shape.batch * shape.k * shape.kv_heads * d, 2),
@@ -96,17 +134,17 @@ fn inputs(kernel: &Built, shape: Shape) -> Inputs {
     }
 }
 
-fn module(kernel: &Built) -> Module {
-    Module::parse(&ptx(kernel.name)).expect("shipped PTX parses")
+pub fn module(kernel: &Built) -> Module {
+    Module::parse(&ptx(kernel)).expect("shipped PTX parses")
 }
 
 /// Runs a module's kernel; an error where the run ended early.
-fn simulate(kernel: &Built, module: &Module, shape: Shape, inputs: &Inputs, seed: u64) -> Result<Output, Error> {
+pub fn simulate(kernel: &Built, module: &Module, shape: Shape, inputs: &Inputs, seed: u64) -> Result<Output, Error> {
     simulate_on(2, kernel, module, shape, inputs, seed)
 }
 
 /// [`simulate`] on a number of the host's cores, with the history of one warp.
-fn simulate_on(
+pub fn simulate_on(
     threads: usize,
     kernel: &Built,
     module: &Module,
@@ -120,24 +158,25 @@ fn simulate_on(
     let (q, k, v) = (gpu.upload(&inputs.q.0), gpu.upload(&inputs.k.0), gpu.upload(&inputs.v.0));
     let rows = shape.batch * shape.q * shape.heads;
     let (o, lse) = (gpu.alloc((rows * dv * 2) as u64), gpu.alloc((rows * 4) as u64));
-    let m_blocks = shape.q.div_ceil(plan.bm as usize) as u32;
-    let tiles = m_blocks * (shape.heads * shape.batch) as u32;
+    let pack = plan.pack((shape.heads / shape.kv_heads) as u32) as usize;
+    let m_blocks = (shape.q * pack).div_ceil(plan.bm as usize) as u32;
+    let heads = shape.heads / pack;
+    let tiles = m_blocks * (heads * shape.batch) as u32;
     let numbers = [
         shape.q as u32,
         shape.k as u32,
-        shape.heads as u32,
-        (shape.heads / shape.kv_heads) as u32,
+        heads as u32,
+        (heads / shape.kv_heads) as u32,
         m_blocks,
         tiles,
         1,
         (std::f32::consts::LOG2_E / (d as f32).sqrt()).to_bits(),
-        // No heads are packed, and the struct ends on 8 bytes.
-        0,
+        pack.ilog2(),
+        // The struct ends on 8 bytes.
         0,
     ];
     let mut params: Vec<u8> = [lse, (shape.heads * shape.q) as u64, shape.q as u64].map(u64::to_le_bytes).concat();
     params.extend(numbers.iter().flat_map(|n| n.to_le_bytes()));
-    let of = |addr, d, seq, heads, rows| map(kernel.dtype, addr, d, seq, heads, shape.batch, rows);
     let loaded = gpu.load_module(module.clone()).kernel(kernel.name)?;
     let launch = Launch {
         grid: [plan.blocks(tiles, shape.sms), 1, 1],
@@ -145,10 +184,10 @@ fn simulate_on(
         shared: plan.shared,
         params: vec![
             params,
-            of(q, d, shape.q, shape.heads, 64),
-            of(k, d, shape.k, shape.kv_heads, plan.bn),
-            of(v, dv, shape.k, shape.kv_heads, plan.bn),
-            of(o, dv, shape.q, shape.heads, 64),
+            queries(kernel, q, d, shape, plan.q_box.1, pack),
+            keys(kernel, k, d, shape, plan.k_box.1),
+            keys(kernel, v, dv, shape, plan.v_box.1),
+            queries(kernel, o, dv, shape, plan.o_box.1, pack),
         ],
         seed,
         step_limit: 4_000_000,
@@ -169,7 +208,7 @@ fn simulate_on(
 }
 
 /// Attention in f64: O as (batch, seq, heads, dv), LSE as (batch, heads, seq).
-fn reference(kernel: &Built, shape: Shape, inputs: &Inputs) -> (Vec<f64>, Vec<f64>) {
+pub fn reference(kernel: &Built, shape: Shape, inputs: &Inputs) -> (Vec<f64>, Vec<f64>) {
     let (d, dv) = (kernel.launch.d as usize, kernel.launch.dv as usize);
     let mut o = vec![0.0; shape.batch * shape.q * shape.heads * dv];
     let mut lse = vec![f64::NEG_INFINITY; shape.batch * shape.heads * shape.q];
@@ -203,12 +242,12 @@ fn reference(kernel: &Built, shape: Shape, inputs: &Inputs) -> (Vec<f64>, Vec<f6
     (o, lse)
 }
 
-fn built(name: &str) -> &'static Built {
+pub fn built(name: &str) -> &'static Built {
     KERNELS.iter().find(|k| k.name == name).unwrap_or_else(|| panic!("no kernel {name}"))
 }
 
 /// Runs a kernel with each seed and compares; the bound is that of rounding P and O to the element type.
-fn check(name: &str, shape: Shape, seeds: std::ops::Range<u64>) {
+pub fn check(name: &str, shape: Shape, seeds: std::ops::Range<u64>) {
     let kernel = built(name);
     let module = module(kernel);
     let inputs = inputs(kernel, shape);
@@ -237,114 +276,4 @@ fn check(name: &str, shape: Shape, seeds: std::ops::Range<u64>) {
         }
         first.get_or_insert(got);
     }
-}
-
-#[test]
-fn d128_one_head() {
-    check("fwd_sm90_bf16_d128", Shape { batch: 1, heads: 1, kv_heads: 1, q: 200, k: 300, sms: 132 }, 0..2);
-}
-
-#[test]
-fn d128_causal() {
-    check("fwd_sm90_bf16_d128_causal", Shape { batch: 1, heads: 1, kv_heads: 1, q: 130, k: 260, sms: 132 }, 0..2);
-}
-
-#[test]
-fn d32_heads_share_keys() {
-    check("fwd_sm90_bf16_d32", Shape { batch: 2, heads: 2, kv_heads: 1, q: 70, k: 130, sms: 2 }, 0..2);
-}
-
-#[test]
-fn a_seed_means_the_same_run_on_any_number_of_cores() {
-    let kernel = built("fwd_sm90_bf16_d32");
-    let shape = Shape { batch: 1, heads: 3, kv_heads: 1, q: 70, k: 130, sms: 3 };
-    let (module, inputs) = (module(kernel), inputs(kernel, shape));
-    let run = |threads, seed| {
-        let run = simulate_on(threads, kernel, &module, shape, &inputs, seed).expect("it runs to its end");
-        (run.trace, run.counters)
-    };
-    let (one, two, other) = (run(1, 5), run(2, 5), run(2, 6));
-    assert!(one.0.len() > 1000, "the history of block 1's warp 4 is kept");
-    assert!(one == two, "threads change what happens");
-    assert!(one.0 != other.0, "another seed is another schedule");
-}
-
-/// The speed that the simulator promises, in release on two cores: `cargo test --release -p attn-sim --test forward --
-/// --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement, meaningful in release only"]
-fn d128_512_by_512_in_two_seconds() {
-    let start = std::time::Instant::now();
-    let kernel = built("fwd_sm90_bf16_d128");
-    let shape = Shape { batch: 1, heads: 1, kv_heads: 1, q: 512, k: 512, sms: 132 };
-    let inputs = inputs(kernel, shape);
-    let got = simulate(kernel, &module(kernel), shape, &inputs, 0).expect("it runs to its end");
-    let took = start.elapsed();
-    println!("{took:.2?}\n{}", got.counters);
-    assert!(got.findings.is_empty());
-    assert!(took.as_secs_f64() <= 2.0, "{took:.2?}");
-}
-
-/// An instruction whose mutants go unnoticed because it orders nothing that other instructions do not order, how many
-/// mutants that is, and what those others are.
-type Redundant = (&'static str, usize, &'static str);
-
-/// What no kernel needs for its results.
-const REDUNDANT: &[Redundant] = &[
-    (
-        "wgmma.fence.sync.aligned",
-        1,
-        "its multiply's registers are untouched since the fence before it; without it ptxas serialises the multiplies",
-    ),
-    ("bar.warp.sync", 1, "keeps ptxas from moving a wait; orders nothing between warps"),
-    (
-        "mbarrier.try_wait.parity.shared::cta.b64",
-        1,
-        "the producer's for a tile's first K: with two stages, it was given back before the V whose stage the last tile's \
-         last V waited for; the ring does not know of the other ring",
-    ),
-];
-
-/// Deletes or weakens each synchronising instruction of a kernel, under several seeds, with blocks that go round several
-/// tiles: all mutants are noticed but those of instructions known to be redundant.
-fn mutants(name: &str, shape: Shape) {
-    let kernel = built(name);
-    let module = module(kernel);
-    let inputs = inputs(kernel, shape);
-    let right = simulate(kernel, &module, shape, &inputs, 0).expect("the kernel itself runs to its end");
-    assert!(right.findings.is_empty());
-    let score =
-        mutate::score(&module, name, 0..6, |mutant, seed| match simulate(kernel, mutant, shape, &inputs, seed) {
-            Err(_) => Outcome::Reported,
-            Ok(run) if !run.findings.is_empty() => Outcome::Reported,
-            Ok(run) if !run.written || run.o != right.o || run.lse != right.lse => Outcome::WrongResult,
-            Ok(_) => Outcome::Unnoticed,
-        });
-    println!("{name}: {score}");
-    for survivor in &score.survivors {
-        let same = score.survivors.iter().filter(|s| s.instruction == survivor.instruction).count();
-        let known = REDUNDANT.iter().find(|(instruction, ..)| *instruction == survivor.instruction);
-        let (_, count, why) = known.unwrap_or_else(|| panic!("{name}: unnoticed: {survivor}"));
-        assert!(same <= *count, "{name}: {same} mutants of {}, {count} are redundant: {why}", survivor.instruction);
-    }
-}
-
-const ROUNDS: Shape = Shape { batch: 1, heads: 2, kv_heads: 1, q: 130, k: 600, sms: 1 };
-
-#[test]
-#[ignore = "a minute, in release"]
-fn mutants_of_d128_are_noticed() {
-    mutants("fwd_sm90_bf16_d128", ROUNDS);
-}
-
-#[test]
-#[ignore = "a minute, in release"]
-fn mutants_of_d32_are_noticed() {
-    mutants("fwd_sm90_bf16_d32", Shape { q: 200, ..ROUNDS });
-}
-
-#[test]
-#[ignore = "two minutes, in release"]
-fn mutants_of_d192_128_are_noticed() {
-    mutants("fwd_sm90_bf16_d192_128", Shape { k: 500, ..ROUNDS });
 }
