@@ -74,6 +74,15 @@ impl Plan {
         Self::with_loader(device, problem, kernels::find, |problem, info| select::forced(name, problem, info))
     }
 
+    /// The kernel that [`new`](Self::new) chooses, which is not loaded for this.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new) for a problem that no kernel computes.
+    pub fn choice(device: &Device, problem: &Problem) -> Result<&'static Kernel, Error> {
+        Layouts::of(problem)?;
+        select::choose(problem, device.info())
+    }
+
     /// The names of all forward kernels.
     pub fn kernel_names() -> impl Iterator<Item = &'static str> {
         KERNELS.iter().map(|kernel| kernel.name)
