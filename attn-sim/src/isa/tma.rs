@@ -330,11 +330,10 @@ impl Execute for Store {
             let effect = self.effect(cx, map.data_type)?;
             let pieces = plan.pieces.iter().filter_map(|piece| match piece.source {
                 tma_copy::Source::Global(addr) => Some((piece.shared, addr, piece.bytes)),
-                // Nothing is recorded of reductions there.
-                tma_copy::Source::Behind(addr) if self.reduce.is_none() => {
+                tma_copy::Source::Behind(addr) => {
                     allocated(cx, addr, piece.bytes).map(|bytes| (piece.shared, addr, bytes))
                 }
-                tma_copy::Source::Behind(_) | tma_copy::Source::Outside => None,
+                tma_copy::Source::Outside => None,
             });
             let unit = if apart { "tma reduce" } else { "tma store" };
             let job = StoreJob { block, pieces: pieces.collect(), effect, unit };
