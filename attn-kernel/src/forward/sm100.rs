@@ -101,10 +101,10 @@ struct Maps {
 ///
 /// # Safety
 /// Runs as a kernel of `PLAN.threads()` threads with `PLAN.smem().end` bytes of dynamic shared memory; maps and parameters
-/// describe live device memory as [`ForwardParams`] says. `TILES`, `STAGES`, `K` and `V_` are the plan's tiles,
-/// stages, and parts of a K and of a V block.
+/// describe live device memory as [`ForwardParams`] says. The constants are the plan's tiles, stages, and parts of
+/// a K and of a V block.
 #[inline(always)]
-unsafe fn forward<V: Variant, const TILES: u32, const STAGES: u32, const K: usize, const V_: usize>(
+unsafe fn forward<V: Variant, const TILES: u32, const STAGES: u32, const K_PARTS: usize, const V_PARTS: usize>(
     params: ForwardParams,
     maps: Maps,
 ) {
@@ -141,7 +141,7 @@ unsafe fn forward<V: Variant, const TILES: u32, const STAGES: u32, const K: usiz
         } else {
             V::enter_other();
             if warp == plan.mma_warp() {
-                mma::run::<V, TILES, STAGES, K, V_>(shared, Walker::new(&params));
+                mma::run::<V, TILES, STAGES, K_PARTS, V_PARTS>(shared, Walker::new(&params));
             } else if warp == plan.load_warp() {
                 if warp::elect() {
                     load::run::<V, TILES, STAGES>(&params, maps, shared, Walker::new(&params));

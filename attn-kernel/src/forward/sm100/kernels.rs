@@ -68,10 +68,10 @@ macro_rules! kernels {
                     v: *const TensorMap,
                     o: *const TensorMap,
                 ) {
-                    const K: usize = PLAN.k_parts as usize;
-                    const V: usize = PLAN.v_parts as usize;
+                    const K_PARTS: usize = PLAN.k_parts as usize;
+                    const V_PARTS: usize = PLAN.v_parts as usize;
                     // SAFETY: the caller's promise.
-                    unsafe { forward::<This, { PLAN.tiles }, { PLAN.stages }, K, V>(params, Maps { q, k, v, o }) }
+                    unsafe { forward::<This, { PLAN.tiles }, { PLAN.stages }, K_PARTS, V_PARTS>(params, Maps { q, k, v, o }) }
                 }
             }
         })*

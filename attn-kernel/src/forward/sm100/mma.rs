@@ -18,7 +18,7 @@ const STEPS: u32 = KEYS / 16;
 /// The lane that issues, and the first column of the block's tensor memory.
 #[derive(Clone, Copy)]
 struct Issue {
-    by: Issuer,
+    lane: Issuer,
     tmem: Tmem<()>,
 }
 
@@ -30,32 +30,38 @@ impl Issue {
     }
 }
 
-/// Multiplies through all tiles of the block. `K` and `V_` are the plan's parts of a K and of a V block.
+/// Multiplies through all tiles of the block. `K_PARTS` and `V_PARTS` are the plan's.
 ///
 /// # Safety
 /// Called by all lanes of one warp of the block, converged.
 #[inline(always)]
-pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32, const K: usize, const V_: usize>(
+pub(super) unsafe fn run<
+    V: Variant,
+    const TILES: u32,
+    const STAGES: u32,
+    const K_PARTS: usize,
+    const V_PARTS: usize,
+>(
     shared: Shared<TILES, STAGES>,
     mut walker: Walker,
 ) {
     let mut kv = shared.kv.split().1;
     let mut beat = Beat::new();
     // SAFETY: the warp is converged, and no branch below parts it.
-    let by = unsafe { Issuer::elected() };
+    let lane = unsafe { Issuer::elected() };
     // SAFETY: the slot was written before the roles parted.
     let tmem = Tmem::new(warp::uniform(unsafe { ldst::ld_shared_u32(shared.tmem_slot()) }));
     // Known to be 0, but read: `ptxas` would move a constant from an ordinary register for every multiply.
-    let by = Issue { by, tmem };
+    let by = Issue { lane, tmem };
     while let Some(work) = walker.next::<V>() {
         // SAFETY: passed on to the caller; this role takes each query tile once a round.
         unsafe {
             let q = [0, 1].map(|tile| shared.q(tile).split_at(work.rounds).1);
             if const { TILES == 2 } {
-                two_tiles::<V, TILES, STAGES, K, V_>(by, &shared, q, &mut kv, &mut beat, work.blocks);
+                two_tiles::<V, TILES, STAGES, K_PARTS, V_PARTS>(by, &shared, q, &mut kv, &mut beat, work.blocks);
             } else {
                 let [first, _] = q;
-                one_tile::<V, TILES, STAGES, K, V_>(by, &shared, first, &mut kv, &mut beat, work.blocks);
+                one_tile::<V, TILES, STAGES, K_PARTS, V_PARTS>(by, &shared, first, &mut kv, &mut beat, work.blocks);
             }
         }
     }
@@ -63,7 +69,7 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32, const 
 
 /// A work tile of two query tiles: S of both, then for every block O and the next S of one tile after the other.
 #[inline(always)]
-unsafe fn two_tiles<V: Variant, const TILES: u32, const STAGES: u32, const K: usize, const V_: usize>(
+unsafe fn two_tiles<V: Variant, const TILES: u32, const STAGES: u32, const K_PARTS: usize, const V_PARTS: usize>(
     by: Issue,
     shared: &Shared<TILES, STAGES>,
     [mut q0, mut q1]: [Consumer<1>; 2],
@@ -73,35 +79,35 @@ unsafe fn two_tiles<V: Variant, const TILES: u32, const STAGES: u32, const K: us
 ) {
     // SAFETY: the caller's promise; each multiply follows the waits for what it reads and overwrites.
     unsafe {
-        let keys = Held::<K>::wait(kv);
+        let keys = Held::<K_PARTS>::wait(kv);
         let first = q0.wait();
-        scores::<V, TILES, STAGES, K>(by, shared, 0, &first, &keys);
+        scores::<V, TILES, STAGES, K_PARTS>(by, shared, 0, &first, &keys);
         let second = q1.wait();
-        scores::<V, TILES, STAGES, K>(by, shared, 1, &second, &keys);
+        scores::<V, TILES, STAGES, K_PARTS>(by, shared, 1, &second, &keys);
         keys.release(by);
 
         let mut block = blocks - 1;
         while block > 0 {
-            let values = Held::<V_>::wait(kv);
+            let values = Held::<V_PARTS>::wait(kv);
             let fresh = block + 1 == blocks;
-            output::<V, TILES, STAGES, V_>(by, shared, 0, beat, &values, fresh);
-            let keys = Held::<K>::wait(kv);
-            scores::<V, TILES, STAGES, K>(by, shared, 0, &first, &keys);
-            output::<V, TILES, STAGES, V_>(by, shared, 1, beat, &values, fresh);
+            output::<V, TILES, STAGES, V_PARTS>(by, shared, 0, beat, &values, fresh);
+            let keys = Held::<K_PARTS>::wait(kv);
+            scores::<V, TILES, STAGES, K_PARTS>(by, shared, 0, &first, &keys);
+            output::<V, TILES, STAGES, V_PARTS>(by, shared, 1, beat, &values, fresh);
             values.release(by);
-            scores::<V, TILES, STAGES, K>(by, shared, 1, &second, &keys);
+            scores::<V, TILES, STAGES, K_PARTS>(by, shared, 1, &second, &keys);
             keys.release(by);
             beat.next();
             block -= 1;
         }
 
-        first.release_by_commit(by.by);
-        second.release_by_commit(by.by);
-        let values = Held::<V_>::wait(kv);
-        output::<V, TILES, STAGES, V_>(by, shared, 0, beat, &values, blocks == 1);
-        shared.output.commit(by.by, 0);
-        output::<V, TILES, STAGES, V_>(by, shared, 1, beat, &values, blocks == 1);
-        shared.output.commit(by.by, 1);
+        first.release_by_commit(by.lane);
+        second.release_by_commit(by.lane);
+        let values = Held::<V_PARTS>::wait(kv);
+        output::<V, TILES, STAGES, V_PARTS>(by, shared, 0, beat, &values, blocks == 1);
+        shared.output.commit(by.lane, 0);
+        output::<V, TILES, STAGES, V_PARTS>(by, shared, 1, beat, &values, blocks == 1);
+        shared.output.commit(by.lane, 1);
         values.release(by);
         beat.next();
     }
@@ -109,7 +115,7 @@ unsafe fn two_tiles<V: Variant, const TILES: u32, const STAGES: u32, const K: us
 
 /// A work tile of one query tile: S of the next block is issued before O of this one, so that its softmax runs under that multiply.
 #[inline(always)]
-unsafe fn one_tile<V: Variant, const TILES: u32, const STAGES: u32, const K: usize, const V_: usize>(
+unsafe fn one_tile<V: Variant, const TILES: u32, const STAGES: u32, const K_PARTS: usize, const V_PARTS: usize>(
     by: Issue,
     shared: &Shared<TILES, STAGES>,
     mut q: Consumer<1>,
@@ -120,17 +126,17 @@ unsafe fn one_tile<V: Variant, const TILES: u32, const STAGES: u32, const K: usi
     // SAFETY: as in `two_tiles`.
     unsafe {
         let queries = q.wait();
-        part_by_part_scores::<V, TILES, STAGES, K>(by, shared, beat.slot(0), &queries, kv);
+        part_by_part_scores::<V, TILES, STAGES, K_PARTS>(by, shared, beat.slot(0), &queries, kv);
         let mut block = blocks - 1;
         while block > 0 {
             // The other slot: its probabilities were multiplied in the last round.
-            part_by_part_scores::<V, TILES, STAGES, K>(by, shared, beat.slot(0) ^ 1, &queries, kv);
-            part_by_part_output::<V, TILES, STAGES, V_>(by, shared, beat, kv, block + 1 == blocks);
+            part_by_part_scores::<V, TILES, STAGES, K_PARTS>(by, shared, beat.slot(0) ^ 1, &queries, kv);
+            part_by_part_output::<V, TILES, STAGES, V_PARTS>(by, shared, beat, kv, block + 1 == blocks);
             beat.next();
             block -= 1;
         }
-        queries.release_by_commit(by.by);
-        part_by_part_output::<V, TILES, STAGES, V_>(by, shared, beat, kv, blocks == 1);
+        queries.release_by_commit(by.lane);
+        part_by_part_output::<V, TILES, STAGES, V_PARTS>(by, shared, beat, kv, blocks == 1);
         beat.next();
     }
 }
@@ -167,7 +173,7 @@ impl<const N: usize> Held<N> {
         let mut part = 0;
         while part < N {
             if let Some(stage) = self.0[part].take() {
-                stage.release_by_commit(by.by);
+                stage.release_by_commit(by.lane);
             }
             part += 1;
         }
@@ -176,26 +182,26 @@ impl<const N: usize> Held<N> {
 
 /// S of query tile `tile`, into its slot.
 #[inline(always)]
-unsafe fn scores<V: Variant, const TILES: u32, const STAGES: u32, const K: usize>(
+unsafe fn scores<V: Variant, const TILES: u32, const STAGES: u32, const K_PARTS: usize>(
     by: Issue,
     shared: &Shared<TILES, STAGES>,
     tile: u32,
     queries: &Full,
-    keys: &Held<K>,
+    keys: &Held<K_PARTS>,
 ) {
     let mut part = 0;
-    while part < K {
+    while part < K_PARTS {
         // SAFETY: passed on to the caller.
-        unsafe { issue_scores::<V, K>(by, tile, queries.tile(), keys.tile(part), part as u32) };
+        unsafe { issue_scores::<V, K_PARTS>(by, tile, queries.tile(), keys.tile(part), part as u32) };
         part += 1;
     }
     // SAFETY: the softmax waits for one commit a block.
-    unsafe { shared.scores.commit(by.by, tile) }
+    unsafe { shared.scores.commit(by.lane, tile) }
 }
 
 /// S of the one query tile, each part of K as it comes.
 #[inline(always)]
-unsafe fn part_by_part_scores<V: Variant, const TILES: u32, const STAGES: u32, const K: usize>(
+unsafe fn part_by_part_scores<V: Variant, const TILES: u32, const STAGES: u32, const K_PARTS: usize>(
     by: Issue,
     shared: &Shared<TILES, STAGES>,
     slot: u32,
@@ -203,25 +209,25 @@ unsafe fn part_by_part_scores<V: Variant, const TILES: u32, const STAGES: u32, c
     kv: &mut Consumer<STAGES>,
 ) {
     let mut part = 0;
-    while part < K {
+    while part < K_PARTS {
         let keys = kv.wait_converged();
         // SAFETY: passed on to the caller.
-        unsafe { issue_scores::<V, K>(by, slot, queries.tile(), keys.tile(), part as u32) };
-        keys.release_by_commit(by.by);
+        unsafe { issue_scores::<V, K_PARTS>(by, slot, queries.tile(), keys.tile(), part as u32) };
+        keys.release_by_commit(by.lane);
         part += 1;
     }
     // SAFETY: the softmax waits for one commit a block.
-    unsafe { shared.scores.commit(by.by, slot) }
+    unsafe { shared.scores.commit(by.lane, slot) }
 }
 
 /// O of query tile `tile`; `fresh` when this is its first block.
 #[inline(always)]
-unsafe fn output<V: Variant, const TILES: u32, const STAGES: u32, const V_: usize>(
+unsafe fn output<V: Variant, const TILES: u32, const STAGES: u32, const V_PARTS: usize>(
     by: Issue,
     shared: &Shared<TILES, STAGES>,
     tile: u32,
     beat: &Beat<TILES>,
-    values: &Held<V_>,
+    values: &Held<V_PARTS>,
     fresh: bool,
 ) {
     let slot = beat.slot(tile);
@@ -235,8 +241,8 @@ unsafe fn output<V: Variant, const TILES: u32, const STAGES: u32, const V_: usiz
                 shared.last.wait(slot, beat.parity());
                 tcgen05::after_thread_sync();
             }
-            let values = values.tile((step / (STEPS / V_ as u32)) as usize);
-            issue_output::<V, V_>(by, tile, slot, values, step, step > 0 || !fresh);
+            let values = values.tile((step / (STEPS / V_PARTS as u32)) as usize);
+            issue_output::<V, V_PARTS>(by, tile, slot, values, step, step > 0 || !fresh);
             step += 1;
         }
     }
@@ -244,7 +250,7 @@ unsafe fn output<V: Variant, const TILES: u32, const STAGES: u32, const V_: usiz
 
 /// O of the one query tile, each part of V as it comes, and the signal that it is complete.
 #[inline(always)]
-unsafe fn part_by_part_output<V: Variant, const TILES: u32, const STAGES: u32, const V_: usize>(
+unsafe fn part_by_part_output<V: Variant, const TILES: u32, const STAGES: u32, const V_PARTS: usize>(
     by: Issue,
     shared: &Shared<TILES, STAGES>,
     beat: &Beat<TILES>,
@@ -252,13 +258,13 @@ unsafe fn part_by_part_output<V: Variant, const TILES: u32, const STAGES: u32, c
     fresh: bool,
 ) {
     let slot = beat.slot(0);
-    let steps = STEPS / V_ as u32;
+    let steps = STEPS / V_PARTS as u32;
     // SAFETY: as in `output`.
     unsafe {
         shared.ready.wait(slot, beat.parity());
         tcgen05::after_thread_sync();
         let mut part = 0;
-        while part < V_ as u32 {
+        while part < V_PARTS as u32 {
             let values = kv.wait_converged();
             let mut step = part * steps;
             while step < (part + 1) * steps {
@@ -266,19 +272,19 @@ unsafe fn part_by_part_output<V: Variant, const TILES: u32, const STAGES: u32, c
                     shared.last.wait(slot, beat.parity());
                     tcgen05::after_thread_sync();
                 }
-                issue_output::<V, V_>(by, 0, slot, values.tile(), step, step > 0 || !fresh);
+                issue_output::<V, V_PARTS>(by, 0, slot, values.tile(), step, step > 0 || !fresh);
                 step += 1;
             }
-            values.release_by_commit(by.by);
+            values.release_by_commit(by.lane);
             part += 1;
         }
-        shared.output.commit(by.by, 0);
+        shared.output.commit(by.lane, 0);
     }
 }
 
 /// Issues the multiplies of S with part `part` of K. Both factors are K-major, in panels.
 #[inline(always)]
-unsafe fn issue_scores<V: Variant, const K: usize>(
+unsafe fn issue_scores<V: Variant, const K_PARTS: usize>(
     by: Issue,
     slot: u32,
     queries: Smem<Tile>,
@@ -290,7 +296,7 @@ unsafe fn issue_scores<V: Variant, const K: usize>(
         let element = Factor::of::<V::Element>();
         Instruction::new(Sum::F32, element, element, ROWS, KEYS)
     };
-    let steps = const { V::PLAN.d / 16 / K as u32 };
+    let steps = const { V::PLAN.d / 16 / K_PARTS as u32 };
     // A register for each k-step's descriptor of Q, kept all along, saves no instruction, and of a wide head there are too many.
     let queries = if const { V::PLAN.d > 128 } { Smem::new(special::fresh(queries.addr())) } else { queries };
     let queries = UmmaDescriptor::of(Descriptor::k_major(swizzle, queries));
@@ -300,14 +306,16 @@ unsafe fn issue_scores<V: Variant, const K: usize>(
         let a = queries.advance(k_major_step(swizzle, ROWS, part * steps + step));
         let b = keys.advance(k_major_step(swizzle, KEYS, step));
         // SAFETY: the caller has waited for both tiles and for the slot.
-        unsafe { tcgen05::mma_ss::<1>(by.by, by.place(block::scores::<V>(slot)), a, b, instruction, part + step > 0) };
+        unsafe {
+            tcgen05::mma_ss::<1>(by.lane, by.place(block::scores::<V>(slot)), a, b, instruction, part + step > 0)
+        };
         step += 1;
     }
 }
 
 /// Issues k-step `step` of O, with the part of V that holds it. V is as it was loaded, MN-major in panels.
 #[inline(always)]
-unsafe fn issue_output<V: Variant, const V_: usize>(
+unsafe fn issue_output<V: Variant, const V_PARTS: usize>(
     by: Issue,
     tile: u32,
     slot: u32,
@@ -320,10 +328,10 @@ unsafe fn issue_output<V: Variant, const V_: usize>(
         let element = Factor::of::<V::Element>();
         Instruction::new(Sum::F32, element, element, ROWS, V::PLAN.dv).b_mn_major()
     };
-    let rows = const { KEYS / V_ as u32 };
+    let rows = const { KEYS / V_PARTS as u32 };
     let values = UmmaDescriptor::of(Descriptor::mn_major(swizzle, values, rows * swizzle.span()));
     let b = values.advance(mn_major_step(swizzle, step % (rows / 16)));
     let a = by.place(block::probabilities::<V>(slot)).columns(8 * step);
     // SAFETY: the caller has waited for P, for O and for V.
-    unsafe { tcgen05::mma_ts::<1>(by.by, by.place(block::output::<V>(tile)), a, b, instruction, accumulate) }
+    unsafe { tcgen05::mma_ts::<1>(by.lane, by.place(block::output::<V>(tile)), a, b, instruction, accumulate) }
 }
