@@ -3,6 +3,7 @@
 mod demo;
 mod gpu_bundle;
 mod hash;
+mod plan;
 mod process;
 mod ptx;
 mod sass_report;
@@ -27,6 +28,7 @@ enum Command {
     Setup(setup::Options),
     BuildPtx(ptx::Options),
     SassReport(sass_report::Options),
+    Plan(plan::Options),
     /// Run the main job on real input: a file's Q, K and V through the kernel, checked and timed.
     Demo(demo::Options),
     /// Run every test that needs no GPU; with --gpu those on the GPU too.
@@ -44,6 +46,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Setup(options) => setup::run(&options),
         Command::BuildPtx(options) => ptx::run(&options),
         Command::SassReport(options) => sass_report::run(&options),
+        Command::Plan(options) => plan::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Sim(options) => sim::run(&options),

@@ -1,5 +1,7 @@
 //! Forward attention: `O = softmax(scale * Q K^T + mask) V`, and the row statistic `LSE`.
 
+pub mod anatomy;
+pub mod cost;
 pub mod params;
 pub mod plan;
 pub mod sm100;

@@ -15,6 +15,7 @@
 //! With [`Plan::ping_pong`] the warpgroups also take turns: one issues its two multiplies, hands the tensor cores on, and
 //! computes its softmax while the others' multiplies run.
 
+pub mod anatomy;
 mod block;
 mod epilogue;
 pub mod kernels;

@@ -67,7 +67,8 @@ pub fn build(toolchain: &Toolchain, job: &Job) -> Result<Built> {
     let versions = serde_json::to_string(&toolchain.versions())?;
     let key = Key::new("kernel-1").add(versions).add(lower::flags()).add(job.arch.name()).add(&job.ir);
     let code = Declared { plan: None, ..job.declared.clone() };
-    let key = key.add(format!("{code:?} {:?}", job.codegen)).finish();
+    let lane = if job.codegen == Codegen::Nvvm { nvvm::REVISION } else { "" };
+    let key = key.add(format!("{code:?} {:?}{lane}", job.codegen)).finish();
     let dir = workspace::target().join("ptx-cache").join(&key[..2]).join(&key[2..34]);
     if let Ok(report) = fs::read(dir.join("report.json")) {
         prune::touch(&dir.join("report.json"));

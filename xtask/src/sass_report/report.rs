@@ -178,7 +178,8 @@ impl Analysis<'_> {
 
     /// KV blocks of one iteration: what the user says, else a row of 128 scores per thread of Blackwell's softmax.
     fn per(&self, role: Role, marks: &Marks) -> f64 {
-        let row = self.machine.tmem && role == Role::Softmax && marks.scores > 128 && marks.scores.is_multiple_of(128);
+        let row =
+            self.machine.tmem() && role == Role::Softmax && marks.scores > 128 && marks.scores.is_multiple_of(128);
         let unrolled = if row { f64::from(marks.scores / 128) } else { 1.0 };
         self.assume.per.get(&role).copied().unwrap_or(unrolled)
     }

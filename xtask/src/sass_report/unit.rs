@@ -4,6 +4,8 @@
 //! four quarters together. Where a role's warps are spread over the quarters evenly, the sum over a loop times the role's
 //! warps is what the loop takes if that unit is the only limit.
 
+use attn_kernel::forward::cost::{self, ALU, FMA, FMA_HALF, SHARED, TMEM_LOAD, TMEM_STORE};
+
 use super::class::{Class, class};
 use super::mma::Product;
 use super::parse::Instruction;
@@ -62,64 +64,46 @@ impl Unit {
     }
 }
 
-/// What one multiprocessor does in a cycle.
-///
-/// Multiplies, exp2, f32 arithmetic and shared memory: NVIDIA's architecture papers and the throughput table of the CUDA
-/// programming guide; 32 exp2 on sm_103: NVIDIA on Blackwell Ultra. Packed f32, the integer half and what the ALU pipe does:
-/// measured on a B300 by others, equal to the guide's table where that has a row. Tensor memory: 228 bytes per cycle loaded
-/// as measured on a B300 by others, half of it stored, the ratio of the published microbenchmarks (arXiv 2512.02189).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Machine {
-    /// Floating-point operations of 16-bit matrix multiplies.
-    pub flops: f64,
-    /// Lanes of exp2.
-    exp2: f64,
-    /// Whether there is tensor memory.
-    pub tmem: bool,
-}
-
 /// Lanes of special functions other than exp2, and of conversions.
 const SPECIAL: f64 = 16.0;
-/// Lanes of scalar f32 arithmetic.
-const FMA: f64 = 128.0;
-/// Lanes of integer multiplication, and of instructions on two f32 at once.
-const FMA_HALF: f64 = 64.0;
-/// Lanes of the ALU pipe.
-const ALU: f64 = 64.0;
-/// Bytes of shared memory.
-pub const SHARED: f64 = 128.0;
-/// Bytes loaded from tensor memory.
-const TMEM_LOAD: f64 = 228.0;
-/// Bytes stored to tensor memory.
-const TMEM_STORE: f64 = 114.0;
 /// Lanes of shuffles.
 const SHUFFLE: f64 = 32.0;
 /// Warp instructions that start.
 const ISSUE: f64 = 4.0;
 
+/// What one multiprocessor of an architecture does in a cycle: the numbers that the kernels' plans count with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Machine(cost::Machine);
+
 impl Machine {
     /// The machine of the architecture `arch`, for instance `sm_100a`.
     pub fn of(arch: &str) -> Option<Machine> {
         let number = arch.strip_prefix("sm_")?.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        match number {
-            "90" => Some(Machine { flops: 4096.0, exp2: 16.0, tmem: false }),
-            "100" => Some(Machine { flops: 8192.0, exp2: 16.0, tmem: true }),
-            "103" => Some(Machine { flops: 8192.0, exp2: 32.0, tmem: true }),
-            _ => None,
-        }
+        let machine = match number {
+            "90" => cost::Machine::SM90,
+            "100" => cost::Machine::SM100,
+            "103" => cost::Machine::SM103,
+            _ => return None,
+        };
+        Some(Machine(machine))
+    }
+
+    /// Whether there is tensor memory.
+    pub fn tmem(&self) -> bool {
+        self.0.tmem
     }
 
     /// What one warp's `instruction` takes of each unit; `product` is its shape, if it is a matrix multiply.
     pub fn cost(&self, instruction: &Instruction, product: Option<Product>) -> Vec<(Unit, f64)> {
         let mut cost = vec![(Unit::Issue, 1.0 / ISSUE)];
         if let Some(product) = product {
-            cost.push((Unit::Tensor, product.flops() / (self.flops * product.speed)));
+            cost.push((Unit::Tensor, product.flops() / (self.0.flops * product.speed)));
             cost.push((Unit::Shared, product.shared_bytes() / SHARED));
             return cost;
         }
         let lanes = |rate: f64| 32.0 / rate;
         match (class(instruction), instruction.base()) {
-            (Some(Class::Mufu), _) if instruction.has("EX2") => cost.push((Unit::Mufu, lanes(self.exp2))),
+            (Some(Class::Mufu), _) if instruction.has("EX2") => cost.push((Unit::Mufu, lanes(self.0.exp2))),
             (Some(Class::Mufu | Class::Convert), _) => cost.push((Unit::Mufu, lanes(SPECIAL))),
             (_, "IMAD" | "IMUL" | "IDP" | "IDP4A") => {
                 let wide = if instruction.has("WIDE") || instruction.has("HI") { 2.0 } else { 1.0 };

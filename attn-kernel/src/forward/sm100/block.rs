@@ -1,6 +1,7 @@
 //! What the roles of a block share: the barriers between them and the tiles that they all walk.
 
 use super::Variant;
+use super::plan::signals::FACTORS;
 use super::plan::{KEYS, Plan, ROWS, SLOTS};
 use crate::attn::mask::{Lengths, Mask};
 use crate::attn::walk::{self, Grid, Tile};
@@ -91,24 +92,22 @@ impl<const TILES: u32, const STAGES: u32> Shared<TILES, STAGES> {
     /// # Safety
     /// Called by one thread, before any other touches the barriers.
     #[inline(always)]
-    pub(super) unsafe fn init(&self) {
-        /// Warps of a warpgroup, each of which arrives once.
-        const WARPS: u32 = 4;
+    pub(super) unsafe fn init<V: Variant>(&self) {
+        let arrivals = const { V::PLAN.arrivals() };
         // SAFETY: passed on to the caller.
         unsafe {
             let mut tile = 0;
             while tile < TILES {
-                // Where O reuses Q's memory, Q is given back by the multiplies and by the store of O.
-                self.q(tile).init(1, if self.plan.o_in_q() { 2 } else { 1 });
-                self.o(tile).init(WARPS, 1);
-                self.inverses(tile).init(WARPS, WARPS);
+                self.q(tile).init(arrivals.q.0, arrivals.q.1);
+                self.o(tile).init(arrivals.o.0, arrivals.o.1);
+                self.inverses(tile).init(arrivals.inverses.0, arrivals.inverses.1);
                 tile += 1;
             }
-            self.kv.init(1, 1);
-            self.scores.init(1);
-            self.ready.init(2 * WARPS);
-            self.last.init(WARPS);
-            self.output.init(1);
+            self.kv.init(arrivals.kv.0, arrivals.kv.1);
+            self.scores.init(arrivals.scores);
+            self.ready.init(arrivals.ready);
+            self.last.init(arrivals.last);
+            self.output.init(arrivals.output);
         }
     }
 }
@@ -133,9 +132,6 @@ pub(super) fn output<V: Variant>(tile: u32) -> Tmem<f32> {
     let (first, width) = const { (V::PLAN.tmem().output, V::PLAN.dv) };
     Tmem::new(first + tile * width)
 }
-
-/// Named barriers, a pair of warps each: a softmax warp tells the correction warp of the same rows that factors are written.
-const FACTORS: NamedBarrier = NamedBarrier::new(1, 64);
 
 /// The barrier of slot `slot` and warp `warp` of its warpgroup.
 #[inline(always)]

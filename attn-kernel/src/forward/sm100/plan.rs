@@ -1,8 +1,15 @@
 //! The plan of a Blackwell kernel: tensor memory, shared memory, barriers, roles and registers as one constant.
+//!
+//! [`maps`] says where everything lies, [`signals`] who tells whom, [`work`] what a block of keys costs.
+
+pub mod maps;
+pub mod signals;
+pub mod work;
 
 use super::super::plan::{Launch, REGISTER_FILE, SMEM_LIMIT, Schedule, WARPGROUP, panel};
 use crate::attn::row::Share;
 use crate::mem::tmem;
+pub use maps::{BarrierMap, SmemMap, TmemMap};
 
 /// Rows of a query tile: the M of one multiply, the lanes of tensor memory, the threads of a warpgroup.
 pub const ROWS: u32 = 128;
@@ -54,64 +61,6 @@ pub struct Plan {
     pub load_max: bool,
     /// How tiles are dealt to blocks.
     pub schedule: Schedule,
-}
-
-/// Byte offsets of what lies in dynamic shared memory, in memory order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SmemMap {
-    /// Q tiles, one after the other.
-    pub q: u32,
-    /// O tiles. Equal to `q` when they do not fit beside: each then overwrites its Q tile after the last Q Kᵀ.
-    pub o: u32,
-    /// The ring of K and V.
-    pub kv: u32,
-    /// Factors for O's rows, f32, by slot and row.
-    pub factors: u32,
-    /// `1 / sum` of each row's exponentials, f32, by tile and row.
-    pub inverses: u32,
-    /// Mbarriers; see [`Plan::barriers`].
-    pub barriers: u32,
-    /// Where tensor memory's allocation is reported.
-    pub tmem: u32,
-    /// Bytes in all.
-    pub end: u32,
-}
-
-/// Byte offsets of the mbarriers, from the first one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BarrierMap {
-    /// Full and empty of each Q tile.
-    pub q: u32,
-    /// Full and empty of each O tile.
-    pub o: u32,
-    /// Full and empty of each tile's inverses.
-    pub inverses: u32,
-    /// Full of every stage of K and V, then empty of every stage.
-    pub kv: u32,
-    /// By slot: the scores are complete.
-    pub scores: u32,
-    /// By slot: the early probabilities are stored and O's rows are rescaled.
-    pub ready: u32,
-    /// By slot: the last chunk of probabilities is stored.
-    pub last: u32,
-    /// By tile: P V is complete, after each block with one tile, after the last block with two.
-    pub output: u32,
-    /// Bytes in all.
-    pub end: u32,
-}
-
-/// Columns of tensor memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TmemMap {
-    /// Scores of each slot: [`KEYS`] columns of f32.
-    pub scores: [u32; SLOTS as usize],
-    /// Probabilities of each slot, two a column, in the upper half of the slot's scores: a thread has all of its scores in registers
-    /// before it stores the first probability.
-    pub probabilities: [u32; SLOTS as usize],
-    /// O of the first tile, `dv` columns of f32; the second tile's follows.
-    pub output: u32,
-    /// Columns in use.
-    pub end: u32,
 }
 
 impl Plan {
@@ -173,51 +122,6 @@ impl Plan {
     /// Bytes of a stage: the larger of a part of K and one of V.
     pub const fn stage_bytes(&self) -> u32 {
         if self.k_bytes() > self.v_bytes() { self.k_bytes() } else { self.v_bytes() }
-    }
-
-    /// Where the mbarriers lie.
-    pub const fn barriers(&self) -> BarrierMap {
-        let o = 16 * self.tiles;
-        let inverses = o + 16 * self.tiles;
-        let kv = inverses + 16 * self.tiles;
-        let scores = kv + 16 * self.stages;
-        let ready = scores + 8 * SLOTS;
-        let last = ready + 8 * SLOTS;
-        let output = last + 8 * SLOTS;
-        BarrierMap { q: 0, o, inverses, kv, scores, ready, last, output, end: output + 8 * self.tiles }
-    }
-
-    const fn map(&self, o_beside_q: bool) -> SmemMap {
-        let (q, o) = (self.tiles * self.q_bytes(), self.tiles * self.o_bytes());
-        let first = if o_beside_q { q } else { 0 };
-        let kv = if o_beside_q { q + o } else { q };
-        let factors = kv + self.stages * self.stage_bytes();
-        let inverses = factors + SLOTS * ROWS * 4;
-        let barriers = inverses + self.tiles * ROWS * 4;
-        let tmem = barriers + self.barriers().end;
-        SmemMap { q: 0, o: first, kv, factors, inverses, barriers, tmem, end: tmem + 8 }
-    }
-
-    /// Where everything lies in shared memory. O gets its own space when there is room, else it reuses Q's.
-    pub const fn smem(&self) -> SmemMap {
-        let roomy = self.map(true);
-        if roomy.end <= SMEM_LIMIT { roomy } else { self.map(false) }
-    }
-
-    /// Whether O reuses Q's shared memory.
-    pub const fn o_in_q(&self) -> bool {
-        self.smem().o == self.smem().q
-    }
-
-    /// Where everything lies in tensor memory.
-    pub const fn tmem(&self) -> TmemMap {
-        let output = SLOTS * KEYS;
-        TmemMap {
-            scores: [0, KEYS],
-            probabilities: [KEYS / 2, KEYS + KEYS / 2],
-            output,
-            end: output + self.tiles * self.dv,
-        }
     }
 
     /// What a launcher needs to know.
@@ -285,3 +189,6 @@ impl Plan {
         self
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,14 +41,12 @@ impl<const STAGES: u32> Rings<STAGES> {
     /// Called by one thread, before any other touches the barriers.
     #[inline(always)]
     pub(super) unsafe fn init<V: Variant>(&self) {
-        let (groups, shared) = const { (V::PLAN.consumers(), V::PLAN.o_in_q()) };
-        let warps = groups * WARPGROUP / 32;
+        let arrivals = const { V::PLAN.arrivals() };
         // SAFETY: passed on to the caller.
         unsafe {
-            // Where O reuses Q's memory, Q is given back by the one thread of a warpgroup that knows that O has left.
-            self.q.init(1, if shared { groups } else { warps });
-            self.k.init(1, warps);
-            self.v.init(1, warps);
+            self.q.init(arrivals.q.0, arrivals.q.1);
+            self.k.init(arrivals.kv.0, arrivals.kv.1);
+            self.v.init(arrivals.kv.0, arrivals.kv.1);
         }
     }
 }

@@ -1,0 +1,201 @@
+//! Memory, barriers, roles and costs of a Hopper kernel, as lists; the kernel initialises its barriers with the same counts.
+
+use super::block::{INSIDE, TURN};
+use crate::forward::anatomy::{Barriers, Named, Region, Role, Signal, Warps};
+use crate::forward::cost::Work;
+use crate::forward::plan::{Plan, ROWS, WARPGROUP};
+
+/// Arrivals that complete each kind of mbarrier: those of `full` and those of `empty`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrivals {
+    /// The Q tile.
+    pub q: (u32, u32),
+    /// Stages of K, and of V.
+    pub kv: (u32, u32),
+}
+
+/// Operations on f32 that the polynomial of an exponential takes.
+const EMULATED_FMA: u64 = 7;
+/// And on the ALU pipe: a lower limit, an exponent moved into place.
+const EMULATED_ALU: u64 = 2;
+
+const LOAD: &[Role] = &[Role::Load];
+const CONSUMERS: &[Role] = &[Role::MmaSoftmax];
+
+const fn full(name: &'static str, means: &'static str) -> Signal {
+    Signal { name, from: LOAD, to: CONSUMERS, means }
+}
+
+const fn empty(name: &'static str, means: &'static str) -> Signal {
+    Signal { name, from: CONSUMERS, to: LOAD, means }
+}
+
+const fn inside(name: &'static str, means: &'static str) -> Signal {
+    Signal { name, from: CONSUMERS, to: CONSUMERS, means }
+}
+
+impl Plan {
+    /// The counts that the kernel initialises its mbarriers with.
+    pub const fn arrivals(&self) -> Arrivals {
+        let warps = self.consumers() * WARPGROUP / 32;
+        // Where O reuses Q's memory, Q is given back by the one thread of a warpgroup that knows that O has left.
+        Arrivals { q: (1, if self.o_in_q() { self.consumers() } else { warps }), kv: (1, warps) }
+    }
+
+    /// Every mbarrier, of a ring all `full` before all `empty`.
+    pub const fn barrier_list(&self) -> [Barriers; 6] {
+        let (stages, n) = (self.stages, self.arrivals());
+        let (k, v) = (16, 16 + 16 * stages);
+        let q_means =
+            if self.o_in_q() { "Q Kᵀ is done, and O has left its memory" } else { "the last Q Kᵀ is done" };
+        [
+            barriers(full("Q full", "the Q tile is in shared memory"), 0, 1, n.q.0),
+            barriers(empty("Q empty", q_means), 8, 1, n.q.1),
+            barriers(full("K full", "the stage holds a K tile"), k, stages, n.kv.0),
+            barriers(empty("K empty", "Q Kᵀ of the stage is done"), k + 8 * stages, stages, n.kv.1),
+            barriers(full("V full", "the stage holds a V tile"), v, stages, n.kv.0),
+            barriers(empty("V empty", "P V of the stage is done"), v + 8 * stages, stages, n.kv.1),
+        ]
+    }
+
+    /// The named barriers.
+    pub const fn named_list(&self) -> [Named; 2] {
+        let groups = self.consumers();
+        let turns = if self.ping_pong && groups > 1 { groups } else { 0 };
+        let turn = inside("turn", "the tensor cores are this warpgroup's");
+        let met = inside("inside", "all threads of the warpgroup are here, with what they wrote of O");
+        [
+            Named { signal: turn, first: TURN.id(), count: turns, threads: TURN.threads() },
+            Named { signal: met, first: INSIDE.id(), count: groups, threads: INSIDE.threads() },
+        ]
+    }
+
+    /// The roles, by warp.
+    pub const fn warps(&self) -> [Warps; 3] {
+        let Plan { regs, .. } = *self;
+        let work = "S = Q Kᵀ, P = exp2(S), O += P V, in registers; at the end O / sum and LSE";
+        let idle = "completes the warpgroup for setmaxnreg";
+        let warps = WARPGROUP / 32;
+        [
+            Warps {
+                role: Role::Load,
+                first: 0,
+                count: 1,
+                registers: regs.producer,
+                work: "Q, and K and V through their rings, by TMA",
+            },
+            Warps { role: Role::Idle, first: 1, count: warps - 1, registers: regs.producer, work: idle },
+            Warps {
+                role: Role::MmaSoftmax,
+                first: warps,
+                count: self.consumers() * warps,
+                registers: regs.consumer,
+                work,
+            },
+        ]
+    }
+
+    /// Shared memory in order. Where O reuses Q's memory it is listed there, and has no entry of its own.
+    pub const fn smem_regions(&self) -> [Region; 5] {
+        let map = self.smem();
+        let shared = self.o_in_q();
+        // A tile of O may be the larger one.
+        let q = if shared { map.k - map.q } else { self.q_bytes() };
+        let note = if shared { "O, after the last Q Kᵀ" } else { "" };
+        [
+            Region { name: "Q", at: map.q, size: q, count: 1, note },
+            Region { name: "O", at: map.o, size: self.o_bytes(), count: if shared { 0 } else { 1 }, note: "" },
+            Region { name: "K ring", at: map.k, size: self.k_bytes(), count: self.stages, note: "" },
+            Region { name: "V ring", at: map.v, size: self.v_bytes(), count: self.stages, note: "" },
+            Region { name: "mbarriers", at: map.barriers, size: 8, count: self.barrier_count(), note: "" },
+        ]
+    }
+
+    /// What a block does for a block of keys without mask and without a rescale of O.
+    pub const fn work(&self) -> Work {
+        let (rows, keys, d, dv) = (self.bm as u64, self.bn as u64, self.d as u64, self.dv as u64);
+        let emulated = keys * self.exp2.emulated as u64 / self.exp2.period as u64;
+        Work {
+            flops: 2 * rows * keys * (d + dv),
+            exp2: rows * (keys - emulated),
+            // Scale and offset, addition to the sum.
+            fma: rows * (2 * keys + emulated * EMULATED_FMA),
+            fma2: 0,
+            // Maximum, rounding of pairs.
+            alu: rows * (keys + keys / 2 + emulated * EMULATED_ALU),
+            tmem_loaded: 0,
+            tmem_stored: 0,
+            // Each warpgroup reads its 64 rows of Q, and all of K and V; its P lies in registers.
+            factors: self.consumers() as u64 * ((ROWS as u64 + keys) * d + keys * dv) * 2,
+            shared: 0,
+            copied: keys * (d + dv) * 2,
+        }
+    }
+
+    /// What the rescale of all rows of O adds.
+    pub const fn rescale_work(&self) -> Work {
+        let (rows, dv) = (self.bm as u64, self.dv as u64);
+        Work {
+            flops: 0,
+            exp2: rows,
+            fma: rows * dv,
+            fma2: 0,
+            alu: 0,
+            tmem_loaded: 0,
+            tmem_stored: 0,
+            factors: 0,
+            shared: 0,
+            copied: 0,
+        }
+    }
+}
+
+const fn barriers(signal: Signal, at: u32, count: u32, arrivals: u32) -> Barriers {
+    Barriers { signal, at, stride: 8, count, arrivals }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use crate::forward::{AnyPlan, Arch, KERNELS, Plan};
+    use std::vec::Vec;
+
+    fn plans() -> Vec<(&'static str, Plan)> {
+        let of = |plan| if let AnyPlan::Sm90(plan) = plan { Some(plan) } else { None };
+        let kernels = KERNELS.iter().filter(|kernel| kernel.arch == Arch::Sm90a);
+        kernels.map(|kernel| (kernel.name, of(kernel.plan).expect("a Hopper plan"))).collect()
+    }
+
+    #[test]
+    fn memory_barriers_and_warps_are_covered_without_overlap() {
+        for (name, plan) in plans() {
+            let mut at = 0;
+            for region in plan.smem_regions().iter().filter(|region| region.count > 0) {
+                assert_eq!(region.at, at, "{name}: {}", region.name);
+                at = region.end();
+            }
+            assert_eq!(at, plan.smem().end, "{name}");
+            let mut at = 0;
+            for barriers in plan.barrier_list() {
+                assert_eq!((barriers.at, barriers.stride), (at, 8), "{name}: {}", barriers.signal.name);
+                at += 8 * barriers.count;
+            }
+            assert_eq!(at, 8 * plan.barrier_count(), "{name}");
+            let mut next = 0;
+            for warps in plan.warps() {
+                assert_eq!(warps.first, next, "{name}");
+                next += warps.count;
+            }
+            assert_eq!(next * 32, plan.threads(), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_consumer_warp_gives_a_stage_back() {
+        for (name, plan) in plans() {
+            let n = plan.arrivals();
+            assert_eq!(n.kv, (1, plan.bm / 16), "{name}");
+            assert_eq!(n.q, (1, if plan.o_in_q() { plan.bm / 64 } else { plan.bm / 16 }), "{name}");
+        }
+    }
+}
