@@ -95,6 +95,7 @@ const BLACKWELL: &[Redundant] = &[
          block's barrier orders",
     ),
     ("tcgen05.fence::after_thread_sync", 2, "round the allocation and its end, which the block's barrier orders"),
+    ("mbarrier.try_wait.parity.shared::cta.b64", 1, "Q of the second tile: both are given back together"),
     ("fence.mbarrier_init.release.cluster", 1, "the proxy fence behind it is one too"),
     ("fence.proxy.async.shared::cta", 1, "the fence of the barriers before it is one too"),
 ];

@@ -179,7 +179,8 @@ pub fn simulate_on(
     params.extend(numbers.iter().flat_map(|n| n.to_le_bytes()));
     let loaded = gpu.load_module(module.clone()).kernel(kernel.name)?;
     let launch = Launch {
-        grid: [plan.blocks(tiles, shape.sms), 1, 1],
+        // Blocks of any schedule go round; a launcher gives those of a longest-first one a tile each.
+        grid: [tiles.min(shape.sms), 1, 1],
         block: [plan.threads, 1, 1],
         shared: plan.shared,
         params: vec![
