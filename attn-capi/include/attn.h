@@ -1,0 +1,228 @@
+// Attention on NVIDIA GPUs: forward attention kernels behind a C ABI.
+//
+// Made by cbindgen from attn-capi/src; a test compares the two.
+//
+// A problem is filled by attn_problem_init and changed where it differs. A plan is made from it once, in the CUDA context
+// that is current on the calling thread, and launched many times on device addresses and a CUstream of that context. Contexts,
+// streams and memory stay the caller's: nothing is retained, created or destroyed, and a launch neither allocates nor waits.
+//
+// Functions return ATTN_STATUS_OK or say what is wrong; attn_last_error() has the words. Any function may be called from any
+// thread, and one plan from several at once.
+
+#ifndef ATTN_H
+#define ATTN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// The ABI that this header declares. It changes when a program built with an older header would no longer work.
+#define ATTN_ABI_VERSION 1
+
+// Q, K, V and O are bfloat16.
+#define ATTN_DTYPE_BF16 0
+
+// Q, K, V and O are IEEE half precision.
+#define ATTN_DTYPE_F16 1
+
+// Every query sees every key.
+#define ATTN_MASK_NONE 0
+
+// Bottom-right aligned: query i sees keys j <= i + seqlen_k - seqlen_q. A query without a key gets zeros.
+#define ATTN_MASK_CAUSAL 1
+
+// What became of a call. Later versions may add codes; anything but ATTN_STATUS_OK is a failure.
+enum attn_status
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // Done.
+    ATTN_STATUS_OK = 0,
+    // A pointer that must not be null is, a structure's size is not one that this library knows, or a text is not UTF-8.
+    ATTN_STATUS_INVALID_ARGUMENT = 1,
+    // A size, stride, scale, element type or mask is not allowed.
+    ATTN_STATUS_INVALID_PROBLEM = 2,
+    // No kernel computes this problem on this device, or no kernel has the name that was asked for.
+    ATTN_STATUS_UNSUPPORTED = 3,
+    // A device address is null, not aligned, or not the plan's device's.
+    ATTN_STATUS_INVALID_ADDRESS = 4,
+    // There is no CUDA driver, or it is too old.
+    ATTN_STATUS_DRIVER = 5,
+    // No CUDA context is current, or another one than the plan's.
+    ATTN_STATUS_CONTEXT = 6,
+    // A kernel's code was not found, not readable, or not of this library's plans.
+    ATTN_STATUS_KERNEL = 7,
+    // The driver ran out of memory.
+    ATTN_STATUS_OUT_OF_MEMORY = 8,
+    // A call of the driver failed, perhaps because of earlier work on the device.
+    ATTN_STATUS_CUDA = 9,
+    // A defect of this library.
+    ATTN_STATUS_INTERNAL = 10,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum attn_status attn_status;
+#else
+typedef int32_t attn_status;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// A checked problem with its kernel, in one CUDA context. It never changes and may be used by several threads.
+typedef struct attn_plan attn_plan;
+
+// Where the tensors of a launch lie in device memory: CUdeviceptr, or pointers of the CUDA runtime as numbers.
+typedef struct attn_tensors {
+    // sizeof(attn_tensors).
+    size_t struct_size;
+    // Q, read; aligned to 16 bytes like K, V and O.
+    uint64_t q;
+    // K, read.
+    uint64_t k;
+    // V, read.
+    uint64_t v;
+    // O, written.
+    uint64_t o;
+    // LSE, f32, written; 0 where it is not wanted.
+    uint64_t lse;
+    // attn_plan_workspace_bytes bytes; may be 0 when none are needed.
+    uint64_t workspace;
+} attn_tensors;
+
+// Elements from one batch entry, sequence position or head to the next; multiples of 8. The last dimension is contiguous.
+typedef struct attn_strides {
+    // From one batch entry to the next.
+    int64_t batch;
+    // From one sequence position to the next.
+    int64_t seq;
+    // From one head to the next.
+    int64_t head;
+} attn_strides;
+
+// O = softmax(scale * Q K^T + mask) V, and its LSE. attn_problem_init fills all of it.
+//
+// Q is (batch, seqlen_q, heads, head_dim), K (batch, seqlen_k, kv_heads, head_dim), V (batch, seqlen_k, kv_heads,
+// head_dim_v), O (batch, seqlen_q, heads, head_dim_v), LSE (batch, heads, seqlen_q).
+typedef struct attn_problem {
+    // sizeof(attn_problem).
+    size_t struct_size;
+    // ATTN_DTYPE_*.
+    uint32_t dtype;
+    // ATTN_MASK_*.
+    uint32_t mask;
+    // The factor on Q K^T: finite and above zero.
+    float scale;
+    // Zero; keeps what follows aligned.
+    uint32_t reserved;
+    // Independent sequences.
+    uint64_t batch;
+    // Queries of each.
+    uint64_t seqlen_q;
+    // Keys and values of each.
+    uint64_t seqlen_k;
+    // Query heads, a multiple of kv_heads.
+    uint64_t heads;
+    // Key/value heads; each serves heads / kv_heads neighbouring query heads.
+    uint64_t kv_heads;
+    // Elements of a query or key: a multiple of 8 up to 256.
+    uint64_t head_dim;
+    // Elements of a value or output row: a multiple of 8 up to 256.
+    uint64_t head_dim_v;
+    // Strides of Q; zero repeats the same data.
+    struct attn_strides q;
+    // Strides of K; zero repeats the same data.
+    struct attn_strides k;
+    // Strides of V; zero repeats the same data.
+    struct attn_strides v;
+    // Strides of O.
+    struct attn_strides o;
+    // f32 elements from one batch entry's LSE to the next.
+    int64_t lse_batch_stride;
+    // f32 elements from one head's LSE to the next. Queries are contiguous.
+    int64_t lse_head_stride;
+} attn_problem;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// The ABI of the library that was loaded: ATTN_ABI_VERSION of the header that it was built with.
+uint32_t attn_abi_version(void);
+
+// The library's release, "0.1.0" say. Never null, never freed.
+const char *attn_version(void);
+
+// Queues the kernel on a CUstream (null: the legacy default stream) and returns: no allocation, no wait, no lock. May be
+// captured into a graph, which then holds these addresses.
+//
+// # Safety
+// `plan` is null or a plan; `tensors` is null or an `attn_tensors`. Each address is memory of the plan's device for as many
+// elements as shape and strides reach; until the stream has passed the kernel, nothing writes Q, K and V, nothing else touches
+// O and LSE, which overlap none of the others, and none is freed. The stream belongs to the plan's context, which has not been
+// destroyed.
+attn_status attn_plan_launch(const struct attn_plan *plan,
+                             const struct attn_tensors *tensors,
+                             void *stream);
+
+// Makes a plan in the CUDA context that is current on this thread, with the kernel that should be fastest.
+//
+// The first plan of a kernel in a context loads its code, which takes milliseconds and stays until the context goes;
+// later ones take microseconds. On failure *plan is null.
+//
+// # Safety
+// `problem` is null or an `attn_problem`; `plan` is null or a place for a pointer.
+attn_status attn_plan_create(const struct attn_problem *problem, struct attn_plan **plan);
+
+// Like attn_plan_create, with the kernel of this name ("fwd_sm90_bf16_d128") where it can compute the problem.
+//
+// # Safety
+// As for `attn_plan_create`; `kernel` is null or a terminated text.
+attn_status attn_plan_create_with_kernel(const struct attn_problem *problem,
+                                         const char *kernel,
+                                         struct attn_plan **plan);
+
+// Destroys a plan; null is allowed. Launches of it that are still queued go on.
+//
+// # Safety
+// `plan` is null or a plan that has not been destroyed and that no thread uses.
+void attn_plan_destroy(struct attn_plan *plan);
+
+// Bytes of device memory that a launch needs beside its tensors, aligned to 256 bytes. Zero: no workspace.
+//
+// # Safety
+// `plan` is null or a plan; `bytes` is null or a place for a number.
+attn_status attn_plan_workspace_bytes(const struct attn_plan *plan, uint64_t *bytes);
+
+// The name of the plan's kernel; null for a null plan. Valid as long as the plan.
+//
+// # Safety
+// `plan` is null or a plan.
+const char *attn_plan_kernel(const struct attn_plan *plan);
+
+// The plan in words: kernel, problem, tiles, grid and memory; null for a null plan. Valid as long as the plan.
+//
+// # Safety
+// `plan` is null or a plan.
+const char *attn_plan_description(const struct attn_plan *plan);
+
+// Fills a problem: contiguous tensors, no mask, scale 1 / sqrt(head_dim). Nothing is checked before a plan is made.
+//
+// # Safety
+// `problem` is null or a place for an `attn_problem`.
+attn_status attn_problem_init(struct attn_problem *problem,
+                              uint32_t dtype,
+                              uint64_t batch,
+                              uint64_t seqlen_q,
+                              uint64_t seqlen_k,
+                              uint64_t heads,
+                              uint64_t kv_heads,
+                              uint64_t head_dim,
+                              uint64_t head_dim_v);
+
+// What the last failure on this thread was about, null before the first. Valid until the next failure on this thread.
+const char *attn_last_error(void);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* ATTN_H */

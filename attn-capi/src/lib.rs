@@ -1,0 +1,57 @@
+//! The C ABI of the attention kernels: [`attn_host`]'s plans and launches for programs that are not written in Rust.
+//!
+//! `cargo build --release -p attn-capi` makes `libattn.so` and `libattn.a`; `include/attn.h` declares what is in them:
+//!
+//! ```c
+//! attn_problem problem;
+//! attn_problem_init(&problem, ATTN_DTYPE_BF16, 4, 4096, 4096, 32, 8, 128, 128);
+//! problem.mask = ATTN_MASK_CAUSAL;
+//! attn_plan *plan = NULL;
+//! if (attn_plan_create(&problem, &plan) != ATTN_STATUS_OK) { fprintf(stderr, "%s\n", attn_last_error()); return 1; }
+//! attn_tensors tensors = { .struct_size = sizeof tensors, .q = q, .k = k, .v = v, .o = o };
+//! attn_plan_launch(plan, &tensors, stream);
+//! attn_plan_destroy(plan);
+//! ```
+//!
+//! Every structure starts with its own size, so that a later library knows what an earlier program has filled. The library's
+//! soname has the number of the ABI, [`attn_abi_version`] returns it, and every symbol begins with `attn_`.
+//!
+//! No panic leaves a function: it becomes [`Status::Internal`]. What C cannot promise by its types, each function's
+//! `# Safety` asks for.
+
+mod launch;
+mod plan;
+mod problem;
+mod status;
+
+use std::ffi::c_char;
+
+pub use launch::{Tensors, attn_plan_launch};
+pub use plan::{
+    Plan, attn_plan_create, attn_plan_create_with_kernel, attn_plan_description, attn_plan_destroy, attn_plan_kernel,
+    attn_plan_workspace_bytes,
+};
+pub use problem::{
+    ATTN_DTYPE_BF16, ATTN_DTYPE_F16, ATTN_MASK_CAUSAL, ATTN_MASK_NONE, Problem, Strides, attn_problem_init,
+};
+pub use status::{Status, attn_last_error};
+
+/// The ABI that this header declares. It changes when a program built with an older header would no longer work.
+pub const ATTN_ABI_VERSION: u32 = 1;
+
+const _: () = assert!(
+    matches!(u32::from_str_radix(env!("ATTN_ABI_VERSION"), 10), Ok(ATTN_ABI_VERSION)),
+    "the soname of build.rs has another version"
+);
+
+/// The ABI of the library that was loaded: ATTN_ABI_VERSION of the header that it was built with.
+#[unsafe(no_mangle)]
+pub extern "C" fn attn_abi_version() -> u32 {
+    ATTN_ABI_VERSION
+}
+
+/// The library's release, "0.1.0" say. Never null, never freed.
+#[unsafe(no_mangle)]
+pub extern "C" fn attn_version() -> *const c_char {
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}

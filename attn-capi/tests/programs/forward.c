@@ -1,0 +1,103 @@
+// The C interface on whatever libcuda.so.1 there is: one query and one key per row of a small problem, whose output is V itself,
+// and the failures that C programs come upon. Exit status 0 when all is as it should be.
+
+#include "attn.h"
+
+#include <stdio.h>
+#include <string.h>
+
+// The driver's functions, declared here so that no CUDA header is needed.
+typedef unsigned long long device_address;
+extern int cuInit(unsigned);
+extern int cuDeviceGet(int *, int);
+extern int cuCtxCreate_v2(void **, unsigned, int);
+extern int cuCtxGetCurrent(void **);
+extern int cuCtxDestroy_v2(void *);
+extern int cuMemAlloc_v2(device_address *, size_t);
+extern int cuMemcpyHtoD_v2(device_address, const void *, size_t);
+extern int cuMemcpyDtoH_v2(void *, device_address, size_t);
+extern int cuCtxSynchronize(void);
+
+enum { BATCH = 3, HEADS = 2, DIM = 64, ELEMENTS = BATCH * HEADS * DIM };
+
+#define CHECK(condition)                                                                                  \
+    do {                                                                                                  \
+        if (!(condition)) {                                                                               \
+            fprintf(stderr, "line %d: %s; %s\n", __LINE__, #condition, attn_last_error());                \
+            return 1;                                                                                     \
+        }                                                                                                 \
+    } while (0)
+
+static device_address upload(const uint16_t *bits) {
+    device_address address = 0;
+    if (cuMemAlloc_v2(&address, ELEMENTS * sizeof *bits) != 0) return 0;
+    return cuMemcpyHtoD_v2(address, bits, ELEMENTS * sizeof *bits) == 0 ? address : 0;
+}
+
+static int says(const char *part) {
+    return attn_last_error() != NULL && strstr(attn_last_error(), part) != NULL;
+}
+
+int main(void) {
+    CHECK(attn_abi_version() == ATTN_ABI_VERSION && strlen(attn_version()) > 0);
+    CHECK(attn_last_error() == NULL);
+
+    attn_problem problem;
+    CHECK(attn_problem_init(&problem, ATTN_DTYPE_BF16, BATCH, 1, 1, HEADS, HEADS, DIM, DIM) == ATTN_STATUS_OK);
+    CHECK(problem.struct_size == sizeof problem && problem.scale == 0.125f && problem.mask == ATTN_MASK_NONE);
+    problem.mask = ATTN_MASK_CAUSAL;
+
+    attn_plan *plan = (attn_plan *)&problem;
+    CHECK(cuInit(0) == 0);
+    CHECK(attn_plan_create(&problem, &plan) == ATTN_STATUS_CONTEXT && plan == NULL && says("no CUDA context"));
+    int device = -1;
+    void *context = NULL, *current = NULL;
+    CHECK(cuDeviceGet(&device, 0) == 0 && cuCtxCreate_v2(&context, 0, device) == 0);
+
+    CHECK(attn_plan_create(NULL, &plan) == ATTN_STATUS_INVALID_ARGUMENT && says("problem is a null pointer"));
+    CHECK(attn_plan_create(&problem, NULL) == ATTN_STATUS_INVALID_ARGUMENT && says("plan is a null pointer"));
+    CHECK(attn_plan_create_with_kernel(&problem, NULL, &plan) == ATTN_STATUS_INVALID_ARGUMENT);
+    attn_problem wrong = problem;
+    wrong.struct_size = 8;
+    CHECK(attn_plan_create(&wrong, &plan) == ATTN_STATUS_INVALID_ARGUMENT && says("struct_size of problem is 8"));
+    wrong = problem;
+    wrong.q.seq = 4;
+    wrong.seqlen_q = 2;
+    CHECK(attn_plan_create(&wrong, &plan) == ATTN_STATUS_INVALID_PROBLEM && says("seq stride of q is 4"));
+    wrong = problem;
+    wrong.dtype = 9;
+    CHECK(attn_plan_create(&wrong, &plan) == ATTN_STATUS_INVALID_PROBLEM && says("dtype is 9"));
+
+    CHECK(attn_plan_create(&problem, &plan) == ATTN_STATUS_OK && plan != NULL);
+    uint64_t workspace = 1;
+    CHECK(attn_plan_workspace_bytes(plan, &workspace) == ATTN_STATUS_OK && workspace == 0);
+    CHECK(strstr(attn_plan_description(plan), attn_plan_kernel(plan)) != NULL);
+
+    // With one key for each query the softmax is 1, and the output is V, bit by bit.
+    uint16_t q[ELEMENTS], v[ELEMENTS], o[ELEMENTS];
+    for (int i = 0; i < ELEMENTS; i++) {
+        q[i] = 0x3f80;                       // 1.0
+        v[i] = (uint16_t)(0x3f80 + i % 128); // 1.0 to 1.99
+        o[i] = 0x7ffb;                       // NaN
+    }
+    attn_tensors tensors = {sizeof tensors, upload(q), upload(q), upload(v), upload(o), 0, 0};
+    CHECK(tensors.q && tensors.k && tensors.v && tensors.o);
+    CHECK(attn_plan_launch(plan, &tensors, NULL) == ATTN_STATUS_OK);
+    CHECK(cuCtxSynchronize() == 0 && cuMemcpyDtoH_v2(o, tensors.o, sizeof o) == 0);
+    CHECK(memcmp(o, v, sizeof o) == 0);
+    CHECK(cuCtxGetCurrent(&current) == 0 && current == context);
+
+    CHECK(attn_plan_launch(NULL, &tensors, NULL) == ATTN_STATUS_INVALID_ARGUMENT);
+    CHECK(attn_plan_launch(plan, NULL, NULL) == ATTN_STATUS_INVALID_ARGUMENT && says("tensors is a null pointer"));
+    tensors.k += 2;
+    CHECK(attn_plan_launch(plan, &tensors, NULL) == ATTN_STATUS_INVALID_ADDRESS && says("k is at"));
+    tensors.k = 0;
+    CHECK(attn_plan_launch(plan, &tensors, NULL) == ATTN_STATUS_INVALID_ADDRESS && says("k is a null device pointer"));
+
+    attn_plan_destroy(plan);
+    attn_plan_destroy(NULL);
+    CHECK(attn_plan_kernel(NULL) == NULL && attn_plan_description(NULL) == NULL);
+    CHECK(cuCtxDestroy_v2(context) == 0);
+    puts("right");
+    return 0;
+}

@@ -1,0 +1,122 @@
+"""Times of one line: every backend checked, then timed in turn, round after round, so that a change of clocks meets all."""
+
+import time
+
+import torch
+
+import backends
+from check import Samples
+
+# Launches in a captured graph, for problems so short that queueing them from Python would be all that is seen.
+CAPTURED = 20
+# Launches queued without waiting to find what a call costs the host.
+QUEUED = 200
+
+
+class Runner:
+    """One backend on one line."""
+
+    def __init__(self, name, run):
+        self.name, self.run, self.times, self.calls = name, run, [], 1
+        self.host_us = self.graph = None
+
+    def once(self):
+        """Microseconds of one launch in a row of `calls`, between two events."""
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for _ in range(self.calls):
+            self.graph.replay() if self.graph else self.run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) * 1e3 / self.calls / (CAPTURED if self.graph else 1)
+
+    def calibrate(self, milliseconds):
+        """Chooses how many launches a round measures, and warms up with them."""
+        self.calls = 2
+        launches = self.once() * (CAPTURED if self.graph else 1)
+        self.calls = max(1, min(500, round(milliseconds * 1e3 / launches)))
+        self.once()
+
+    def capture(self):
+        """Puts launches into a graph, and notes what one costs the host without it."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(CAPTURED):
+                self.run()
+        self.graph = graph
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(QUEUED):
+            self.run()
+        self.host_us = (time.perf_counter() - start) / QUEUED * 1e6
+        torch.cuda.synchronize()
+
+    def result(self, line):
+        ordered = sorted(self.times)
+        middle = ordered[len(ordered) // 2]
+        quarter = len(ordered) // 4
+        spread = (ordered[-1 - quarter] - ordered[quarter]) / 2 / middle
+        return {
+            "median_us": middle,
+            "spread": spread,
+            "tflops": line.flops / middle * 1e-6,
+            "rounds_us": self.times,
+            "launches_a_round": self.calls,
+            "host_us": self.host_us,
+        }
+
+
+def tensors(line, seed):
+    """Random normal Q, K and V."""
+    generator = torch.Generator("cuda").manual_seed(seed)
+    dtype = getattr(torch, line.dtype)
+
+    def normal(heads, dim):
+        return torch.randn(line.batch, line.seq, heads, dim, device="cuda", dtype=dtype, generator=generator)
+
+    return normal(line.heads, line.head_dim), normal(line.kv_heads, line.head_dim), normal(line.kv_heads, line.dv)
+
+
+def prepare(line, names, seed, log):
+    """The backends that can run a line and are right on it, and why the others are missing."""
+    q, k, v = tensors(line, seed)
+    samples = Samples(line, q, k, v, seed)
+    runners, missing = [], {}
+    for name in names:
+        start = time.perf_counter()
+        try:
+            run = backends.BACKENDS[name](line, q, k, v)
+            answer = run()
+            error = samples.error(answer)
+            if not torch.isfinite(answer).all() or not error <= samples.allowed:
+                raise backends.NotThere(f"WRONG: off by {error:.3g}, allowed {samples.allowed:.3g}")
+            runner = Runner(name, run)
+            if line.latency:
+                runner.capture()
+            runners.append(runner)
+        # Peers raise whatever their authors chose; a peer that fails is one that is not measured, and its reason is kept.
+        except Exception as error:
+            if name == backends.OURS:
+                raise
+            missing[name] = f"{error}".strip().splitlines()[0][:200] if f"{error}".strip() else type(error).__name__
+        log(f"  {name}: ready in {time.perf_counter() - start:.1f} s" + (f", {missing[name]}" if name in missing else ""))
+    return runners, missing
+
+
+def line(line, names, rounds, milliseconds, seed, log):
+    """Results by backend, and the missing ones' reasons."""
+    with torch.no_grad():
+        runners, missing = prepare(line, names, seed, log)
+        for runner in runners:
+            runner.calibrate(milliseconds)
+        for turn in range(rounds):
+            # Another one goes first each time: the first is after a pause, on a cooler device.
+            first = turn % len(runners)
+            for runner in runners[first:] + runners[:first]:
+                runner.times.append(runner.once())
+        return {runner.name: runner.result(line) for runner in runners}, missing
