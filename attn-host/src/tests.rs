@@ -341,5 +341,6 @@ fn the_real_driver_is_there_or_its_absence_is_typed() {
     }
 }
 
+mod allocations;
 #[cfg(feature = "cust")]
 mod on_a_gpu;

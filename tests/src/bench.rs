@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::case::Case;
 use crate::gpu::{self, Gpu, GpuError, LSE_POISON};
+use crate::launch_path;
 use crate::layout::Placement;
 use crate::precision::{POISON, Precision};
 use crate::sampled::{self, Buffers};
@@ -52,6 +53,9 @@ pub struct Options {
     /// Format of Q, K, V and O.
     #[arg(long, default_value = "bf16")]
     dtype: Precision,
+    /// Measure nothing but what a launch costs the CPU, and how soon a process has its first answer.
+    #[arg(long)]
+    launch_path: bool,
     /// Also write the results to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -74,6 +78,14 @@ pub enum BenchError {
     /// No line matches the filter.
     #[error("no line contains '{0}'")]
     NoLine(String),
+    /// Launches of an existing plan allocated memory.
+    #[error("launches of kernel {kernel} made {count} allocations; allowed: none")]
+    Allocations {
+        /// The kernel.
+        kernel: &'static str,
+        /// How many there were.
+        count: u64,
+    },
     /// The results' file cannot be written.
     #[error("{}: {source}", path.display())]
     Write {
@@ -104,6 +116,9 @@ struct Prepared {
 
 /// Measures and prints; an `Err` is also a wrong answer.
 pub fn run(options: &Options) -> Result<(), BenchError> {
+    if options.launch_path {
+        return report_launch_path();
+    }
     let wanted = |label: &str| options.filter.as_ref().is_none_or(|f| label.contains(f));
     let cases: Vec<(Line, Case)> = LINES.iter().map(|line| (*line, line.case(options.dtype))).collect();
     let cases: Vec<_> = cases.into_iter().filter(|(_, case)| wanted(&label(case))).collect();
@@ -134,6 +149,20 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
         Some(path) => write_json(path.clone(), &gpu, &lines),
         None => Ok(()),
     }
+}
+
+/// Measures the launch path in a fresh process, and insists that it allocates nothing.
+fn report_launch_path() -> Result<(), BenchError> {
+    const ROWS: u32 = 200;
+    let gpu = Gpu::open()?;
+    println!("{}", gpu.describe());
+    for path in launch_path::measure(&gpu, ROWS)? {
+        println!("{}", path.report());
+        if path.allocations > 0 {
+            return Err(BenchError::Allocations { kernel: path.kernel, count: path.allocations });
+        }
+    }
+    Ok(())
 }
 
 /// `fwd  d=128 causal  b=4 h=16 s=8192`.

@@ -10,6 +10,7 @@
 //! | [`sampled`] | some rows of an answer that is too large to check whole |
 //! | [`gpu`] | a case on the device |
 //! | [`suite`], [`bench`](mod@bench) | all cases checked, all shapes timed |
+//! | [`launch_path`] | what a launch costs the CPU, and how soon a process has its first answer |
 //! | [`probe`] | single instructions, recorded on hardware |
 //! | [`recorded`] | what a GPU answered, for the simulator to agree with |
 //! | [`sample`], [`demo`] | inputs and expected outputs in a safetensors file, and the main job on them |
@@ -21,6 +22,7 @@ pub mod demo;
 pub mod dense;
 pub mod gpu;
 pub mod input;
+pub mod launch_path;
 pub mod layout;
 pub mod lists;
 mod names;

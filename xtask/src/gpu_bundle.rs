@@ -1,4 +1,4 @@
-//! `cargo xtask gpu-bundle`: the GPU suite, the benchmark and the demo for a machine with only a driver.
+//! `cargo xtask gpu-bundle`: the GPU suite, the benchmarks and the demo for a machine with only a driver.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{process, workspace};
+use crate::{capi, process, workspace};
 
-/// Packs the GPU suite, the benchmark, the demo, freshly built kernels and a script into one folder.
+/// Packs the GPU suite, the benchmarks, the demo, freshly built kernels and a script into one folder.
 ///
 /// The folder runs on a Linux machine that has an NVIDIA driver and nothing else: `run.sh` there runs everything, or
-/// what its arguments name.
+/// what its arguments name. Only the comparison with peers needs Python and PyTorch there.
 #[derive(clap::Args)]
 pub struct Options {
     /// Folder to fill; what is in it is replaced [default: target/gpu-bundle].
@@ -38,6 +38,11 @@ pub fn run(options: &Options) -> Result<()> {
         let name = program.file_name().with_context(|| format!("{} has no name", program.display()))?;
         fs::copy(&program, out.join(name)).with_context(|| format!("cannot copy {}", program.display()))?;
     }
+    fs::create_dir_all(out.join("bench"))?;
+    for file in capi::BENCH {
+        fs::copy(capi::bench_dir().join(file), out.join("bench").join(file))?;
+    }
+    fs::copy(capi::library()?, out.join("bench/libattn.so"))?;
     // A kernel with a defect is written all the same, and may be what the bundle is made to look at.
     let kernels = out.join("kernels");
     let kernels = kernels.to_str().with_context(|| format!("{} is not UTF-8", kernels.display()))?;
@@ -123,5 +128,6 @@ mod tests {
         for program in PROGRAMS {
             assert!(SCRIPT.contains(&format!("./{program}")), "{program}");
         }
+        assert!(SCRIPT.contains("bench/peers.py"));
     }
 }

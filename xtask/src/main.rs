@@ -1,5 +1,7 @@
 //! `cargo xtask`: everything around the kernels that is not a kernel.
 
+mod bench;
+mod capi;
 mod demo;
 mod gpu_bundle;
 mod hash;
@@ -36,6 +38,7 @@ enum Command {
     /// Run a kernel of any PTX file on the simulator; `cargo xtask sim --help` says how its parameters are given.
     #[command(disable_help_flag = true)]
     Sim(sim::Options),
+    Bench(bench::Options),
     /// Pack the GPU tests and benchmarks into a folder that runs on a machine with only a driver.
     GpuBundle(gpu_bundle::Options),
 }
@@ -50,6 +53,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Sim(options) => sim::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::GpuBundle(options) => gpu_bundle::run(&options),
     }
 }

@@ -3,7 +3,11 @@
 use std::process::ExitCode;
 
 use attn_tests::bench;
+use attn_tests::launch_path::Counting;
 use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 fn main() -> ExitCode {
     match bench::run(&bench::Options::parse()) {

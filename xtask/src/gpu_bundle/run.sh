@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Runs the attention kernels' tests and benchmark on a machine with an NVIDIA driver.
 #
-#   ./run.sh [--results DIR] [demo] [suite] [sanitizer] [bench] [record]      default: all but the last
+#   ./run.sh [--results DIR] [demo] [suite] [sanitizer] [bench] [peers] [record]      default: all but the last
 #
 # Each step's output goes to DIR/STEP.log as well (default: ./results). The exit status is 0 when every step passed.
-# The sanitizer step needs compute-sanitizer (on the PATH, or below CUDA_HOME or /usr/local/cuda); without it the step
-# is skipped and says so. The record step writes DIR/forward.safetensors, the answers to the cases of the simulator's list,
-# for the simulator to be compared with.
+# sanitizer needs compute-sanitizer (on the PATH, or below CUDA_HOME or /usr/local/cuda); without it the step is skipped and
+# says so. peers, the comparison with other libraries, is skipped without a python3 whose PyTorch sees the GPU; PEERS=--quick
+# makes it shorter, and DIR/peers.json, .svg and .png hold its results. record writes DIR/forward.safetensors, the answers to
+# the cases of the simulator's list, for the simulator to be compared with.
 set -uo pipefail
 cd "$(dirname "$0")"
 
@@ -15,12 +16,12 @@ steps=()
 while [ $# -gt 0 ]; do
     case $1 in
         --results) results=${2:?--results needs a folder}; shift ;;
-        demo | suite | sanitizer | bench | record) steps+=("$1") ;;
+        demo | suite | sanitizer | bench | peers | record) steps+=("$1") ;;
         *) sed -n '2,10p' "$0" >&2; exit 64 ;;
     esac
     shift
 done
-[ ${#steps[@]} -gt 0 ] || steps=(demo suite sanitizer bench)
+[ ${#steps[@]} -gt 0 ] || steps=(demo suite sanitizer bench peers)
 mkdir -p "$results"
 
 # The kernels that lie beside the programs, not those that the programs carry.
@@ -38,7 +39,7 @@ step() {
     "$@" 2>&1 | tee "$results/${name// /-}.log"
     status=${PIPESTATUS[0]}
     if [ "$status" -eq 0 ]; then
-        note "$name" passed $((SECONDS - start)) "$(grep -E 'passed, .*failed|ERROR SUMMARY|^time' "$results/${name// /-}.log" | tail -n 1)"
+        note "$name" passed $((SECONDS - start)) "$(grep -E 'passed, .*failed|ERROR SUMMARY|^time|^all lines' "$results/${name// /-}.log" | tail -n 1)"
     else
         note "$name" "FAILED ($status)" $((SECONDS - start)) "$(tail -n 1 "$results/${name// /-}.log")"
         failures=$((failures + 1))
@@ -53,7 +54,18 @@ for name in "${steps[@]}"; do
     case $name in
         demo) step demo ./attn-demo ;;
         suite) step suite ./attn-gpu-suite ;;
-        bench) step bench ./attn-gpu-bench --json "$results/bench.json" ;;
+        bench)
+            step 'launch path' ./attn-gpu-bench --launch-path
+            step bench ./attn-gpu-bench --json "$results/bench.json"
+            ;;
+        peers)
+            if ! python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2> /dev/null; then
+                note peers skipped 0 'there is no python3 whose PyTorch sees a GPU'
+                continue
+            fi
+            # Unquoted: several options are several words.
+            step peers python3 -Bu bench/peers.py --out "$results/peers" ${PEERS:-}
+            ;;
         record) step record ./attn-gpu-suite --simulator-list --record "$results/forward.safetensors" ;;
         sanitizer)
             if [ -z "$sanitizer" ]; then

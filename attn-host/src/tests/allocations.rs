@@ -1,0 +1,116 @@
+//! What a launch of an existing plan allocates: nothing.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::hint::black_box;
+
+use attn_kernel::forward::{DType, TensorMap};
+
+use super::{SHAPE, TENSORS, launch, plan_on};
+use crate::driver::Driver;
+use crate::sys::{self, Code, Handle};
+use crate::{Device, Mask, Problem, Shape, fake};
+
+/// The system's allocator, which counts what each thread asks it for.
+struct Counting;
+
+thread_local! {
+    static ASKED: Cell<u32> = const { Cell::new(0) };
+}
+
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ASKED.set(ASKED.get() + 1);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Allocations of this thread while `work` runs.
+fn allocations(work: impl FnOnce()) -> u32 {
+    let before = ASKED.get();
+    work();
+    ASKED.get() - before
+}
+
+/// The fake driver, with functions on the launch path that keep no record: recording allocates.
+fn silent_driver() -> &'static Driver {
+    unsafe extern "C" fn ctx_current(context: *mut Handle) -> Code {
+        // SAFETY: the driver layer passes a place for a handle.
+        unsafe { context.write(fake::with(|state| state.current)) };
+        sys::SUCCESS
+    }
+    unsafe extern "C" fn pointer_attribute(value: *mut c_void, _: i32, _: u64) -> Code {
+        // SAFETY: the one attribute that is asked for is an int.
+        unsafe { value.cast::<i32>().write(0) };
+        sys::SUCCESS
+    }
+    unsafe extern "C" fn encode_tiled(
+        map: *mut TensorMap,
+        _: i32,
+        _: u32,
+        _: *mut c_void,
+        _: *const u64,
+        _: *const u64,
+        _: *const u32,
+        _: *const u32,
+        _: i32,
+        _: i32,
+        _: i32,
+        _: i32,
+    ) -> Code {
+        // SAFETY: the driver layer passes a place for a map.
+        unsafe { map.write(TensorMap([0; 16])) };
+        sys::SUCCESS
+    }
+    unsafe extern "C" fn launch_kernel(
+        _: Handle,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: Handle,
+        _: *mut *mut c_void,
+        _: *mut *mut c_void,
+    ) -> Code {
+        sys::SUCCESS
+    }
+    Box::leak(Box::new(Driver { ctx_current, pointer_attribute, encode_tiled, launch_kernel, ..fake::DRIVER }))
+}
+
+#[test]
+fn allocations_are_counted() {
+    assert_eq!(allocations(|| drop(black_box(Box::new(7)))), 1);
+    assert_eq!(allocations(|| drop(black_box(vec![0u8; 100]))), 1);
+    assert_eq!(allocations(|| ()), 0);
+}
+
+#[test]
+fn a_launch_of_an_existing_plan_allocates_nothing() {
+    let driver = silent_driver();
+    for capability in [(9, 0), (10, 0), (10, 3)] {
+        fake::reset_to(capability);
+        let device = Device::with_driver(driver).expect("the fake answers");
+        for (head_dim, head_dim_v) in [(32, 32), (64, 64), (96, 96), (128, 128), (192, 128), (256, 256)] {
+            for (dtype, mask) in [(DType::Bf16, Mask::None), (DType::F16, Mask::Causal)] {
+                let problem = Problem::new(dtype, Shape { head_dim, head_dim_v, ..SHAPE }).mask(mask);
+                let plan = plan_on(&device, &problem).expect("a kernel fits");
+                let asked = allocations(|| (0..10).for_each(|_| launch(&plan, &TENSORS).expect("valid")));
+                assert_eq!(asked, 0, "{plan}");
+            }
+        }
+    }
+}
