@@ -31,8 +31,8 @@ from lines import HIDDEN, LINES, TOKENS  # noqa: E402
 # Seconds in all, rounds, milliseconds of launches in one, and which peers are left out because they compile for long.
 FULL = (140, 9, 8, set())
 QUICK = (52, 5, 3, {"Flex"})
-# Peers that compile for a problem when they meet it: left out once so much of the time is used.
-COMPILING, COMPILING_UNTIL = {"Flex", "FA4"}, 0.6
+# Peers that compile when they meet a problem, and the share of the time after which they are left out.
+COMPILING = {"Flex": 0.55, "FA4": 0.85}
 
 
 def options():
@@ -91,8 +91,7 @@ def main():
         if elapsed() > seconds:
             print(f"{line}: not measured, the time is over")
             continue
-        late = elapsed() > COMPILING_UNTIL * seconds
-        able = [name for name in names if not (late and name in COMPILING)]
+        able = [name for name in names if elapsed() < COMPILING.get(name, 1) * seconds]
         results, missing = measure.line(line, able, rounds, milliseconds, asked.seed, log)
         measured.append((line, results, missing))
         best, ratio = report.best_peer(results)
