@@ -90,7 +90,7 @@ const BLACKWELL: &[Redundant] = &[
     ),
     (
         "tcgen05.fence::before_thread_sync",
-        10,
+        11,
         "behind loads that were waited for, or with nothing of tensor memory since the last one; round the allocation, which the \
          block's barrier orders",
     ),
