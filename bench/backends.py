@@ -5,13 +5,16 @@ one forward pass on the current stream and returns the output in the same layout
 """
 
 import functools
+import importlib.util
 import warnings
+from importlib import metadata
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import attn
+from report import OURS
 
 
 class NotThere(Exception):
@@ -104,7 +107,6 @@ def fa3(line, q, k, v):
     return lambda: _output(flash_attn_func(q, k, v, causal=line.causal))
 
 
-OURS = "attn"
 BACKENDS = {OURS: ours, "cuDNN": cudnn, "FA2": fa2, "Flex": flex, "FA4": fa4, "FA3": fa3}
 
 
@@ -116,11 +118,19 @@ def versions():
         "cuDNN": f"{cudnn_version // 10000}.{cudnn_version // 100 % 100}.{cudnn_version % 100}",
         "FA2": f"in PyTorch {torch.__version__}",
     }
-    for name, distribution in (("Flex", "triton"), ("FA4", "flash-attn-4"), ("FA3", "flash-attn-3")):
-        try:
-            from importlib.metadata import version
-
-            found[name] = f"{distribution} {version(distribution)}"
-        except ImportError:
-            found[name] = "not installed"
+    peers = {"Flex": ("triton", "triton"), "FA4": ("flash-attn-4", "flash_attn.cute"), "FA3": ("flash-attn-3", "flash_attn_interface")}
+    for name, (distribution, module) in peers.items():
+        found[name] = _version(distribution, module)
     return found
+
+
+def _version(distribution, module):
+    try:
+        return f"{distribution} {metadata.version(distribution)}"
+    except metadata.PackageNotFoundError:
+        pass
+    try:
+        there = importlib.util.find_spec(module) is not None
+    except ImportError:
+        there = False
+    return "of unknown version" if there else "not installed"

@@ -1,9 +1,15 @@
-"""What was measured as a table, as JSON and as a picture."""
+"""What was measured as a table, as JSON and as a picture.
+
+    python3 bench/report.py FILE.json    prints the table of an earlier run, and draws FILE.svg and FILE.png again
+"""
 
 import json
 import math
+import sys
 
-from backends import OURS
+from lines import Line
+
+OURS = "attn"
 
 
 def best_peer(results):
@@ -75,6 +81,14 @@ def write_json(path, about, measured):
         file.write("\n")
 
 
+def read_json(path):
+    """What `write_json` wrote: about, measured, and the names of the backends."""
+    with open(path, encoding="utf-8") as file:
+        about = json.load(file)
+    measured = [(Line(**row["problem"]), row["results"], row["missing"]) for row in about["lines"]]
+    return about, measured, list(about["versions"])
+
+
 COLOURS = {OURS: "#d1495b", "cuDNN": "#76b900", "FA2": "#b8c4cc", "Flex": "#9a8fbf", "FA4": "#30638e", "FA3": "#6fa8dc"}
 
 
@@ -108,3 +122,16 @@ def plot(stem, about, measured, names):
         figure.savefig(f"{stem}.{ending}", dpi=150)
     plt.close(figure)
     return True
+
+
+def main():
+    if len(sys.argv) != 2 or not sys.argv[1].endswith(".json"):
+        sys.exit(__doc__)
+    about, measured, names = read_json(sys.argv[1])
+    print(table(measured, names))
+    if not plot(sys.argv[1].removesuffix(".json"), about, measured, names):
+        print("matplotlib is not there, so nothing was drawn")
+
+
+if __name__ == "__main__":
+    main()
