@@ -187,13 +187,23 @@ pub enum Stop {
         /// Where every warp is.
         running: Vec<Blocked>,
     },
-    /// `trap`, or an assertion of the kernel.
+    /// `trap`.
     #[error("{kernel}: trap, {at}")]
     Trap {
         /// The kernel.
         kernel: String,
         /// Where.
         at: Site,
+    },
+    /// An assertion of the kernel.
+    #[error("{kernel}: {message}, {at}")]
+    Assertion {
+        /// The kernel.
+        kernel: String,
+        /// Where.
+        at: Site,
+        /// Which one, and in which lane.
+        message: String,
     },
     /// An instruction whose operands ask for something that the machine does not model.
     #[error(transparent)]

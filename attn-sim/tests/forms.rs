@@ -1,6 +1,6 @@
 //! Which forms of instructions the machine takes: `data/forms.txt` lists some 900, all of which ptxas (of CUDA 13.5) assembles for the
 //! target at the start of their line. Those that are refused stand behind the first line that begins with `#`; none other may be, and none
-//! of them may be taken.
+//! of them may be taken. All of them parse.
 
 use attn_sim::{Error, Gpu};
 
@@ -32,6 +32,7 @@ fn forms_that_ptxas_assembles() {
         match (taken(target, instruction), refused) {
             (Ok(()), true) => wrong.push(format!("{line}: is taken")),
             (Err(Error::Unsupported(e)), true) if e.line == 0 => wrong.push(format!("{line}: refused without a line")),
+            (Err(error @ Error::Parse(_)), true) => wrong.push(format!("{line}: {error}")),
             (Err(error), false) => wrong.push(format!("{line}: {error}")),
             _ => {}
         }

@@ -370,6 +370,12 @@ mod tests {
             "neg.u32 %r1, %r2;",
             "dp4a.u32 %r1, %r2, %r3, %r4;",
             "vadd.u32.u32.u32 %r1, %r2, %r3;",
+            "vsub.s32.u32.s32.sat %r1, %r2.b0, %r3.h1;",
+            "vsub.s32.s32.s32.add %r1.b2, %r2.b3, %r3.b1, %r4;",
+            "vadd4.u32.u32.u32.sat %r1.b210, %r2.b3210, %r3.b7654, %r4;",
+            "vmad.u32.u32.u32.shr7 %r1, %r2.b0, -%r3.h0, %r4;",
+            "add.s32 %r1, -%r2, %r3;",
+            "add.s32 %r1, %r2.b0, %r3;",
         ] {
             refused(line);
         }

@@ -31,6 +31,7 @@ mod operand;
 mod order;
 mod regs;
 mod space;
+mod system;
 mod tcgen05;
 mod tensormap;
 #[cfg(test)]
@@ -44,6 +45,8 @@ use crate::machine::decode::Decode;
 use crate::machine::execute::Execute;
 use crate::report::Unsupported;
 
+pub(crate) use system::is_system;
+
 /// A decoded instruction, or why there is none.
 pub type Decoded = Result<Box<dyn Execute>, Unsupported>;
 
@@ -52,6 +55,7 @@ pub fn decode(cx: &Decode<'_>) -> Decoded {
     match cx.inst.opcode.as_str() {
         "mov" => mov::decode(cx),
         "bra" | "brx" | "ret" | "exit" | "trap" | "nanosleep" | "pmevent" | "brkpt" => control::decode(cx),
+        "call" => system::decode(cx),
         "ldmatrix" | "stmatrix" | "movmatrix" | "mma" => matrix::decode(cx),
         "tcgen05" => tcgen05::decode(cx),
         "wgmma" => wgmma::decode(cx),

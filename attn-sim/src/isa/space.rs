@@ -114,7 +114,7 @@ fn rank(d: &Decode<'_>) -> Decoded {
 
 #[cfg(test)]
 mod tests {
-    use crate::isa::testing::{lanes, refused, value};
+    use crate::isa::testing::{lanes, refused, try_run, value};
 
     #[test]
     fn generic_addresses_lead_back() {
@@ -140,6 +140,15 @@ mod tests {
             )[0],
             9
         );
+    }
+
+    #[test]
+    fn shared_memory_takes_generic_addresses_of_its_own() {
+        let body = "cvta.shared.u64 %rd0, buf; st.shared.b32 [%rd0+4], 6; mapa.u64 %rd1, %rd0, 0;
+            ld.shared::cluster.u32 %r0, [%rd1+4]; cvt.u64.u32 %out, %r0;";
+        assert_eq!(value(body, &[]), 6);
+        let global = "ld.param.u64 %rd0, [out]; ld.shared.b32 %r0, [%rd0];";
+        assert!(matches!(try_run("", global, &[]), Err(crate::Error::Failed(_))), "a global address is no shared one");
     }
 
     #[test]

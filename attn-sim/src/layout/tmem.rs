@@ -126,8 +126,8 @@ impl DataPath {
         (block, Cell { lane, column })
     }
 
-    /// Block and lanes, from the address's, that hold row `m` of an A operand in tensor memory: every lane whose columns of D it
-    /// contributes to. The first is the one that is read.
+    /// Block and lanes, from the address's, that hold row `m` of an A operand in tensor memory: a lane for each part of D's
+    /// columns, in their order.
     pub fn a_lanes(self, m: u32) -> (u32, Vec<u32>) {
         match self {
             DataPath::Pair128 => (m / 64, vec![m % 64, m % 64 + 64]),

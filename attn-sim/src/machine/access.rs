@@ -52,6 +52,11 @@ impl Machine {
             Space::Param => Ok(Location::Param(addr)),
             Space::Const => Ok(Location::Const(addr)),
             Space::Shared | Space::SharedCluster => {
+                // A 64-bit register may hold the generic address: the hardware takes its low 32 bits.
+                let addr = match Space::of_generic(addr) {
+                    (Space::SharedCluster, low) => low,
+                    _ => addr,
+                };
                 let found = u32::try_from(addr).ok().and_then(|a| self.shared_location(block, a));
                 match found {
                     Some((at, offset)) if at == block || space == Space::SharedCluster => {

@@ -85,6 +85,11 @@ impl Events {
         (self.next_due()? <= now).then(|| self.heap.pop().map(|e| e.completion))?
     }
 
+    /// When the last of those under way completes.
+    fn last_due(&self) -> Option<u64> {
+        self.heap.iter().map(|e| e.due).max()
+    }
+
     fn push(&mut self, mut due: u64, queue: Option<Queue>, completion: Completion) {
         if let Some(queue) = queue {
             let last = self.last.entry(queue).or_default();
@@ -112,6 +117,20 @@ impl Machine {
     ) {
         let due = self.now + self.rng.within(unit.delay());
         self.events.push(due, queue, Box::new(completion));
+    }
+
+    /// Does something behind all operations that are under way: at once when there are none.
+    pub fn behind_all(&mut self, then: impl FnOnce(&mut Machine) + 'static) {
+        match self.events.last_due() {
+            None => then(self),
+            Some(due) => {
+                let then = |m: &mut Machine| {
+                    then(m);
+                    Ok(())
+                };
+                self.events.push(due, None, Box::new(then));
+            }
+        }
     }
 }
 

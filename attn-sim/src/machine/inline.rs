@@ -1,9 +1,10 @@
 //! Calls of device functions: their bodies are put in place of the calls before a kernel is decoded, so that the machine
 //! itself knows no stack. Recursion and calls through registers are therefore not modelled.
 
+use crate::isa::is_system;
 use crate::ptx::{
-    Address, AddressBase, Call, CallTarget, Function, Guard, Instruction, Module, Operand, RegId, Space, Symbol,
-    Variable,
+    Address, AddressBase, Call, CallTarget, Function, Guard, Instruction, Module, Operand, RegId, Register, ScalarType,
+    Space, Symbol, Variable,
 };
 use crate::report::Unsupported;
 use std::borrow::Cow;
@@ -76,6 +77,7 @@ impl Frame {
             Operand::Symbol { symbol, offset } => Operand::Symbol { symbol: self.symbol(*symbol), offset: *offset },
             Operand::Address(address) => Operand::Address(self.address(*address)),
             Operand::Vector(list) => Operand::Vector(all(list)),
+            Operand::Modified { of, by } => Operand::Modified { of: Box::new(self.operand(of)), by: by.clone() },
             Operand::Pair(a, b) => Operand::Pair(Box::new(self.operand(a)), Box::new(self.operand(b))),
             Operand::Tensor { map, coords } => Operand::Tensor { map: self.address(*map), coords: all(coords) },
             other => other.clone(),
@@ -146,6 +148,10 @@ impl Inliner<'_> {
             return Err(unsupported("a call through a register".into()));
         };
         let callee = &self.module.functions[target];
+        if callee.declared_only && is_system(&callee.name) {
+            self.system(inst, call, callee, caller);
+            return Ok(());
+        }
         if callee.declared_only {
             return Err(unsupported(format!("`{}` is defined in no module at hand", callee.name)));
         }
@@ -223,6 +229,47 @@ impl Inliner<'_> {
             self.out.code[skip].operands = vec![Operand::Label(end)];
         }
         Ok(())
+    }
+
+    /// Makes one instruction of the call of a function that the machine itself has.
+    fn system(&mut self, inst: &Instruction, call: &Call, callee: &Function, caller: &Frame) {
+        let guard = caller.guard(inst.guard);
+        let mut operands = Vec::new();
+        let mut results = Vec::new();
+        for (result, operand) in callee.returns.iter().zip(&call.returns) {
+            operands.push(match caller.operand(operand) {
+                Operand::Symbol { symbol, offset } => {
+                    let place = Operand::Address(Address { base: AddressBase::Symbol(symbol), offset });
+                    let value = self.register(result.ty);
+                    results.push((result.ty, place, value.clone()));
+                    value
+                }
+                register => register,
+            });
+        }
+        for (param, operand) in callee.params.iter().zip(&call.args) {
+            operands.push(match caller.operand(operand) {
+                Operand::Symbol { symbol: symbol @ Symbol::Local(_), offset } => {
+                    let place = Operand::Address(Address { base: AddressBase::Symbol(symbol), offset });
+                    let value = self.register(param.ty);
+                    let ty = format!("b{}", param.ty.bits());
+                    self.out.code.push(made(inst.line, guard, "ld", &["local", &ty], vec![value.clone(), place]));
+                    value
+                }
+                other => other,
+            });
+        }
+        self.out.code.push(made(inst.line, guard, "call", &[&callee.name], operands));
+        for (ty, place, value) in results {
+            let ty = format!("b{}", ty.bits());
+            self.out.code.push(made(inst.line, guard, "st", &["local", &ty], vec![place, value]));
+        }
+    }
+
+    /// A new register.
+    fn register(&mut self, ty: ScalarType) -> Operand {
+        self.out.registers.push(Register { name: "%system".into(), ty });
+        Operand::Reg(RegId(self.out.registers.len() as u32 - 1))
     }
 
     /// A variable for a parameter or result that the caller keeps in a register.

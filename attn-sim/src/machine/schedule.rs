@@ -349,11 +349,11 @@ impl Machine {
             return;
         }
         self.end_states(warp, op, |m| m.clusters[cluster].states.end());
-        // Peers may reach into a block's shared memory as long as the cluster runs.
-        for block in self.clusters[cluster].blocks.clone() {
-            self.blocks[block].shared = SharedMemory::new(0);
-            self.blocks[block].tmem = None;
-        }
+        // Peers may reach into a block's shared memory as long as the cluster runs, and copies that nothing has waited for
+        // (which is reported) still read it then.
+        let blocks = self.clusters[cluster].blocks.clone();
+        blocks.clone().for_each(|block| self.blocks[block].tmem = None);
+        self.behind_all(move |m| blocks.for_each(|block| m.blocks[block].shared = SharedMemory::new(0)));
         self.resident -= 1;
     }
 

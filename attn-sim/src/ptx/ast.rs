@@ -357,6 +357,13 @@ pub enum Operand {
     Address(Address),
     /// `{a, b}`
     Vector(Vec<Operand>),
+    /// A register of which a part is selected (`r.b3`, `r.h10`) or that is negated (`-r`), as video instructions have them.
+    Modified {
+        /// The register.
+        of: Box<Operand>,
+        /// `b3`, `h10` or `-`.
+        by: String,
+    },
     /// `d|p`
     Pair(Box<Operand>, Box<Operand>),
     /// `[map, {c0, c1}]`

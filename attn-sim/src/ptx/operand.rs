@@ -83,6 +83,11 @@ impl<'a> Body<'_, 'a> {
                     _ => return Err(self.p.c.expected("a floating-point constant")),
                 })
             }
+            Token::Sign("-") if matches!(self.p.c.peek_at(1), Token::Word(w) if self.is_register(w)) => {
+                self.p.c.next();
+                let of = Box::new(self.simple_operand(opcode)?);
+                Ok(Operand::Modified { of, by: "-".into() })
+            }
             Token::Float32(bits) => {
                 self.p.c.next();
                 Ok(Operand::Float32(bits))
@@ -127,7 +132,7 @@ impl<'a> Body<'_, 'a> {
             }
         }
         match self.scopes.find(name) {
-            Some(Name::Reg(reg)) => return Ok(Operand::Reg(reg)),
+            Some(Name::Reg(reg)) => return Ok(self.selected(Operand::Reg(reg))),
             Some(Name::Vector(parts)) => return self.component(&parts),
             Some(Name::Symbol(symbol)) => return self.symbol(opcode, symbol),
             Some(Name::CallTargets(_) | Name::Prototype) => return Err(ParseError { at, kind: unknown(name) }),
@@ -146,6 +151,21 @@ impl<'a> Body<'_, 'a> {
             }));
         }
         Err(ParseError { at, kind: unknown(name) })
+    }
+
+    fn is_register(&mut self, name: &'a str) -> bool {
+        matches!(self.scopes.find(name), Some(Name::Reg(_)))
+    }
+
+    /// A register, and the bytes or halves of it that a selector behind it names.
+    fn selected(&mut self, register: Operand) -> Operand {
+        match self.p.c.peek() {
+            Token::Dot(part) if part.starts_with(['b', 'h']) && part[1..].bytes().all(|b| b.is_ascii_digit()) => {
+                self.p.c.next();
+                Operand::Modified { of: Box::new(register), by: part.into() }
+            }
+            _ => register,
+        }
     }
 
     /// A vector register: all of it, or the component that follows.

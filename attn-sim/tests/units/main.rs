@@ -68,6 +68,11 @@ pub struct Setup<'a> {
 
 /// Runs a kernel on one block, or one cluster, and returns its output and what was found.
 pub fn run(setup: &Setup<'_>) -> (Vec<u32>, Run) {
+    try_run(setup).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The same, of a kernel that may not come to its end.
+pub fn try_run(setup: &Setup<'_>) -> Result<(Vec<u32>, Run), attn_sim::Error> {
     let mut gpu = Gpu::new();
     let kernel = gpu.load(setup.text).and_then(|m| m.kernel("k")).unwrap_or_else(|e| panic!("{e}\n{}", setup.text));
     let image = gpu.upload(setup.image);
@@ -83,9 +88,9 @@ pub fn run(setup: &Setup<'_>) -> (Vec<u32>, Run) {
         threads: 1,
         ..Launch::default()
     };
-    let run = launch.run(&mut gpu, &kernel).unwrap_or_else(|e| panic!("{e}"));
+    let run = launch.run(&mut gpu, &kernel)?;
     let bytes = gpu.read(out, 4 * setup.out).expect("the output is an allocation");
-    (bytes.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().expect("4 bytes"))).collect(), run)
+    Ok((bytes.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().expect("4 bytes"))).collect(), run))
 }
 
 /// The same, of a kernel that breaks no rule.

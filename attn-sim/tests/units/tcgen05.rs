@@ -2,7 +2,7 @@
 //! what is reported of fences, waits and allocations.
 
 use super::tile::{Matrix, Tile, Type, product};
-use super::{Setup, epilogue, kernel, prologue, run, run_clean};
+use super::{Setup, epilogue, kernel, prologue, run, run_clean, try_run};
 use attn_sim::layout::tmem::{DataPath, Shape};
 use attn_sim::report::Kind;
 
@@ -63,6 +63,10 @@ struct Case {
     /// More operands of the first multiply.
     disabled: &'static str,
     scale: &'static str,
+    /// A in tensor memory has other signs in lanes 64 to 127, for the right half of the columns.
+    two: bool,
+    /// Every warp gives tensor memory's own address, with no lanes added to it.
+    same_address: bool,
 }
 
 const PLAIN: Case = Case {
@@ -79,6 +83,8 @@ const PLAIN: Case = Case {
     stationary: false,
     disabled: "",
     scale: "",
+    two: false,
+    same_address: false,
 };
 
 /// Column at which A lies in tensor memory.
@@ -169,7 +175,8 @@ impl Case {
             for lane in lanes {
                 for k in 0..self.k() {
                     let at = (block as usize * THREADS + lane as usize) * A_WORDS + k * bits / 32;
-                    words[at] |= a.bits(row, self.k() + k) << (k * bits % 32);
+                    let sign = u32::from(self.two && lane >= 64) << (bits - 1);
+                    words[at] |= (a.bits(row, self.k() + k) ^ sign) << (k * bits % 32);
                 }
             }
         }
@@ -196,6 +203,7 @@ impl Case {
         let (_, load, registers) = self.load();
         let group = self.group;
         let ws = if self.stationary { ".ws" } else { "" };
+        let place = if self.same_address { "%t" } else { "%r14" };
         let a_operand = if self.tensor { format!("[%t+{A_COLUMN}]") } else { "%da".into() };
         let mma = |disabled: &str, accumulate: u32, scale: &str| {
             format!(
@@ -207,7 +215,7 @@ impl Case {
         let store = format!(
             "mad.lo.u32 %r16, %rank, 128, %th; ld.param.u64 %rd6, [fragments]; mul.wide.u32 %rd7, %r16, 32; add.s64 %rd6, %rd6, %rd7;\n\
              ld.global.v4.b32 {{%a0, %a1, %a2, %a3}}, [%rd6]; ld.global.v4.b32 {{%a4, %a5, %a6, %a7}}, [%rd6+16];\n\
-             tcgen05.st.sync.aligned.32x32b.x8.b32 [%r14+{A_COLUMN}], {{{}}};\n\
+             tcgen05.st.sync.aligned.32x32b.x8.b32 [{place}+{A_COLUMN}], {{{}}};\n\
              tcgen05.wait::st.sync.aligned; tcgen05.fence::before_thread_sync; {}\n",
             list("a", A_WORDS),
             if group == 2 { "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" } else { "bar.sync 0;" }
@@ -232,7 +240,7 @@ impl Case {
             + &commit
             + "ISSUED:\n"
             + AWAIT
-            + &format!("tcgen05.ld.sync.aligned.{load}.b32 {{{}}}, [%r14];\n", list("d", registers))
+            + &format!("tcgen05.ld.sync.aligned.{load}.b32 {{{}}}, [{place}];\n", list("d", registers))
             + "tcgen05.wait::ld.sync.aligned;\n"
             + &epilogue(registers)
             + &teardown(group);
@@ -258,6 +266,11 @@ impl Case {
 
     /// Checks D against `factor(row)` times the product of one multiply.
     fn check_factor(&self, factor: impl Fn(usize) -> f32) {
+        self.check_factors(|row, _| factor(row));
+    }
+
+    /// The same, for each row and column.
+    fn check_factors(&self, factor: impl Fn(usize, usize) -> f32) {
         let text = self.text();
         let out = run_clean(&self.setup(&text, &self.image().0, &self.fragments()));
         let (shape, _, registers) = self.load();
@@ -273,7 +286,7 @@ impl Case {
             for column in 0..self.n {
                 let (block, cell) = self.path().cell(row as u32, column as u32, self.n as u32);
                 let got = self.read(cells[&(block as usize, cell.lane, cell.column)]);
-                let expected = factor(row) * product(&a, &b, row, column, self.k()..2 * self.k()) as f32;
+                let expected = factor(row, column) * product(&a, &b, row, column, self.k()..2 * self.k()) as f32;
                 assert_eq!(got, expected, "{self:?} row {row} column {column}");
             }
         }
@@ -350,6 +363,29 @@ fn weight_stationary() {
             Case { stationary: true, m, n: 64, tensor, ..PLAIN }.check();
         }
     }
+    Case { stationary: true, m: 64, n: 64, scale: ", 0", ..PLAIN }.check();
+}
+
+#[test]
+fn each_half_of_the_columns_has_the_a_of_its_lanes() {
+    for (m, group) in [(64, 1), (128, 2)] {
+        let case = Case { stationary: group == 1, group, m, n: 64, tensor: true, two: true, ..PLAIN };
+        case.check_factors(|_, column| if column < 32 { 2.0 } else { -2.0 });
+    }
+}
+
+#[test]
+fn warps_may_leave_their_lanes_to_the_hardware() {
+    Case { tensor: true, same_address: true, ..PLAIN }.check();
+    Case { m: 64, same_address: true, ..PLAIN }.check();
+}
+
+#[test]
+fn masked_columns_are_refused() {
+    let case = Case { stationary: true, scale: ", 0x8000000000", ..PLAIN };
+    let text = case.text();
+    let error = try_run(&case.setup(&text, &case.image().0, &case.fragments())).expect_err("no mask is modelled");
+    assert!(error.to_string().contains("masked"), "{error}");
 }
 
 #[test]

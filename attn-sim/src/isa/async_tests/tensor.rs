@@ -49,6 +49,13 @@ fn a_load_that_outlives_its_block_is_reported() {
 }
 
 #[test]
+fn a_store_that_outlives_its_block_still_stores() {
+    let (mut case, output) = copies();
+    case.finds(Kind::OutstandingAtExit, "bulk stores", &format!("{INIT} {EXPECT} {LOAD} {WAIT} {STORE}"));
+    assert_eq!(case.read(output, 1024), pattern(1024));
+}
+
+#[test]
 fn stores_are_waited_for_before_the_end() {
     let (mut case, _) = copies();
     let load = format!("{INIT} {EXPECT} {LOAD} {WAIT}");

@@ -67,7 +67,8 @@ impl Place {
         })
     }
 
-    /// The first cell, which must lie in the warp's quarter.
+    /// The first cell, which must lie in the warp's quarter. Lanes below 32 count from that quarter's first: kernels for
+    /// the hardware give all warps of a warpgroup one address.
     fn start(&self, cx: &mut Context<'_>) -> Result<Cell, Stop> {
         cx.aligned()?;
         if cx.mask != u32::MAX {
@@ -79,8 +80,11 @@ impl Place {
                 format!("the address is {:#x} in lane 0 and {:#x} in lane {lane}", addresses[0], addresses[lane]);
             return Err(cx.fault(Kind::Operand, message));
         }
-        let start = Cell::of(addresses[0] as u32);
+        let mut start = Cell::of(addresses[0] as u32);
         let quarter = QUARTER * (cx.m.warps[cx.warp].index % 4);
+        if start.lane < QUARTER {
+            start.lane += quarter;
+        }
         let allowed = start.lane == quarter || (self.shape.lanes() == 16 && start.lane == quarter + 16);
         if allowed {
             return Ok(start);

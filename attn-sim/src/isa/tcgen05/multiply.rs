@@ -54,11 +54,13 @@ struct Multiply {
     accumulate: Source,
     /// D counts 2^-scale times.
     scale: u32,
+    /// Of weight-stationary products: which columns of B count as zeros.
+    zero_columns: Option<Source>,
     /// Of the kinds that have block scales.
     block_scale: Option<BlockScale>,
 }
 
-/// Decodes `tcgen05.mma{.ws}.cta_group::G.kind::K [d], a, b, idesc, {disabled}?, p{, scale}` and
+/// Decodes `tcgen05.mma{.ws}.cta_group::G.kind::K [d], a, b, idesc, {disabled}?, p{, scale or mask}` and
 /// `tcgen05.mma.cta_group::G.kind::K.block_scale{.scale_vec::V} [d], a, b, idesc, [a scales], [b scales], p`.
 pub fn decode(cx: &Decode<'_>) -> Decoded {
     let (mut types, mut block_scale) = (None, None);
@@ -92,10 +94,14 @@ pub fn decode(cx: &Decode<'_>) -> Decoded {
         return Err(cx.unsupported(format!("{} registers of disabled lanes", disabled.len())));
     }
     let stationary = cx.has("ws");
-    if stationary && (group != 1 || block_scale.is_some() || cx.operands() > next + 1) {
-        return Err(
-            cx.unsupported("weight-stationary products of two blocks, with block scales or with masked columns")
-        );
+    if stationary && (group != 1 || block_scale.is_some()) {
+        return Err(cx.unsupported("weight-stationary products of two blocks or with block scales"));
+    }
+    let (mut zero_columns, mut scaled) = (None, 0);
+    match (cx.operands() > next + 1, stationary) {
+        (true, true) => zero_columns = Some(cx.source(next + 1, ScalarType::B64)?),
+        (_, false) => scaled = scale(cx, next + 1, types)?,
+        _ => {}
     }
     Ok(Box::new(Multiply {
         group,
@@ -110,7 +116,8 @@ pub fn decode(cx: &Decode<'_>) -> Decoded {
         instruction: cx.source(3, ScalarType::B32)?,
         disabled,
         accumulate: cx.pred(next)?,
-        scale: scale(cx, next + 1, types)?,
+        scale: scaled,
+        zero_columns,
         block_scale,
     }))
 }
@@ -157,6 +164,14 @@ impl Execute for Multiply {
             A::Tensor(address) => cx.addresses(address),
         };
         let accumulate = cx.pred(&self.accumulate);
+        if let Some(source) = &self.zero_columns {
+            /// The bit of the descriptor that says that there is a mask at all.
+            const MASKED: u64 = 1 << 39;
+            let masks = cx.u64(source);
+            if cx.lanes().any(|lane| masks[lane] & MASKED != 0) {
+                return Err(cx.unsupported("products with columns of B masked as zeros"));
+            }
+        }
         let disabled: Vec<_> = self.disabled.iter().map(|source| cx.u32(source)).collect();
         let scales = self.block_scale.as_ref().map(|s| (cx.addresses(&s.a), cx.addresses(&s.b)));
         for lane in cx.lanes() {
@@ -267,16 +282,16 @@ impl Multiply {
     fn multiply(&self, cx: &mut Context<'_>, r: &Request, a: u64, b: u64) -> Result<(), Stop> {
         let op = begin(cx, "tcgen05");
         let mut a = match self.a {
-            A::Shared(_) => read_shared(cx, &op, r, a, Side::A)?,
+            A::Shared(_) => vec![read_shared(cx, &op, r, a, Side::A)?],
             A::Tensor(_) => read_tensor(cx, &op, r, Cell::of(a as u32))?,
         };
         let mut b = read_shared(cx, &op, r, b, Side::B)?;
         let mut k = r.k as usize;
         if self.types == Types::Nibbles {
-            (a, b, k) = (nibbles(&a), nibbles(&b), 2 * k);
+            (a, b, k) = (a.iter().map(|a| nibbles(a)).collect(), nibbles(&b), 2 * k);
         }
         let (a_bits, b_bits) = r.arithmetic.bits();
-        negate(&mut a, r.instruction.negate_a, a_bits);
+        a.iter_mut().for_each(|a| negate(a, r.instruction.negate_a, a_bits));
         negate(&mut b, r.instruction.negate_b, b_bits);
         let mut d = vec![0; (r.instruction.m * r.instruction.n) as usize];
         if r.accumulate {
@@ -285,9 +300,9 @@ impl Multiply {
         match (&self.block_scale, r.scales, r.arithmetic) {
             (Some(block_scale), Some(place), Arithmetic::Float(x, y, _)) => {
                 let result = (&mut d[..], r.accumulate);
-                block_scale.multiply(cx, &op, (&r.blocks, place), ((x, y), k), (&a, &b), result)?;
+                block_scale.multiply(cx, &op, (&r.blocks, place), ((x, y), k), (&a[0], &b), result)?;
             }
-            _ => r.arithmetic.multiply(k, a, b, &mut d, r.accumulate),
+            _ => products(r, k, a, b, &mut d),
         }
         write_d(cx, &op, r, &d)?;
         cx.warp_state::<Order>().uncommitted += 1;
@@ -308,6 +323,23 @@ impl Multiply {
             }
         }
         Ok(())
+    }
+}
+
+/// The product by one A, or by one for each part of D's columns.
+fn products(r: &Request, k: usize, mut a: Vec<Vec<u32>>, b: Vec<u32>, d: &mut [u32]) {
+    let columns = r.instruction.n as usize;
+    let each = columns / a.len();
+    if each == columns {
+        return r.arithmetic.multiply(k, a.swap_remove(0), b, d, r.accumulate);
+    }
+    for ((part, a), b) in a.into_iter().enumerate().zip(b.chunks_exact(each * k)) {
+        let first = part * each;
+        let mut own: Vec<u32> = d.chunks_exact(columns).flat_map(|row| &row[first..first + each]).copied().collect();
+        r.arithmetic.multiply(k, a, b.to_vec(), &mut own, r.accumulate);
+        for (row, own) in d.chunks_exact_mut(columns).zip(own.chunks_exact(each)) {
+            row[first..first + each].copy_from_slice(own);
+        }
     }
 }
 

@@ -55,20 +55,29 @@ pub(super) fn read_shared(
     Ok(elements)
 }
 
-/// A in tensor memory: elements that follow each other along K share a column, lowest first.
-pub(super) fn read_tensor(cx: &mut Context<'_>, op: &Operation, r: &Request, start: Cell) -> Result<Vec<u32>, Stop> {
+/// A in tensor memory: elements that follow each other along K share a column, lowest first. Where D's columns are spread over
+/// several groups of lanes, each group multiplies by the A of its own lanes: one A if they all hold the same, as PTX asks
+/// for, and otherwise that of each group (kernels make two products of one instruction so).
+pub(super) fn read_tensor(
+    cx: &mut Context<'_>,
+    op: &Operation,
+    r: &Request,
+    start: Cell,
+) -> Result<Vec<Vec<u32>>, Stop> {
     let bits = r.storage.0.bits;
     let (per, columns) = (32 / bits, r.k * bits / 32);
-    let mut elements = Vec::with_capacity((r.instruction.m * r.k) as usize);
+    let columns = start.column..start.column + columns;
+    let groups = r.path.a_lanes(0).1.len();
+    let mut all = vec![Vec::with_capacity((r.instruction.m * r.k) as usize); groups];
     for row in 0..r.instruction.m {
         let (block, lanes) = r.path.a_lanes(row);
-        let columns = start.column..start.column + columns;
-        let mut words = Vec::new();
-        // The copies for other columns of D must be there too; the first one is what counts.
-        for lane in lanes.into_iter().rev() {
-            words = cx.m.tmem_read(&op.tensor, r.blocks[block as usize], start.lane + lane, columns.clone())?.to_vec();
+        for (elements, lane) in all.iter_mut().zip(lanes) {
+            let words = cx.m.tmem_read(&op.tensor, r.blocks[block as usize], start.lane + lane, columns.clone())?;
+            elements.extend(words.iter().flat_map(|word| (0..per).map(move |i| word >> (i * bits) & mask(bits))));
         }
-        elements.extend(words.iter().flat_map(|word| (0..per).map(move |i| word >> (i * bits) & mask(bits))));
     }
-    Ok(elements)
+    if all.iter().all(|elements| *elements == all[0]) {
+        all.truncate(1);
+    }
+    Ok(all)
 }
