@@ -223,7 +223,7 @@ fn params(kernel: &Kernel, problem: &Problem, layouts: &Layouts, device: &Device
         group: (heads / shape.kv_heads) as u32,
         m_blocks: m_blocks as u32,
         tiles: tiles as u32,
-        heads_in_l2: select::heads_in_l2(problem, pack, device.info()),
+        heads_in_l2: select::section(kernel, problem, device.info()),
         scale_log2: problem.scale * LOG2_E,
         pack: pack.ilog2(),
     })

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use attn_kernel::forward::sm100::Plan;
-use attn_kernel::forward::{AnyPlan, DType, KERNELS, Kernel};
+use attn_kernel::forward::{AnyPlan, DType, KERNELS, Kernel, Schedule};
 
 use crate::device::DeviceInfo;
 use crate::error::{Error, Unsupported};
@@ -127,7 +127,7 @@ fn wrong_device(device: &DeviceInfo) -> Error {
 
 /// Query heads whose K and V fit into the L2 cache together: a power of two of key/value heads, times the query heads that
 /// share each, and no more heads than there are. Counted in packs of heads.
-pub(crate) fn heads_in_l2(problem: &Problem, pack: u32, device: &DeviceInfo) -> u32 {
+fn heads_in_l2(problem: &Problem, pack: u32, device: &DeviceInfo) -> u32 {
     let shape = &problem.shape;
     let bytes = u64::from(DType::bytes(problem.dtype));
     let kv_head = shape.seqlen_k * (shape.head_dim + shape.head_dim_v) * bytes;
@@ -135,6 +135,19 @@ pub(crate) fn heads_in_l2(problem: &Problem, pack: u32, device: &DeviceInfo) -> 
     let power_of_two = 1u64 << fit.ilog2();
     let heads = power_of_two.saturating_mul(shape.heads / shape.kv_heads).min(shape.heads.saturating_mul(shape.batch));
     u32::try_from(heads / u64::from(pack)).unwrap_or(u32::MAX)
+}
+
+/// Heads of a section of the kernel's walk: those that share the L2 cache, and where tiles are dealt in pairs at least as many as
+/// give every multiprocessor a tile. Twice as many are then dealt a tile at a time, so that pairs never leave one without work.
+pub(crate) fn section(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) -> u32 {
+    let pack = pack(kernel, problem);
+    let shared = heads_in_l2(problem, pack, device);
+    if kernel.launch.schedule != Schedule::Paired {
+        return shared;
+    }
+    let lines = problem.shape.heads / u64::from(pack) * problem.shape.batch;
+    let filling = u64::from(device.sm_count).div_ceil(m_blocks(kernel, problem)).min(lines);
+    shared.max(u32::try_from(filling).unwrap_or(u32::MAX))
 }
 
 /// Bytes of L2 that K and V may fill. The rest is for Q, O and the other half's copies: a Hopper L2 is two halves, and a
@@ -173,6 +186,10 @@ mod tests {
 
     fn chosen(dtype: DType, d: u64, dv: u64, mask: Mask) -> &'static str {
         choose(&problem(dtype, d, dv, mask), &h100()).expect("a kernel fits").name
+    }
+
+    fn forced_kernel(name: &str) -> &'static Kernel {
+        KERNELS.iter().find(|kernel| kernel.name == name).expect("a kernel's name")
     }
 
     #[test]
@@ -273,6 +290,27 @@ mod tests {
         assert!(matches!(reason("fwd_sm90_bf16_d64_causal"), Unsupported::Mask { .. }));
         let unknown = forced("fwd_sm90_bf16_d65", &p, &h100());
         assert!(matches!(unknown, Err(Error::UnknownKernel { name, .. }) if name == "fwd_sm90_bf16_d65"));
+    }
+
+    #[test]
+    fn sections_give_every_multiprocessor_a_tile_where_tiles_come_in_pairs() {
+        let of = |name, seqlen_q, heads| {
+            let shape = Shape {
+                seqlen_q,
+                seqlen_k: 60_000,
+                heads,
+                kv_heads: heads,
+                batch: 1,
+                ..problem(DType::Bf16, 256, 256, Mask::Causal).shape
+            };
+            section(forced_kernel(name), &Problem::new(DType::Bf16, shape).mask(Mask::Causal), &h100())
+        };
+        // 61 MB of K and V a head: none shares L2.
+        assert_eq!(of("fwd_sm90_bf16_d256_causal", 60_000, 16), 1);
+        assert_eq!(of("fwd_sm90_bf16_d256_causal", 1000, 100), 17);
+        assert_eq!(of("fwd_sm90_bf16_d256_causal", 1, 100), 100);
+        assert_eq!(of("fwd_sm90_bf16_d256_causal", 1, 1000), 132);
+        assert_eq!(of("fwd_sm90_bf16_d256", 1, 1000), 1, "not in pairs");
     }
 
     #[test]

@@ -287,7 +287,7 @@ fn far() -> Vec<Case> {
     .into()
 }
 
-/// Grids past 65,535, decoding shapes, rows without keys, lone scales, large groups, long rows.
+/// Grids past 65,535, decoding shapes, rows without keys, more heads than share L2, lone scales, large groups, long rows.
 const UNKIND: &str = "\
 bf16 b=66000 h=1 hk=1 sq=1 sk=3 d=8 dv=8 lse
 f16 b=1 h=66000 hk=66000 sq=2 sk=2 d=16 dv=16 causal lse
@@ -307,6 +307,7 @@ bf16 b=1 h=4 hk=4 sq=100 sk=1000 d=128 dv=128 causal lse
 f16 b=1 h=4 hk=4 sq=64 sk=1063 d=64 dv=64 causal lse
 bf16 b=1 h=71 hk=1 sq=65 sk=130 d=64 dv=64 causal lse
 f16 b=2 h=40 hk=8 sq=150 sk=150 d=128 dv=128 causal lse
+bf16 b=1 h=300 hk=300 sq=40 sk=130 d=256 dv=256 causal lse
 bf16 b=2 h=9 hk=3 sq=200 sk=320 d=128 dv=128 lse layout=sbhd
 bf16 b=1 h=2 hk=2 sq=300 sk=300 d=64 dv=64 lse scale=1
 f16 b=1 h=2 hk=2 sq=300 sk=300 d=128 dv=128 causal lse scale=0.001

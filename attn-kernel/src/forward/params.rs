@@ -34,7 +34,8 @@ pub struct ForwardParams {
     pub m_blocks: u32,
     /// All tiles: `m_blocks * heads * batch`.
     pub tiles: u32,
-    /// Heads whose K and V fit the L2 cache together; the causal tile walk stays within such a section.
+    /// Heads whose K and V fit the L2 cache together, or more where fewer would not give every multiprocessor a tile; the causal tile
+    /// walk stays within such a section.
     pub heads_in_l2: u32,
     /// `softmax_scale * log2(e)`.
     pub scale_log2: f32,

@@ -86,6 +86,9 @@ pub enum Schedule {
     /// A block a tile, the longest first: the hardware hands the next tile to the multiprocessor that is free first, which
     /// evens out tiles of unequal length.
     LongestFirst,
+    /// As many blocks as multiprocessors, each walking pairs of a long and a short tile ([`paired`](crate::attn::walk::paired)): for
+    /// tiles of unequal length, without a start and an end of a block for each.
+    Paired,
 }
 
 /// Tile shapes, stages, registers and tuning knobs of one Hopper forward kernel.
@@ -109,6 +112,9 @@ pub struct Plan {
     pub exp2: Exp2,
     /// Consumer warpgroups take turns on the tensor cores (ping-pong), so that one's softmax hides under the other's MMA.
     pub ping_pong: bool,
+    /// A warpgroup waits for its own P V only after the next block's exponentials, not before them. Then its softmax runs under its own
+    /// multiply too, but V is given back later, and P is rounded after the last exponential rather than between them.
+    pub softmax_under_output: bool,
     /// How tiles are dealt to blocks.
     pub schedule: Schedule,
 }
@@ -318,7 +324,7 @@ impl Launch {
     /// Blocks of a launch of `tiles` tiles on a device of `multiprocessors`.
     pub const fn blocks(&self, tiles: u32, multiprocessors: u32) -> u32 {
         match self.schedule {
-            Schedule::Persistent if tiles > multiprocessors => multiprocessors,
+            Schedule::Persistent | Schedule::Paired if tiles > multiprocessors => multiprocessors,
             _ => tiles,
         }
     }
@@ -330,6 +336,7 @@ impl Launch {
         let walk = match self.schedule {
             Schedule::Persistent => 0,
             Schedule::LongestFirst => 1,
+            Schedule::Paired => 2,
         };
         let sizes = [self.d, self.dv, self.bm, self.bn, self.threads, self.shared, walk, self.max_pack];
         let boxes = [
@@ -388,7 +395,12 @@ mod tests {
     #[test]
     fn fingerprints_differ_by_what_a_launch_depends_on_and_by_nothing_else() {
         let plan = tune::plan(64, 64, false);
-        let same = Plan { rescale_threshold: 0.0, ping_pong: !plan.ping_pong, ..plan };
+        let same = Plan {
+            rescale_threshold: 0.0,
+            ping_pong: !plan.ping_pong,
+            softmax_under_output: !plan.softmax_under_output,
+            ..plan
+        };
         let of = |plan: Plan| plan.launch().fingerprint();
         assert_eq!(of(same), of(plan));
         let others = [

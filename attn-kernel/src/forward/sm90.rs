@@ -3,12 +3,12 @@
 //! Each consumer warpgroup owns 64 query rows; all of them share the K and V tiles, walked from the last visible block
 //! down to block 0. One warpgroup's view, with S, P and O in registers:
 //!
-//! | producer | tensor cores                  | softmax, while the tensor cores run         |
+//! | producer | tensor cores                  | softmax                                     |
 //! |----------|-------------------------------|---------------------------------------------|
 //! | K0, Q    | S = Q K0ᵀ                     |                                             |
 //! | K1, V0   |                               | P = exp2(S), block 0                        |
-//! | K2, V1   | S = Q K1ᵀ, then O += P V0     | S is done: exp2(S), block 1, while O runs   |
-//! | ...      |                               | O is done: P = S, O rescaled where it must  |
+//! | K2, V1   | S = Q K1ᵀ, then O += P V0     | S is done: its maximum, while O runs        |
+//! | ...      |                               | O is done: P = exp2(S), block 1, O rescaled |
 //! | Vn       | O += P Vn                     |                                             |
 //! | next Q   |                               | O / sum to shared memory, TMA store, LSE    |
 //!
@@ -233,9 +233,16 @@ unsafe fn consume<V: Variant, const S: usize, const O: usize, const P: usize, co
         let first_row = work.tile.m_block * plan.bm + group * ROWS;
         let mut state = State { rows: Rows::new(), acc: [0.0; O], p: [0; P] };
 
-        if work.blocks > 0 {
+        // The blocks that only other warpgroups' rows see.
+        let own = own_blocks::<V>(walker.lengths, first_row);
+        let mut block = work.blocks;
+        while block > own {
+            block -= 1;
+            skip::<V, STAGES>(seat, &mut k, &mut v, block);
+        }
+        if own > 0 {
             let limits = visible::<V>(walker.lengths, first_row, seat);
-            let mut block = work.blocks - 1;
+            block -= 1;
             first_step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut state, limits, block);
             if V::Mask::PARTIAL_BLOCKS {
                 let whole = V::Mask::full_blocks(walker.lengths, first_row, plan.bn);
@@ -250,16 +257,18 @@ unsafe fn consume<V: Variant, const S: usize, const O: usize, const P: usize, co
                 block -= 1;
                 step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut v, &mut state, |_| {});
             }
-            last_step::<V, O, P, STAGES>(&ctx, &mut v, &mut state);
         }
-
-        let shared = const { V::PLAN.o_in_q() };
-        let tile = if shared {
+        // Every multiply with Q has been waited for: the next tile's may come, unless O leaves through this one's memory.
+        let tile = if const { V::PLAN.o_in_q() } {
             Some(tile)
         } else {
             seat.release(tile);
             None
         };
+        if own > 0 {
+            last_step::<V, O, P, STAGES>(&ctx, &mut v, &mut state);
+        }
+
         let (inverse, lse) = state.rows.finish::<WarpQuad>(&knobs);
         softmax::scale_rows(&mut state.acc, inverse);
         // SAFETY: `o` is this warpgroup's; where it is also Q's memory, its multiplies with Q have been waited for.
@@ -298,6 +307,25 @@ fn in_block(limits: [i32; 2], block: u32, bn: u32) -> [i32; 2] {
     limits.map(|l| l - (block * bn) as i32)
 }
 
+/// Key blocks that the warpgroup's rows from `first_row` on need, at most those of the whole tile: none for rows past the last query.
+#[inline(always)]
+fn own_blocks<V: Variant>(lengths: Lengths, first_row: u32) -> u32 {
+    if first_row < lengths.q { V::Mask::blocks(lengths, first_row, ROWS, V::PLAN.bn) } else { 0 }
+}
+
+/// A block that none of the warpgroup's rows sees: its stages pass by unread, and its turn is handed on.
+#[inline(always)]
+fn skip<V: Variant, const STAGES: u32>(seat: Seat, k: &mut Consumer<STAGES>, v: &mut Consumer<STAGES>, block: u32) {
+    // Block 0 is the others' first one if it is skipped, and takes no turn.
+    if block > 0 {
+        seat.take_turn::<V>();
+        seat.pass_turn::<V>();
+    }
+    // Waited for, because an arrival before the stage has been filled would count for its previous filling.
+    seat.release(k.wait());
+    seat.release(v.wait());
+}
+
 /// The tile's first block, the one with its last visible key: nothing yet to multiply with V.
 #[inline(always)]
 fn first_step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES: u32>(
@@ -317,7 +345,8 @@ fn first_step<V: Variant, const S: usize, const O: usize, const P: usize, const 
     state.p = pack::<V::Element, S, P>(&scores);
 }
 
-/// A later block: its S and the previous block's O run together, its softmax under the tail of O.
+/// A later block: its S and the previous block's O run together, its maximum under the tail of O, its exponentials under what the other
+/// warpgroups multiply, or under O as well ([`Plan::softmax_under_output`]).
 #[inline(always)]
 fn step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES: u32>(
     ctx: &Context,
@@ -338,7 +367,10 @@ fn step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES
     ctx.seat.release(keys);
     mask(&mut scores);
     let factor = state.rows.step::<WarpQuad, S>(&mut scores, &ctx.knobs);
-    wgmma::hold_waits(state.rows.witness());
+    // Where nothing holds it, ptxas moves the wait below up into the maximum.
+    if const { V::PLAN.softmax_under_output } {
+        wgmma::hold_waits(state.rows.witness());
+    }
 
     // SAFETY: as above; after this, O and P are ordinary registers again.
     unsafe {

@@ -14,8 +14,7 @@ pub const fn plan(d: u32, dv: u32, causal: bool) -> Plan {
         (64, 64, false) => (192, 128, 2, THREE, Exp2::HARDWARE, 8.0),
         (64, 64, true) => (192, 112, 2, THREE, Exp2::HARDWARE, 8.0),
         (96, 96, _) => (128, 128, 2, TWO, Exp2::HARDWARE, 8.0),
-        (128, 128, false) => (128, 176, 2, TWO, Exp2::HARDWARE, 8.0),
-        (128, 128, true) => (128, 128, 2, TWO, Exp2::HARDWARE, 8.0),
+        (128, 128, _) => (128, 128, 2, TWO, Exp2::HARDWARE, 8.0),
         (192, 128, _) => (128, 128, 2, TWO, Exp2::HARDWARE, 8.0),
         (192, 192, false) => (128, 96, 2, TWO, Exp2::HARDWARE, 8.0),
         (192, 192, true) => (128, 80, 2, TWO, Exp2::HARDWARE, 8.0),
@@ -25,6 +24,9 @@ pub const fn plan(d: u32, dv: u32, causal: bool) -> Plan {
     };
     // Turns on the tensor cores: 1 % slower at head_dim 128, 1 % faster at 64, no difference at 256.
     let ping_pong = !(d == 128 && dv == 128);
-    let schedule = if causal { Schedule::LongestFirst } else { Schedule::Persistent };
-    Plan { d, dv, bm, bn, stages, regs, rescale_threshold: threshold, exp2, ping_pong, schedule }.checked()
+    // The wait for P V after the exponentials: 7 % faster at head_dim 256 with a mask, no difference at 32 and 96, 3 to 10 % slower elsewhere.
+    let softmax_under_output = d == 32 || d == 96 || d == 256;
+    let schedule = if causal { Schedule::Paired } else { Schedule::Persistent };
+    Plan { d, dv, bm, bn, stages, regs, rescale_threshold: threshold, exp2, ping_pong, softmax_under_output, schedule }
+        .checked()
 }

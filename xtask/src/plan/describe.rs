@@ -175,6 +175,9 @@ fn schedule(schedule: Schedule) -> &'static str {
     match schedule {
         Schedule::Persistent => "a block a multiprocessor, each walks every n-th tile, head by head",
         Schedule::LongestFirst => "a block a tile, the longest first, in sections of heads whose K and V fit L2",
+        Schedule::Paired => {
+            "a block a multiprocessor, each walks a long and a short tile in turn, the last heads a tile at a time, longest first"
+        }
     }
 }
 

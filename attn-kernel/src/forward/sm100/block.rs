@@ -191,7 +191,7 @@ impl Walker {
         self.round += 1;
         let tile = match const { V::PLAN.schedule } {
             Schedule::Persistent => walk::by_head(&self.grid, index),
-            Schedule::LongestFirst => walk::longest_first(&self.grid, index),
+            Schedule::LongestFirst | Schedule::Paired => walk::longest_first(&self.grid, index),
         };
         let bm = const { V::PLAN.bm() };
         let first_row = tile.m_block * bm;

@@ -10,7 +10,7 @@ use crate::forward::plan::{Schedule, WARPGROUP};
 use crate::mem::Smem;
 use crate::pipe::named::NamedBarrier;
 use crate::pipe::ring::{self, Ring};
-use crate::ptx::{math, warp};
+use crate::ptx::{math, special, warp};
 
 /// Barrier-guarded buffers: the Q tile as a ring of one, then K and V.
 #[derive(Clone, Copy)]
@@ -56,7 +56,8 @@ impl<const STAGES: u32> Rings<STAGES> {
 pub(super) struct Walker {
     pub(super) grid: Grid,
     pub(super) lengths: Lengths,
-    pub(super) round: u32,
+    /// Tiles so far; for pairs, [`walk::paired`]'s turn.
+    pub(super) turn: u32,
 }
 
 /// A tile and the number of key blocks that it needs.
@@ -70,16 +71,24 @@ impl Walker {
     #[inline(always)]
     pub(super) fn new(p: &ForwardParams) -> Self {
         let grid = Grid { m_blocks: p.m_blocks, heads: p.heads, tiles: p.tiles, section: p.heads_in_l2 };
-        Walker { grid, lengths: Lengths { q: p.seqlen_q, k: p.seqlen_k }, round: 0 }
+        Walker { grid, lengths: Lengths { q: p.seqlen_q, k: p.seqlen_k }, turn: 0 }
     }
 
     #[inline(always)]
     pub(super) fn next<V: Variant>(&mut self) -> Option<Work> {
-        let index = walk::index(self.round, entry::block_idx_x(), entry::grid_dim_x(), self.grid.tiles)?;
-        self.round += 1;
-        let tile = match const { V::PLAN.schedule } {
-            Schedule::Persistent => walk::by_head(&self.grid, index),
-            Schedule::LongestFirst => walk::longest_first(&self.grid, index),
+        let (block, blocks) = (entry::block_idx_x(), entry::grid_dim_x());
+        let tile = if const { matches!(V::PLAN.schedule, Schedule::Paired) } {
+            // What follows from these sizes is computed for every tile: kept from tile to tile it would be registers in the loops.
+            let Grid { m_blocks, tiles, section, .. } = self.grid;
+            let grid = Grid { m_blocks: special::fresh(m_blocks), tiles: special::fresh(tiles), section, ..self.grid };
+            walk::paired(&grid, block, blocks, &mut self.turn)?
+        } else {
+            let index = walk::index(self.turn, block, blocks, self.grid.tiles)?;
+            self.turn += 1;
+            match const { V::PLAN.schedule } {
+                Schedule::Persistent => walk::by_head(&self.grid, index),
+                Schedule::LongestFirst | Schedule::Paired => walk::longest_first(&self.grid, index),
+            }
         };
         let (bm, bn) = const { (V::PLAN.bm, V::PLAN.bn) };
         Some(Work { tile, blocks: V::Mask::blocks(self.lengths, tile.m_block * bm, bm, bn) })
