@@ -17,12 +17,15 @@ pub struct Options {
     /// Folder to fill; what is in it is replaced [default: target/gpu-bundle].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Architectures of the freshly built kernels, separated by commas.
+    #[arg(long, value_name = "ARCH", default_value = "sm_90a,sm_100a,sm_103a")]
+    arch: String,
 }
 
 const PROGRAMS: [&str; 3] = ["attn-gpu-suite", "attn-gpu-bench", "attn-demo"];
 const SCRIPT: &str = include_str!("gpu_bundle/run.sh");
 /// So that a bundle is quickly copied.
-const MAX_MIB: f64 = 30.0;
+const MAX_MIB: f64 = 50.0;
 
 /// Runs the command.
 pub fn run(options: &Options) -> Result<()> {
@@ -46,7 +49,7 @@ pub fn run(options: &Options) -> Result<()> {
     // A kernel with a defect is written all the same, and may be what the bundle is made to look at.
     let kernels = out.join("kernels");
     let kernels = kernels.to_str().with_context(|| format!("{} is not UTF-8", kernels.display()))?;
-    let defects = crate::invoke(["build-ptx", "--emit", "cubin", "--out", kernels]);
+    let defects = crate::invoke(["build-ptx", "--arch", &options.arch, "--emit", "cubin", "--out", kernels]);
 
     let mib = size(&out)? as f64 / f64::from(1 << 20);
     println!("{}: {mib:.1} MiB; there, run ./run.sh", out.display());

@@ -117,6 +117,8 @@ pub fn arguments(source: Source, arch: Arch) -> Vec<String> {
     add("-Cno-prepopulate-passes");
     // An architecture without kernels uses none of the features that kernels need.
     add("-Aunused-features");
+    // And the kernels of the others are dead code. The host's build of the crate sees what nobody uses.
+    add("-Adead-code");
     add(&format!("-Ctarget-cpu={}", arch.name()));
     add(&format!("--cfg=attn_arch=\"{}\"", arch.name()));
     if source.probes {

@@ -13,8 +13,8 @@ use crate::workspace;
 /// first where `setup` has not. Only kernels that changed are compiled again.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Architectures, separated by commas; the default are those that have kernels.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "sm_90a")]
+    /// Architectures, separated by commas; the default are those that have kernels, all of them.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "sm_90a,sm_100a,sm_103a")]
     pub arch: Vec<Arch>,
     /// The code generator.
     #[arg(long, value_enum, default_value = "llvm")]
