@@ -127,8 +127,6 @@ unsafe fn forward<V: Variant, const TILES: u32, const STAGES: u32, const K_PARTS
             tma::prefetch_map(maps.o);
             shared.init::<V>();
             fence::mbarrier_init();
-            // The async proxy (TMA's and the tensor core's arrivals) must see the barriers too.
-            fence::proxy_async_shared_cta();
         }
         meet();
 

@@ -139,19 +139,28 @@ pub(super) fn factors_written(slot: u32, warp: u32) -> NamedBarrier {
     FACTORS.of(slot * 4 + warp)
 }
 
-/// The warp's lanes are done: all their earlier accesses, tensor memory's among them, come before what one lane then signals. True in
-/// that lane.
+/// The warp's lanes are done with shared memory: all their earlier accesses come before what one lane then signals. True in that lane.
 ///
 /// # Safety
-/// All lanes of the warp call it together, after waiting for their loads and stores of tensor memory.
+/// All lanes of the warp call it together.
 #[inline(always)]
 pub(super) unsafe fn warp_done() -> bool {
-    tcgen05::before_thread_sync();
     // SAFETY: the caller's promise.
     unsafe {
         warp::sync();
         warp::elect()
     }
+}
+
+/// [`warp_done`] with tensor memory too.
+///
+/// # Safety
+/// As [`warp_done`], after waiting for the loads and stores of tensor memory.
+#[inline(always)]
+pub(super) unsafe fn warp_done_with_tensor_memory() -> bool {
+    tcgen05::before_thread_sync();
+    // SAFETY: the caller's promise.
+    unsafe { warp_done() }
 }
 
 /// The tiles of this block, in order. Every role walks the same ones.

@@ -35,7 +35,9 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
     unsafe {
         let mut tile = 0;
         while tile < TILES {
-            seat.ready(beat.slot(tile)); // nothing of O is left to read
+            if warp::elect() {
+                shared.ready.arrive(beat.slot(tile)); // nothing of O is left to read
+            }
             tile += 1;
         }
         while let Some(work) = walker.next::<V>() {
@@ -68,7 +70,7 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
                 let slot = shared.o(tile).split_at(work.rounds).0.acquire();
                 write_output::<V>(block::output::<V>(tile).of_warp(seat.warp), slot.tile().cast(), thread, inverse);
                 fence::proxy_async_shared_cta();
-                let done = block::warp_done();
+                let done = block::warp_done_with_tensor_memory();
                 if done {
                     shared.ready.arrive(beat.slot(tile)); // the next tile's first P V may overwrite O
                 }
@@ -86,7 +88,7 @@ impl<const TILES: u32, const STAGES: u32> Seat<TILES, STAGES> {
     unsafe fn ready(&self, slot: u32) {
         // SAFETY: the correction's warps arrive once a block and tile.
         unsafe {
-            if block::warp_done() {
+            if block::warp_done_with_tensor_memory() {
                 self.shared.ready.arrive(slot);
             }
         }

@@ -115,7 +115,7 @@ unsafe fn step<V: Variant, const TILES: u32, const STAGES: u32, const MASKED: bo
                 // Before the last chunk, and after it.
                 tcgen05::wait_st();
                 let signal = if chunk < CHUNKS { shared.ready } else { shared.last };
-                if block::warp_done() {
+                if block::warp_done_with_tensor_memory() {
                     signal.arrive(slot);
                 }
             }
