@@ -25,7 +25,7 @@ pub struct Options {
 const PROGRAMS: [&str; 3] = ["attn-gpu-suite", "attn-gpu-bench", "attn-demo"];
 const SCRIPT: &str = include_str!("gpu_bundle/run.sh");
 /// So that a bundle is quickly copied.
-const MAX_MIB: f64 = 50.0;
+const MAX_MIB: f64 = 64.0;
 
 /// Runs the command.
 pub fn run(options: &Options) -> Result<()> {
