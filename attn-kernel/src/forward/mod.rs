@@ -2,6 +2,7 @@
 
 pub mod anatomy;
 pub mod cost;
+pub mod knobs;
 pub mod params;
 pub mod plan;
 pub mod sm100;

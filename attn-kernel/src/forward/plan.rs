@@ -237,41 +237,61 @@ impl Plan {
 
     /// The plan itself, after proving at compile time that the hardware can run it.
     pub const fn checked(self) -> Self {
-        assert!(
+        match self.refusal() {
+            None => self,
+            Some(why) => panic!("{}", why),
+        }
+    }
+
+    /// Why the hardware cannot run the plan, if so. Whether ptxas finds registers enough for it shows only when it is compiled.
+    pub const fn refusal(&self) -> Option<&'static str> {
+        macro_rules! require {
+            ($holds:expr, $why:literal $(,)?) => {
+                if !$holds {
+                    return Some($why);
+                }
+            };
+        }
+        require!(
             self.d.is_multiple_of(32) && self.d >= 32 && self.d <= 256,
             "head_dim is instantiated in steps of 32 up to 256"
         );
-        assert!(
+        require!(
             self.dv.is_multiple_of(32) && self.dv >= 32 && self.dv <= 256,
             "value head_dim is instantiated in steps of 32 up to 256"
         );
-        assert!(self.bm == 64 || self.bm == 128 || self.bm == 192, "one to three consumer warpgroups of 64 rows");
-        assert!(self.bn.is_multiple_of(16) && self.bn <= 256, "a key tile is whole k-steps of P V and one N of Q K^T");
-        assert!(self.stages >= 2, "one stage cannot overlap a load with a multiply");
+        require!(self.bm == 64 || self.bm == 128 || self.bm == 192, "one to three consumer warpgroups of 64 rows");
+        require!(self.bn.is_multiple_of(16) && self.bn <= 256, "a key tile is whole k-steps of P V and one N of Q K^T");
+        require!(self.bn >= 16, "a key tile is at least one k-step of P V");
+        require!(self.stages >= 2, "one stage cannot overlap a load with a multiply");
         let map = self.smem();
-        assert!(
+        require!(
             map.k.is_multiple_of(1024) && map.v.is_multiple_of(1024) && map.o.is_multiple_of(1024),
             "swizzled tiles start on 1024 bytes"
         );
-        assert!(
+        require!(
             self.k_bytes().is_multiple_of(1024) && self.v_bytes().is_multiple_of(1024),
             "every stage starts on 1024 bytes"
         );
-        assert!(map.end <= SMEM_LIMIT, "shared memory does not fit one multiprocessor");
-        assert!(
+        require!(map.end <= SMEM_LIMIT, "shared memory does not fit one multiprocessor");
+        require!(
             map.o != map.q || self.dv <= self.d,
             "a warpgroup's rows of O would reach into another one's rows of Q"
         );
         let r = self.regs;
-        assert!(r.consumer.is_multiple_of(8) && r.producer.is_multiple_of(8), "setmaxnreg counts in steps of 8");
-        assert!(r.consumer >= 24 && r.consumer <= 240 && r.producer >= 24, "setmaxnreg takes 24 to 240 here");
-        assert!(
+        require!(
+            self.bn / 2 + self.dv / 2 < r.consumer,
+            "a consumer's scores and its part of the output alone take more registers than it has"
+        );
+        require!(r.consumer.is_multiple_of(8) && r.producer.is_multiple_of(8), "setmaxnreg counts in steps of 8");
+        require!(r.consumer >= 24 && r.consumer <= 240 && r.producer >= 24, "setmaxnreg takes 24 to 240 here");
+        require!(
             r.consumer * self.consumers() + r.producer <= self.entry_registers() * (self.consumers() + 1),
             "the consumers would wait for registers that the block does not own"
         );
-        assert!(self.rescale_threshold >= 0.0 && self.rescale_threshold <= 8.0, "P must stay far below f16's maximum");
-        assert!(self.exp2.period > 0 && self.exp2.emulated <= self.exp2.period, "a share is at most the whole");
-        self
+        require!(self.rescale_threshold >= 0.0 && self.rescale_threshold <= 8.0, "P must stay far below f16's maximum");
+        require!(self.exp2.period > 0 && self.exp2.emulated <= self.exp2.period, "a share is at most the whole");
+        None
     }
 }
 
@@ -415,5 +435,30 @@ mod tests {
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), others.len() + 1);
+    }
+
+    #[test]
+    fn a_plan_that_cannot_run_is_refused_with_the_reason() {
+        let why = |knobs: &str| {
+            let plan = tune::plan(128, 128, true).with(knobs).expect("knobs that exist");
+            plan.refusal().unwrap_or("nothing")
+        };
+        assert_eq!(why(""), "nothing");
+        assert_eq!(why("bm=192 bn=64 regs=160/32"), "nothing");
+        assert!(why("bm=256").contains("three consumer warpgroups"));
+        assert!(why("bm=0").contains("three consumer warpgroups"));
+        assert!(why("bn=120").contains("whole k-steps"));
+        assert!(why("bn=0").contains("at least one k-step"));
+        assert!(why("stages=1").contains("one stage"));
+        assert!(why("stages=4").contains("shared memory does not fit"));
+        assert!(why("stages=4096").contains("shared memory does not fit"));
+        assert!(why("regs=241/24").contains("steps of 8"));
+        assert!(why("regs=248/24").contains("24 to 240"));
+        assert!(why("regs=240/40").contains("does not own"));
+        assert!(why("bm=192 bn=96").contains("does not own"));
+        assert!(why("bn=192 regs=160/24").contains("alone take more registers"));
+        assert!(why("rescale=9").contains("f16's maximum"));
+        assert!(why("exp2=3/2").contains("at most the whole"));
+        assert!(why("exp2=0/0").contains("at most the whole"));
     }
 }

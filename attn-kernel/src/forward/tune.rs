@@ -1,32 +1,99 @@
 //! Numbers found by measuring, one line per shape class. Alternatives and their ratios: `PERFORMANCE.md`; H100 80GB HBM3,
 //! `attn-gpu-bench`, 2026-11-22.
+//!
+//! `cargo xtask tune` tries other plans and writes what wins into the line; it keeps comments and leaves the other lines alone.
 
 use super::plan::{Exp2, Plan, Registers, Schedule};
 
-const TWO: Registers = Registers { consumer: 240, producer: 24 };
-const THREE: Registers = Registers { consumer: 160, producer: 32 };
+/// A line of the table: a shape class and the knobs of its plan ([`KNOBS`](super::knobs::KNOBS)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Head dimension of Q and K.
+    pub d: u32,
+    /// Head dimension of V and O.
+    pub dv: u32,
+    /// With the causal mask.
+    pub causal: bool,
+    /// The knobs.
+    pub knobs: &'static str,
+}
+
+/// `D DV MASK: "KNOBS";` a line.
+macro_rules! table {
+    (@causal full) => { false };
+    (@causal causal) => { true };
+    ($($d:literal $dv:literal $mask:ident: $knobs:literal;)*) => {
+        /// Every shape class.
+        pub const TABLE: &[Line] = &[$(Line { d: $d, dv: $dv, causal: table!(@causal $mask), knobs: $knobs }),*];
+    };
+}
+
+// Turns on the tensor cores: 1 % slower at head_dim 128, 1 % faster at 64, no difference at 256.
+// Waiting for P V after the exponentials (wait=exp): 7 % faster at head_dim 256 with a mask, no difference at 32 and 96, 3 to 10 %
+// slower elsewhere.
+table! {
+    32 32 full: "bm=192 bn=128 stages=2 regs=160/32 exp2=1/16 rescale=8 turns=1 wait=exp schedule=persistent";
+    32 32 causal: "bm=192 bn=128 stages=2 regs=160/32 exp2=0/1 rescale=8 turns=1 wait=exp schedule=paired";
+    64 64 full: "bm=192 bn=128 stages=2 regs=160/32 exp2=0/1 rescale=8 turns=1 wait=first schedule=persistent";
+    64 64 causal: "bm=192 bn=112 stages=2 regs=160/32 exp2=0/1 rescale=8 turns=1 wait=first schedule=paired";
+    96 96 full: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=1 wait=exp schedule=persistent";
+    96 96 causal: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=1 wait=exp schedule=paired";
+    128 128 full: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=0 wait=first schedule=persistent";
+    128 128 causal: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=0 wait=first schedule=paired";
+    192 128 full: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=1 wait=first schedule=persistent";
+    192 128 causal: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=1 wait=first schedule=paired";
+    192 192 full: "bm=128 bn=96 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=1 wait=first schedule=persistent";
+    192 192 causal: "bm=128 bn=80 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=1 wait=first schedule=paired";
+    256 256 full: "bm=128 bn=80 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=1 wait=exp schedule=persistent";
+    256 256 causal: "bm=128 bn=64 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=1 wait=exp schedule=paired";
+}
+
+/// What a line's knobs are set on: a value for those that it does not name. It fits no head dimension.
+pub const BASE: Plan = Plan {
+    d: 0,
+    dv: 0,
+    bm: 128,
+    bn: 128,
+    stages: 2,
+    regs: Registers { consumer: 240, producer: 24 },
+    rescale_threshold: 8.0,
+    exp2: Exp2::HARDWARE,
+    ping_pong: false,
+    softmax_under_output: false,
+    schedule: Schedule::Persistent,
+};
 
 /// The plan for head dimensions `(d, dv)`, causal or not.
 pub const fn plan(d: u32, dv: u32, causal: bool) -> Plan {
-    let (bm, bn, stages, regs, exp2, threshold) = match (d, dv, causal) {
-        (32, 32, false) => (192, 128, 2, THREE, Exp2 { period: 16, emulated: 1 }, 8.0),
-        (32, 32, true) => (192, 128, 2, THREE, Exp2::HARDWARE, 8.0),
-        (64, 64, false) => (192, 128, 2, THREE, Exp2::HARDWARE, 8.0),
-        (64, 64, true) => (192, 112, 2, THREE, Exp2::HARDWARE, 8.0),
-        (96, 96, _) => (128, 128, 2, TWO, Exp2::HARDWARE, 8.0),
-        (128, 128, _) => (128, 128, 2, TWO, Exp2::HARDWARE, 8.0),
-        (192, 128, _) => (128, 128, 2, TWO, Exp2::HARDWARE, 8.0),
-        (192, 192, false) => (128, 96, 2, TWO, Exp2::HARDWARE, 8.0),
-        (192, 192, true) => (128, 80, 2, TWO, Exp2::HARDWARE, 8.0),
-        (256, 256, false) => (128, 80, 2, TWO, Exp2::HARDWARE, 8.0),
-        (256, 256, true) => (128, 64, 2, TWO, Exp2::HARDWARE, 8.0),
-        _ => panic!("no plan for these head dimensions"),
-    };
-    // Turns on the tensor cores: 1 % slower at head_dim 128, 1 % faster at 64, no difference at 256.
-    let ping_pong = !(d == 128 && dv == 128);
-    // The wait for P V after the exponentials: 7 % faster at head_dim 256 with a mask, no difference at 32 and 96, 3 to 10 % slower elsewhere.
-    let softmax_under_output = d == 32 || d == 96 || d == 256;
-    let schedule = if causal { Schedule::Paired } else { Schedule::Persistent };
-    Plan { d, dv, bm, bn, stages, regs, rescale_threshold: threshold, exp2, ping_pong, softmax_under_output, schedule }
-        .checked()
+    let mut i = 0;
+    while i < TABLE.len() {
+        let line = TABLE[i];
+        if line.d == d && line.dv == dv && line.causal == causal {
+            return variant(d, dv, line.knobs);
+        }
+        i += 1;
+    }
+    panic!("no plan for these head dimensions")
+}
+
+/// A plan for head dimensions `(d, dv)` with the given knobs. For kernels that are compiled: what the hardware cannot run, or what
+/// does not read as knobs, is an error of the compilation.
+pub const fn variant(d: u32, dv: u32, knobs: &str) -> Plan {
+    match (Plan { d, dv, ..BASE }).with(knobs) {
+        Ok(plan) => plan.checked(),
+        Err(unreadable) => panic!("{}", unreadable.why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_class_has_one_line() {
+        for (i, line) in TABLE.iter().enumerate() {
+            let class = |line: &Line| (line.d, line.dv, line.causal);
+            assert_eq!(TABLE.iter().position(|other| class(other) == class(line)), Some(i), "{line:?}");
+        }
+    }
 }

@@ -126,7 +126,7 @@ pub fn arguments(source: Source, arch: Arch) -> Vec<String> {
     }
     let known: Vec<_> = Arch::ALL.iter().map(|arch| format!("\"{}\"", arch.name())).collect();
     add(&format!("--check-cfg=cfg(attn_arch, values({}))", known.join(", ")));
-    add("--check-cfg=cfg(attn_probes, test)");
+    add("--check-cfg=cfg(attn_probes, attn_variants, test)");
     add("--check-cfg=cfg(feature, values(\"rust-cuda\"))");
     arguments
 }

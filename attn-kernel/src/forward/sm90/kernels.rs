@@ -1,4 +1,7 @@
 //! The instantiations: a line each, and the entry point that it expands to.
+//!
+//! `cargo xtask tune` compiles other ones in their place, with `--cfg attn_variants`: the same entry points with other plans, in a
+//! file of `instance!` lines that `ATTN_VARIANTS` names.
 
 use super::{Maps, Variant, forward};
 use crate::attn::mask::{Causal, Full, Mask};
@@ -10,21 +13,33 @@ use crate::ptx::regs;
 macro_rules! kernels {
     ($($name:ident: $dtype:ident, $d:literal, $dv:literal, $mask:ident;)*) => {
         /// The kernels of this file.
-        pub const KERNELS: &[Kernel] = &[$(Kernel {
-            name: stringify!($name),
-            arch: Arch::Sm90a,
-            dtype: DType::$dtype,
-            causal: <$mask as Mask>::PARTIAL_BLOCKS,
-            launch: $name::PLAN.launch(),
-            plan: AnyPlan::Sm90($name::PLAN),
+        pub const KERNELS: &[Kernel] = &[$({
+            const PLAN: Plan = tune::plan($d, $dv, <$mask as Mask>::PARTIAL_BLOCKS);
+            Kernel {
+                name: stringify!($name),
+                arch: Arch::Sm90a,
+                dtype: DType::$dtype,
+                causal: <$mask as Mask>::PARTIAL_BLOCKS,
+                launch: PLAN.launch(),
+                plan: AnyPlan::Sm90(PLAN),
+            }
         }),*];
 
         $(
+        #[cfg(not(attn_variants))]
+        instance! { $name: $dtype, $mask, tune::plan($d, $dv, <$mask as Mask>::PARTIAL_BLOCKS) }
+        )*
+    };
+}
+
+/// One entry point, in a module of its name.
+macro_rules! instance {
+    ($name:ident: $dtype:ident, $mask:ident, $plan:expr) => {
         /// One instantiation: its plan, element type and mask, and the entry point.
         pub mod $name {
             use super::*;
 
-            pub(super) const PLAN: Plan = tune::plan($d, $dv, <$mask as Mask>::PARTIAL_BLOCKS);
+            const PLAN: Plan = $plan;
 
             enum This {}
 
@@ -65,9 +80,12 @@ macro_rules! kernels {
                     unsafe { forward::<This, S, O, P, { PLAN.stages }>(params, Maps { q, k, v, o }) }
                 }
             }
-        })*
+        }
     };
 }
+
+#[cfg(attn_variants)]
+include!(env!("ATTN_VARIANTS"));
 
 kernels! {
     fwd_sm90_bf16_d32: Bf16, 32, 32, Full;
