@@ -93,7 +93,8 @@ fn embedded(kernel: &Kernel, table: &[Embedded]) -> Result<Code, Error> {
     Ok(Code { cubin: Some(found.cubin.to_vec()), ptx: Ptx::Gzip(found.ptx) })
 }
 
-fn from_folder(kernel: &Kernel, dir: &Path) -> Result<Code, Error> {
+/// The code of a kernel from a folder of freshly built ones.
+pub(crate) fn from_folder(kernel: &Kernel, dir: &Path) -> Result<Code, Error> {
     for dir in [&dir.join(kernel.arch.name()), dir] {
         let file = |extension: &str| read(&dir.join(format!("{}.{extension}", kernel.name)));
         let (cubin, ptx) = (file("cubin")?, file("ptx")?);
@@ -102,7 +103,7 @@ fn from_folder(kernel: &Kernel, dir: &Path) -> Result<Code, Error> {
             return Ok(Code { cubin, ptx: ptx.map_or(Ptx::Absent, Ptx::Text) });
         }
     }
-    let reason = format!("neither its cubin nor its PTX is in {} (named by {KERNEL_DIR})", dir.display());
+    let reason = format!("neither its cubin nor its PTX is in {} ({KERNEL_DIR} names such a folder)", dir.display());
     Err(Error::NoKernel { kernel: kernel.name, reason })
 }
 

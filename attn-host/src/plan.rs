@@ -74,6 +74,28 @@ impl Plan {
         Self::with_loader(device, problem, kernels::find, |problem, info| select::forced(name, problem, info))
     }
 
+    /// Like [`new`](Self::new), with a kernel that this program need not know: `kernel` describes it, and its code lies in `dir` as
+    /// [`KERNEL_DIR`](crate::KERNEL_DIR) has it, with a manifest that names its plan. For trying other plans than the program's.
+    ///
+    /// A context loads the code of a name once, so kernels with different code have different names.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when the kernel cannot compute the problem, [`Error::ForeignPlan`] when the code is of another plan than
+    /// `kernel` says; otherwise those of [`new`](Self::new).
+    pub fn with_code(
+        device: &Device,
+        problem: &Problem,
+        kernel: &'static Kernel,
+        dir: &std::path::Path,
+    ) -> Result<Self, Error> {
+        let find = |kernel: &Kernel| kernels::from_folder(kernel, dir);
+        Self::with_loader(device, problem, find, |problem, info| {
+            select::eligible(kernel, problem, info)
+                .map_err(|reason| Error::Unsupported { kernel: kernel.name, reason })?;
+            Ok(kernel)
+        })
+    }
+
     /// The kernel that [`new`](Self::new) chooses, which is not loaded for this.
     ///
     /// # Errors

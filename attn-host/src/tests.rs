@@ -147,6 +147,34 @@ fn a_refused_problem_loads_and_launches_nothing() {
 }
 
 #[test]
+fn a_kernel_of_another_plan_is_launched_as_it_says_or_refused() {
+    use attn_kernel::forward::{AnyPlan, sm90};
+    fake::reset();
+    let dir = std::env::temp_dir().join(format!("attn-host-{}-code", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a writable temporary folder");
+    let own = Plan::choice(&fake::device(), &problem()).expect("valid");
+    let AnyPlan::Sm90(plan) = own.plan else { panic!("{own:?}") };
+    let plan = plan.with("bm=64 bn=64").expect("knobs");
+    let kernel: &'static _ = Box::leak(Box::new(sm90::describe("fwd_another", DType::Bf16, false, plan)));
+    std::fs::write(dir.join("fwd_another.cubin"), b"machine code").expect("writable");
+    let manifest = |plan: u64| {
+        let text = format!(r#"{{"kernels": [{{"name": "fwd_another", "plan": "{plan:016x}"}}]}}"#);
+        std::fs::write(dir.join("manifest.json"), text).expect("writable");
+    };
+    let made = |problem: &Problem| Plan::with_code(&fake::device(), problem, kernel, &dir);
+    manifest(own.launch.fingerprint());
+    let foreign = made(&problem());
+    manifest(kernel.launch.fingerprint());
+    let (made, other) = (made(&problem()), made(&problem().mask(Mask::Causal)));
+    std::fs::remove_dir_all(&dir).expect("removable");
+    assert!(matches!(foreign, Err(Error::ForeignPlan { kernel: "fwd_another", .. })), "{foreign:?}");
+    assert!(matches!(other, Err(Error::Unsupported { kernel: "fwd_another", .. })), "{other:?}");
+    let made = made.expect("its own code");
+    assert_eq!((made.block(), made.smem_bytes()), ((256, 1, 1), kernel.launch.shared));
+    assert_ne!(made.smem_bytes(), own.launch.shared);
+}
+
+#[test]
 fn too_many_tiles_are_an_overflow() {
     fake::reset();
     let shape = Shape { batch: 1 << 15, heads: 1 << 15, kv_heads: 1, head_dim: 8, head_dim_v: 8, ..SHAPE };

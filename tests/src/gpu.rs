@@ -1,6 +1,6 @@
 //! Cases on a GPU or on the simulator in its place: upload, launch, wait, read back.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use crate::precision::{POISON, Precision};
 /// What an LSE buffer holds before a launch: a NaN that no arithmetic produces.
 pub const LSE_POISON: u32 = 0xFFFB_FFFB;
 
-/// How long a launch may run before it counts as hanging. Under compute-sanitizer a case takes seconds.
+/// How long a launch may run before it counts as hanging, unless another time is set. Under compute-sanitizer a case takes seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Device memory left alone when a case's size is weighed against what is free.
@@ -65,6 +65,7 @@ pub struct Gpu {
     stream: Stream,
     /// What runs at the moment.
     running: RefCell<String>,
+    patience: Cell<Duration>,
     device: Device,
     simulated: bool,
     _context: Context,
@@ -103,6 +104,7 @@ impl Gpu {
         let gpu = Gpu {
             stream,
             running: RefCell::default(),
+            patience: Cell::new(PATIENCE),
             device: Device::current()?,
             simulated: simulator::is_installed(),
             _context: context,
@@ -151,6 +153,11 @@ impl Gpu {
         self.running.replace(what.into());
     }
 
+    /// Sets how long a launch may run before it counts as hanging.
+    pub fn set_patience(&self, patience: Duration) {
+        self.patience.set(patience);
+    }
+
     /// The stream as the launch side takes it.
     pub fn raw_stream(&self) -> attn_host::Stream {
         attn_host::Stream(self.stream.as_inner().cast::<c_void>())
@@ -158,13 +165,23 @@ impl Gpu {
 
     /// Plans a case and uploads its inputs.
     pub fn load(&self, case: &Case, inputs: &Inputs) -> Result<Loaded<'_>, GpuError> {
+        self.load_with(case, inputs, |problem| Plan::new(&self.device, problem))
+    }
+
+    /// The same with a plan of the caller's choice.
+    pub fn load_with(
+        &self,
+        case: &Case,
+        inputs: &Inputs,
+        plan: impl FnOnce(&Problem) -> Result<Plan, attn_host::Error>,
+    ) -> Result<Loaded<'_>, GpuError> {
         self.announce(format!("--case '{case}'"));
         let place = case.layout.place(case);
         let mut arenas: Vec<Vec<u16>> = place.inputs.iter().map(|arena| vec![POISON; arena.host_len()]).collect();
         for ((arena, view), tensor) in place.qkv.iter().zip([&inputs.q, &inputs.k, &inputs.v]) {
             view.scatter(tensor, case.precision, &mut arenas[*arena]);
         }
-        let plan = Plan::new(&self.device, &problem(case, &place))?;
+        let plan = plan(&problem(case, &place))?;
         let need = place.inputs.iter().chain([&place.o.1]).map(|a| 2 * a.device_len()).sum::<usize>()
             + if case.lse { 4 * place.lse.1.device_len() } else { 0 };
         let free = mem_get_info()?.0;
@@ -191,15 +208,15 @@ impl Gpu {
 
     /// Waits for the work queued so far.
     ///
-    /// A kernel that never ends takes its process with it, since freeing its buffers would wait for it too: after a
-    /// minute this says what was running and aborts.
+    /// A kernel that never ends takes its process with it, since freeing its buffers would wait for it too: after
+    /// some time this says what was running and aborts.
     pub fn wait(&self) -> Result<(), GpuError> {
         let done = Event::new(EventFlags::DISABLE_TIMING)?;
         done.record(&self.stream)?;
         let start = Instant::now();
         while done.query()? == EventStatus::NotReady {
-            if start.elapsed() > PATIENCE {
-                println!("FAILED: no end after {} s: {}", PATIENCE.as_secs(), self.running.borrow());
+            if start.elapsed() > self.patience.get() {
+                println!("FAILED: no end after {} s: {}", self.patience.get().as_secs(), self.running.borrow());
                 std::io::stdout().flush().unwrap_or(());
                 std::process::abort();
             }

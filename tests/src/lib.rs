@@ -10,6 +10,8 @@
 //! | [`sampled`] | some rows of an answer that is too large to check whole |
 //! | [`gpu`] | a case on the device |
 //! | [`suite`], [`bench`](mod@bench) | all cases checked, all shapes timed |
+//! | [`pool`](mod@pool) | buffers that many timed problems share |
+//! | [`tune`](mod@tune) | kernels of other plans, checked and timed beside the present ones |
 //! | [`launch_path`] | what a launch costs the CPU, and how soon a process has its first answer |
 //! | [`probe`] | single instructions, recorded on hardware |
 //! | [`recorded`] | what a GPU answered, for the simulator to agree with |
@@ -27,9 +29,11 @@ pub mod layout;
 pub mod lists;
 mod names;
 pub mod oracle;
+pub mod pool;
 pub mod precision;
 pub mod probe;
 pub mod recorded;
 pub mod sample;
 pub mod sampled;
 pub mod suite;
+pub mod tune;

@@ -1,5 +1,7 @@
 //! Some rows of an answer that is too large to check whole.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::case::Case;
@@ -22,68 +24,89 @@ pub struct Buffers<'a> {
     pub lse: Option<&'a [u32]>,
 }
 
-/// One block's rows: what came out, what should have, and what a naive program gives.
+/// What is known of some rows: blocks of 32, spread evenly over batch, heads and queries, the first and the last among them.
+pub struct Sample {
+    blocks: Vec<Block>,
+}
+
+/// One block's rows: where they are, what is right and what a naive program gives.
 struct Block {
-    rows: Vec<(usize, usize, usize)>,
-    o: Vec<f32>,
-    lse: Vec<f32>,
+    head: (usize, usize),
+    rows: Range<usize>,
     reference: (Vec<f64>, Vec<f64>),
     lowp: (Vec<f32>, Vec<f32>),
 }
 
-/// Checks `blocks` blocks of 32 rows, spread evenly over batch, heads and queries, the first and the last among them.
+/// Checks `blocks` blocks of rows of one answer.
 pub fn check(case: &Case, place: &Placement, buffers: &Buffers<'_>, blocks: usize) -> Result<Report, Mismatch> {
-    let per_head = case.seqlen_q.div_ceil(ROWS);
-    let total = case.batch * case.heads * per_head;
-    let blocks = blocks.clamp(1, total);
-    let chosen: Vec<usize> =
-        (0..blocks).map(|i| if i + 1 == blocks { total - 1 } else { i * total / blocks }).collect();
-    let done: Vec<Block> = chosen
-        .into_par_iter()
-        .map(|i| {
-            let (head, first) = (i / per_head, i % per_head * ROWS);
-            block(case, place, buffers, (head / case.heads, head % case.heads), first)
-        })
-        .collect();
-    let rows: Vec<_> = done.iter().flat_map(|b| b.rows.iter().copied()).collect();
-    let dims = |width| Dims { batch: 1, seq: rows.len(), heads: 1, width };
-    let o = Dense { dims: dims(case.head_dim_v), data: done.iter().flat_map(|b| b.o.iter().copied()).collect() };
-    let lse = Dense { dims: dims(1), data: done.iter().flat_map(|b| b.lse.iter().copied()).collect() };
-    let reference = Answer {
-        o: Dense { dims: o.dims, data: done.iter().flat_map(|b| b.reference.0.iter().copied()).collect() },
-        lse: Dense { dims: lse.dims, data: done.iter().flat_map(|b| b.reference.1.iter().copied()).collect() },
-    };
-    let lowp = Answer {
-        o: Dense { dims: o.dims, data: done.iter().flat_map(|b| b.lowp.0.iter().copied()).collect() },
-        lse: Dense { dims: lse.dims, data: done.iter().flat_map(|b| b.lowp.1.iter().copied()).collect() },
-    };
-    let lse = buffers.lse.map(|_| &lse);
-    compare::check(&o, lse, &reference, &lowp, case.precision).map_err(|mismatch| {
-        mismatch.moved(|(_, row, _, column)| {
-            let (batch, head, query) = rows[row];
-            (batch, query, head, column)
-        })
-    })
+    Sample::of(case, place, buffers.qkv, blocks).check(case, place, buffers.o, buffers.lse)
 }
 
-fn block(case: &Case, place: &Placement, buffers: &Buffers<'_>, (batch, head): (usize, usize), first: usize) -> Block {
-    let kv_head = head / (case.heads / case.kv_heads);
-    let widen = |bits| case.precision.from_bits(bits);
-    let of = |i: usize, head| one_head(&place.qkv[i].1, batch, head).gather(buffers.qkv[i], widen);
-    let (q, k, v) = (of(0, head), of(1, kv_head), of(2, kv_head));
-    let attention = Attention { q: &q, k: &k, v: &v, scale: case.scale(), causal: case.causal };
-    let rows = first..case.seqlen_q.min(first + ROWS);
-    let narrow = |view: &View| View {
-        offset: view.offset + batch * view.batch + head * view.head + first * view.seq,
-        dims: Dims { batch: 1, heads: 1, seq: rows.len(), ..view.dims },
-        ..*view
-    };
-    Block {
-        rows: rows.clone().map(|i| (batch, head, i)).collect(),
-        o: narrow(&place.o.0).gather(buffers.o, widen).data,
-        lse: buffers.lse.map_or(vec![0.0; rows.len()], |lse| narrow(&place.lse.0).gather(lse, f32::from_bits).data),
-        reference: attention.reference_rows(0, 0, rows.clone()),
-        lowp: attention.lowp_rows(0, 0, rows, case.precision),
+impl Sample {
+    /// Computes what is right in `blocks` blocks of rows, for any number of answers to the same inputs.
+    pub fn of(case: &Case, place: &Placement, qkv: [&[u16]; 3], blocks: usize) -> Sample {
+        let per_head = case.seqlen_q.div_ceil(ROWS);
+        let total = case.batch * case.heads * per_head;
+        let blocks = blocks.clamp(1, total);
+        let chosen: Vec<usize> =
+            (0..blocks).map(|i| if i + 1 == blocks { total - 1 } else { i * total / blocks }).collect();
+        let block = |i| {
+            let (head, first) = (i / per_head, i % per_head * ROWS);
+            Block::of(case, place, qkv, (head / case.heads, head % case.heads), first)
+        };
+        Sample { blocks: chosen.into_par_iter().map(block).collect() }
+    }
+
+    /// Compares an answer, in the buffers that `place` describes. LSE when it was asked for.
+    pub fn check(&self, case: &Case, place: &Placement, o: &[u16], lse: Option<&[u32]>) -> Result<Report, Mismatch> {
+        let rows: Vec<(usize, usize, usize)> =
+            self.blocks.iter().flat_map(|b| b.rows.clone().map(|query| (b.head.0, b.head.1, query))).collect();
+        let dims = |width| Dims { batch: 1, seq: rows.len(), heads: 1, width };
+        let (wide, narrow) = (dims(case.head_dim_v), dims(1));
+        let got_o = self.flat(wide, |b| b.view(&place.o.0).gather(o, |bits| case.precision.from_bits(bits)).data);
+        let got_lse = lse.map(|lse| self.flat(narrow, |b| b.view(&place.lse.0).gather(lse, f32::from_bits).data));
+        let reference =
+            Answer { o: self.flat(wide, |b| b.reference.0.clone()), lse: self.flat(narrow, |b| b.reference.1.clone()) };
+        let lowp = Answer { o: self.flat(wide, |b| b.lowp.0.clone()), lse: self.flat(narrow, |b| b.lowp.1.clone()) };
+        compare::check(&got_o, got_lse.as_ref(), &reference, &lowp, case.precision).map_err(|mismatch| {
+            mismatch.moved(|(_, row, _, column)| {
+                let (batch, head, query) = rows[row];
+                (batch, query, head, column)
+            })
+        })
+    }
+
+    /// A part of every block, one below another.
+    fn flat<T>(&self, dims: Dims, part: impl Fn(&Block) -> Vec<T>) -> Dense<T> {
+        Dense { dims, data: self.blocks.iter().flat_map(part).collect() }
+    }
+}
+
+impl Block {
+    fn of(case: &Case, place: &Placement, qkv: [&[u16]; 3], (batch, head): (usize, usize), first: usize) -> Block {
+        let kv_head = head / (case.heads / case.kv_heads);
+        let widen = |bits| case.precision.from_bits(bits);
+        let of = |i: usize, head| one_head(&place.qkv[i].1, batch, head).gather(qkv[i], widen);
+        let (q, k, v) = (of(0, head), of(1, kv_head), of(2, kv_head));
+        let attention = Attention { q: &q, k: &k, v: &v, scale: case.scale(), causal: case.causal };
+        let rows = first..case.seqlen_q.min(first + ROWS);
+        Block {
+            head: (batch, head),
+            reference: attention.reference_rows(0, 0, rows.clone()),
+            lowp: attention.lowp_rows(0, 0, rows.clone(), case.precision),
+            rows,
+        }
+    }
+
+    /// The block's rows of an output.
+    fn view(&self, whole: &View) -> View {
+        let (batch, head) = self.head;
+        let head = one_head(whole, batch, head);
+        View {
+            offset: head.offset + self.rows.start * head.seq,
+            dims: Dims { seq: self.rows.len(), ..head.dims },
+            ..head
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod setup;
 mod sim;
 mod test;
 mod toolchain;
+mod tune;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -39,6 +40,7 @@ enum Command {
     #[command(disable_help_flag = true)]
     Sim(sim::Options),
     Bench(bench::Options),
+    Tune(tune::Options),
     /// Pack the GPU tests and benchmarks into a folder that runs on a machine with only a driver.
     GpuBundle(gpu_bundle::Options),
 }
@@ -54,6 +56,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Test(options) => test::run(&options),
         Command::Sim(options) => sim::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Tune(options) => tune::run(&options),
         Command::GpuBundle(options) => gpu_bundle::run(&options),
     }
 }

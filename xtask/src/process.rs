@@ -1,6 +1,7 @@
 //! Running other programs and keeping what they said when they fail.
 
-use std::process::{Command, Output};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -19,6 +20,29 @@ pub fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(crate::workspace::root());
     cargo
+}
+
+/// Builds a program of the workspace, optimised, and returns where cargo put it.
+pub fn build_program(package: &str, name: &str) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args([
+        "build",
+        "--release",
+        "--package",
+        package,
+        "--bin",
+        name,
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
+    command.stderr(Stdio::inherit());
+    let output = run(&mut command)?;
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let executable = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    executable.with_context(|| format!("cargo built no program {name}"))
 }
 
 /// What a program wrote to both of its outputs.

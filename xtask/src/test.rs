@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{process, workspace};
+use crate::{process, tune, workspace};
 
 /// Runs the tests of every crate, takes every kernel through ptxas, proves that the prebuilt kernels are the source's, and
 /// runs each on the simulator.
@@ -36,6 +36,8 @@ pub fn run(options: &Options) -> Result<()> {
     heading("every Blackwell kernel on the simulator");
     simulator_suite(blackwell().args(["--arch", "sm_100a"]))?;
     simulator_suite(blackwell().args(["--arch", "sm_103a", "--filter", "kernels:", "--seeds", "2"]))?;
+    heading("the tuner on the simulator");
+    tune::on_the_simulator()?;
     if options.gpu {
         heading("GPU suite");
         gpu_suite()?;

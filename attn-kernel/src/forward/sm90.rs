@@ -20,7 +20,7 @@ mod block;
 mod epilogue;
 pub mod kernels;
 
-pub use kernels::KERNELS;
+pub use kernels::{KERNELS, describe};
 
 use self::block::{Rings, Seat, Walker, WarpQuad, Work};
 use super::params::{ForwardParams, TensorMap};

@@ -70,6 +70,9 @@ pub fn core(rust: &Rust) -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// Names the file of the kernels that are compiled in place of a crate's own.
+const VARIANTS: &str = "ATTN_VARIANTS";
+
 /// What to compile.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
@@ -79,25 +82,36 @@ pub struct Source<'a> {
     pub name: &'a str,
     /// Whether kernels that only tests start are compiled too.
     pub probes: bool,
+    /// A file of the kernels that are compiled in place of the crate's own.
+    pub variants: Option<&'a Path>,
 }
 
 /// Compiles `source` for `arch` and returns the IR.
 pub fn emit(rust: &Rust, core: &Path, source: Source, arch: Arch) -> Result<String> {
     let arguments = arguments(source, arch);
     let sources = source.root.parent().unwrap_or(source.root);
-    let key = Key::new("ir").add(&rust.version).add(arguments.join("\n")).tree(sources, |_| true)?.finish();
+    let mut key = Key::new("ir").add(&rust.version).add(arguments.join("\n")).tree(sources, |_| true)?;
+    if let Some(file) = source.variants {
+        key = key.add(fs::read(file).with_context(|| format!("cannot read {}", file.display()))?);
+    }
+    let key = key.finish();
     let cache = workspace::target().join("ptx-cache");
     let file = cache.join(format!("ir-{}-{}-{}.ll", source.name, arch.name(), &key[..32]));
     if let Ok(text) = fs::read_to_string(&file) {
         return Ok(text);
     }
-    let incremental = cache.join("incremental").join(source.name).join(arch.name());
+    // Apart from the crate's own kernels, whose next build would otherwise start from nothing.
+    let lane = if source.variants.is_some() { "variants" } else { source.name };
+    let incremental = cache.join("incremental").join(lane).join(arch.name());
     fs::create_dir_all(&incremental).with_context(|| format!("cannot create {}", incremental.display()))?;
     // Another build of the same kernels waits here: both would write the same file. Its name is always the same because
     // rustc starts from nothing when it changes.
     let _lock = workspace::lock(&incremental.with_extension("lock"))?;
     let output = incremental.with_extension("ll");
     let mut command = rust.command("rustc");
+    if let Some(file) = source.variants {
+        command.env(VARIANTS, file);
+    }
     command.args(&arguments).arg("-L").arg(core).arg(format!("--emit=llvm-ir={}", output.display()));
     // Saves four fifths of the time after an edit. Also used when there is nothing to build on: the IR of a build without
     // it differs a little, and a result must not depend on what was built before.
@@ -123,6 +137,9 @@ pub fn arguments(source: Source, arch: Arch) -> Vec<String> {
     add(&format!("--cfg=attn_arch=\"{}\"", arch.name()));
     if source.probes {
         add("--cfg=attn_probes");
+    }
+    if source.variants.is_some() {
+        add("--cfg=attn_variants");
     }
     let known: Vec<_> = Arch::ALL.iter().map(|arch| format!("\"{}\"", arch.name())).collect();
     add(&format!("--check-cfg=cfg(attn_arch, values({}))", known.join(", ")));

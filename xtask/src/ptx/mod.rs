@@ -25,6 +25,7 @@ mod scan;
 mod table;
 #[cfg(test)]
 mod tests;
+mod variants;
 
 use std::fs;
 use std::path::Path;
@@ -36,9 +37,11 @@ use build::{Built, Job};
 use declare::Declared;
 use frontend::Source;
 use options::Emit;
+use pool::Failed;
 
 pub use arch::Arch;
 pub use options::{Codegen, Options};
+pub use variants::{Defective, Variant, variants};
 
 use crate::toolchain::{self, Toolchain};
 use crate::workspace;
@@ -61,7 +64,8 @@ pub fn run(options: &Options) -> Result<()> {
     if options.verbose {
         eprintln!("{:>6.2} s  front end, {} kernels", start.elapsed().as_secs_f64(), jobs.len());
     }
-    let (built, failed) = pool::compile_all(&toolchain, &jobs, options);
+    let (built, failed) = pool::compile_all(&toolchain, &jobs, options.jobs, options.verbose);
+    let failed = failed.iter().map(ToString::to_string).collect();
     for kernel in &built {
         write(&toolchain, kernel, options)?;
     }
@@ -116,7 +120,7 @@ fn jobs(
     codegen: Codegen,
 ) -> Result<Vec<Job>> {
     let root = workspace::root().join("attn-kernel/src/lib.rs");
-    let source = Source { root: &root, name: "attn_kernel", probes };
+    let source = Source { root: &root, name: "attn_kernel", probes, variants: None };
     split(&frontend::emit(&toolchain.rust, core, source, arch)?, arch, part, codegen)
 }
 

@@ -7,17 +7,37 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::arch::Arch;
 use super::build::{self, Built, Job};
-use super::options::Options;
 use crate::toolchain::Toolchain;
 
-/// Compiles all `jobs` in parallel. Returns the kernels in the order of the jobs, and what failed.
-pub fn compile_all(toolchain: &Toolchain, jobs: &[Job], options: &Options) -> (Vec<Built>, Vec<String>) {
+/// A kernel whose back end failed.
+pub struct Failed {
+    /// Entry point.
+    pub name: String,
+    arch: Arch,
+    /// Why.
+    pub why: anyhow::Error,
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}: {:#}", self.arch.name(), self.name, self.why)
+    }
+}
+
+/// Compiles all `jobs` in parallel, by default one on each core. Returns the kernels in the order of the jobs, and what failed.
+pub fn compile_all(
+    toolchain: &Toolchain,
+    jobs: &[Job],
+    threads: Option<usize>,
+    verbose: bool,
+) -> (Vec<Built>, Vec<Failed>) {
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let results = Mutex::new(BTreeMap::new());
-    let threads = options.jobs.unwrap_or_else(cores);
+    let threads = threads.unwrap_or_else(cores);
     std::thread::scope(|scope| {
-        for _ in 0..threads.clamp(1, jobs.len()) {
+        for _ in 0..threads.clamp(1, jobs.len().max(1)) {
             scope.spawn(|| {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
@@ -25,7 +45,7 @@ pub fn compile_all(toolchain: &Toolchain, jobs: &[Job], options: &Options) -> (V
                     let start = Instant::now();
                     let result = build::build(toolchain, job);
                     let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-                    report_progress((done, jobs.len()), job, &result, start.elapsed(), options.verbose);
+                    report_progress((done, jobs.len()), job, &result, start.elapsed(), verbose);
                     results.lock().unwrap_or_else(PoisonError::into_inner).insert(index, result);
                 }
             });
@@ -35,7 +55,10 @@ pub fn compile_all(toolchain: &Toolchain, jobs: &[Job], options: &Options) -> (V
     for (index, result) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
         match result {
             Ok(kernel) => built.push(kernel),
-            Err(error) => failed.push(format!("{} {}: {error:#}", jobs[index].arch.name(), jobs[index].declared.name)),
+            Err(why) => {
+                let Job { arch, declared, .. } = &jobs[index];
+                failed.push(Failed { name: declared.name.clone(), arch: *arch, why });
+            }
         }
     }
     (built, failed)

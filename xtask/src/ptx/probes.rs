@@ -31,7 +31,8 @@ fn fresh(toolchain: &Toolchain, options: &Options) -> Result<Files> {
     for (arch, part) in WANTED {
         all.extend(jobs(toolchain, &core, arch, part, true, Codegen::Llvm)?);
     }
-    let (built, failed) = pool::compile_all(toolchain, &all, options);
+    let (built, failed) = pool::compile_all(toolchain, &all, options.jobs, options.verbose);
+    let failed: Vec<String> = failed.iter().map(ToString::to_string).collect();
     ensure!(failed.is_empty(), "probes that do not compile\n  {}", failed.join("\n  "));
     let packed = built.iter().map(|probe| {
         let text = fs::read(probe.file("ptx")).with_context(|| format!("cannot read the PTX of {}", probe.name))?;

@@ -16,7 +16,7 @@ use crate::workspace;
 fn emit(toolchain: &Toolchain, name: &str, arch: Arch) -> String {
     let core = frontend::core(&toolchain.rust).unwrap();
     let root = workspace::root().join("xtask/fixtures").join(name).join("lib.rs");
-    frontend::emit(&toolchain.rust, &core, Source { root: &root, name, probes: false }, arch).unwrap()
+    frontend::emit(&toolchain.rust, &core, Source { root: &root, name, probes: false, variants: None }, arch).unwrap()
 }
 
 fn compile(toolchain: &Toolchain, name: &str, arch: Arch, codegen: Codegen) -> Built {

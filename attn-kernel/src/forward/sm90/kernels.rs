@@ -10,20 +10,20 @@ use crate::forward::{ForwardParams, TensorMap, tune};
 use crate::mem::{Bf16, F16};
 use crate::ptx::regs;
 
+/// What is known of the kernel `name` that is compiled from `plan`.
+pub const fn describe(name: &'static str, dtype: DType, causal: bool, plan: Plan) -> Kernel {
+    Kernel { name, arch: Arch::Sm90a, dtype, causal, launch: plan.launch(), plan: AnyPlan::Sm90(plan) }
+}
+
 macro_rules! kernels {
     ($($name:ident: $dtype:ident, $d:literal, $dv:literal, $mask:ident;)*) => {
         /// The kernels of this file.
-        pub const KERNELS: &[Kernel] = &[$({
-            const PLAN: Plan = tune::plan($d, $dv, <$mask as Mask>::PARTIAL_BLOCKS);
-            Kernel {
-                name: stringify!($name),
-                arch: Arch::Sm90a,
-                dtype: DType::$dtype,
-                causal: <$mask as Mask>::PARTIAL_BLOCKS,
-                launch: PLAN.launch(),
-                plan: AnyPlan::Sm90(PLAN),
-            }
-        }),*];
+        pub const KERNELS: &[Kernel] = &[$(describe(
+            stringify!($name),
+            DType::$dtype,
+            <$mask as Mask>::PARTIAL_BLOCKS,
+            tune::plan($d, $dv, <$mask as Mask>::PARTIAL_BLOCKS),
+        )),*];
 
         $(
         #[cfg(not(attn_variants))]
