@@ -25,6 +25,8 @@ pub struct Job {
     pub class: Class,
     /// Lengths, in tokens, of queries and keys.
     pub lengths: Vec<usize>,
+    /// Tokens of all batches of a problem; a longer sequence is one batch.
+    pub tokens: usize,
     /// What to measure, the present plan first.
     pub variants: Vec<Variant>,
     /// What could not be compiled, or not without spills, and what cannot run at all.

@@ -51,7 +51,7 @@ pub struct Timed {
     /// Why it has no times: its answer was wrong, or it did not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
-    /// Microseconds of a launch: for each line, for each round.
+    /// Microseconds of a launch: for each line, for each round that the variant took part in. The present plan took part in all.
     pub micros: Vec<Vec<f64>>,
 }
 
@@ -92,6 +92,12 @@ impl Measured {
             .collect();
         ranks.sort_by(|a, b| b.speed.total_cmp(&a.speed));
         ranks
+    }
+
+    /// The present plan and the `count` fastest others.
+    pub fn leaders(&self, count: usize) -> Vec<usize> {
+        let others = self.ranking().into_iter().map(|rank| rank.variant).filter(|&variant| variant != 0);
+        std::iter::once(0).chain(others.take(count)).collect()
     }
 }
 
@@ -147,6 +153,15 @@ mod tests {
         assert!(near(ranking[0].lines[0], 2.0) && near(ranking[0].lines[1], 0.9), "{ranking:?}");
         assert!(near(ranking[0].speed, 1.8f64.sqrt()) && near(ranking[1].speed, 1.2), "{ranking:?}");
         assert_eq!(ranking[2].speed, 1.0);
+    }
+
+    #[test]
+    fn leaders_are_the_present_plan_and_the_fastest() {
+        let at = |name, micros| timed(name, [[micros; 3]; 2]);
+        let all = measured(vec![at("a", 3.0), at("b", 2.0), at("c", 4.0), at("d", 1.0)]);
+        assert_eq!(all.leaders(2), [0, 3, 1]);
+        assert_eq!(all.leaders(0), [0]);
+        assert_eq!(all.leaders(9), [0, 3, 1, 2]);
     }
 
     #[test]

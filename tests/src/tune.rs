@@ -1,7 +1,8 @@
 //! Variants of a kernel that `cargo xtask tune build` compiled from other plans, checked and timed beside the present one.
 //!
 //! Every variant answers small problems, all of whose elements are compared with the oracle, and then the timed ones, of which rows are.
-//! Rounds of timing go over all variants and lengths, in a new order each time, so that clocks and neighbours meet all alike.
+//! Rounds of timing go over all variants and lengths, in a new order each time, so that clocks and neighbours meet all alike; then more
+//! rounds over those that were fastest.
 
 mod report;
 mod variant;
@@ -40,9 +41,15 @@ pub struct Options {
     /// Write the results to this file, which `cargo xtask tune apply` reads.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Rounds.
-    #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Rounds over all variants.
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Further rounds over the fastest and the present plan, which tell near ones apart.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    finals: u32,
+    /// How many are the fastest.
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    finalists: usize,
     /// Device time of a measurement in a round, milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 3.0)]
     measure: f64,
@@ -72,8 +79,7 @@ enum TuneError {
 
 /// Blocks of rows of each timed problem that are compared with the oracle.
 const SAMPLED_BLOCKS: usize = 16;
-/// Tokens of a timed problem, and heads times head_dim.
-const TOKENS: usize = 16_384;
+/// Heads times head_dim of a timed problem.
 const HIDDEN: usize = 2_048;
 /// Length of the simulator's one timed problem.
 const SIMULATED: usize = 96;
@@ -132,7 +138,7 @@ struct Problem {
 
 fn measure(gpu: &Gpu, options: &Options, job: &Job) -> Result<Measured, TuneError> {
     let lengths = if gpu.is_simulated() { &[SIMULATED] } else { job.lengths.as_slice() };
-    let cases: Vec<Case> = lengths.iter().map(|&length| timed_case(gpu, job.class, length)).collect();
+    let cases: Vec<Case> = lengths.iter().map(|&length| timed_case(gpu, job, length)).collect();
     let pool = Pool::new(precision(job.class), cases.iter())?;
     let problems: Vec<Problem> = cases.into_iter().map(|case| Problem::of(case, &pool)).collect();
     let small = Small::all(job.class, precision(job.class), gpu.is_simulated());
@@ -160,14 +166,17 @@ fn measure(gpu: &Gpu, options: &Options, job: &Job) -> Result<Measured, TuneErro
     if let Some(why) = timed.first().and_then(|present| present.failed.clone()) {
         return Err(TuneError::Present(job.class, why));
     }
-    bench.time(&ready, &mut timed)?;
     let line = |problem: &Problem| Line {
         length: problem.case.seqlen_q,
         case: problem.case.to_string(),
         flops: gpu::problem(&problem.case, &problem.place).flops(),
     };
     let lines = bench.problems.iter().map(line).collect();
-    Ok(Measured { class: job.class, lines, variants: timed, dropped: job.dropped.clone() })
+    let mut measured = Measured { class: job.class, lines, variants: timed, dropped: job.dropped.clone() };
+    let all: Vec<usize> = (0..ready.len()).collect();
+    bench.time(&ready, &all, options.rounds, &mut measured)?;
+    bench.time(&ready, &measured.leaders(options.finalists), options.finals, &mut measured)?;
+    Ok(measured)
 }
 
 /// What a class's variants are measured with.
@@ -207,19 +216,26 @@ impl Bench<'_> {
         Ok((plan, (self.options.measure * 1e3 / once).ceil().clamp(1.0, 1000.0) as u32))
     }
 
-    /// Adds the times of every round.
-    fn time(&self, ready: &[Option<Ready>], timed: &mut [Timed]) -> Result<(), GpuError> {
-        let usable = (0..ready.len()).filter(|&variant| ready[variant].is_some());
-        let mut order: Vec<(usize, usize)> =
-            usable.flat_map(|variant| (0..self.problems.len()).map(move |problem| (variant, problem))).collect();
+    /// Adds the times of so many rounds over some variants.
+    fn time(
+        &self,
+        ready: &[Option<Ready>],
+        variants: &[usize],
+        rounds: u32,
+        measured: &mut Measured,
+    ) -> Result<(), GpuError> {
+        let mut order: Vec<(usize, usize)> = variants
+            .iter()
+            .flat_map(|&variant| (0..self.problems.len()).map(move |problem| (variant, problem)))
+            .collect();
         let mut rng = ChaCha8Rng::seed_from_u64(0);
-        for _ in 0..if self.gpu.is_simulated() { 1 } else { self.options.rounds } {
+        for _ in 0..if self.gpu.is_simulated() { 1 } else { rounds } {
             order.shuffle(&mut rng);
             for &(variant, problem) in &order {
                 let Some((plan, count)) = ready[variant].as_ref().map(|plans| &plans[problem]) else { continue };
                 let place = &self.problems[problem].place;
                 let micros = self.gpu.time(*count, || self.pool.launch(self.gpu, plan, place))?;
-                timed[variant].micros[problem].push(micros);
+                measured.variants[variant].micros[problem].push(micros);
             }
         }
         Ok(())
@@ -241,12 +257,13 @@ fn precision(class: Class) -> Precision {
     }
 }
 
-/// 16,384 tokens and a hidden size of 2048; on the simulator one head of what it can do in seconds.
-fn timed_case(gpu: &Gpu, class: Class, length: usize) -> Case {
+/// As many batches as give the job's tokens, and a hidden size of 2048; on the simulator one head of what it can do in seconds.
+fn timed_case(gpu: &Gpu, job: &Job, length: usize) -> Case {
+    let class = job.class;
     let (d, dv) = (class.d as usize, class.dv as usize);
     // Heads of 192 do not divide the hidden size; the model that has them uses as many as 128 gives.
     let heads = HIDDEN / if d == 192 { 128 } else { d };
-    let (batch, heads) = if gpu.is_simulated() { (1, 1) } else { ((TOKENS / length).max(1), heads) };
+    let (batch, heads) = if gpu.is_simulated() { (1, 1) } else { ((job.tokens / length).max(1), heads) };
     Case {
         batch,
         heads,

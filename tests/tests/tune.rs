@@ -55,6 +55,7 @@ fn right_variants_are_ranked_and_the_others_say_why_not() {
     let job = Job {
         class,
         lengths: vec![4096],
+        tokens: 16_384,
         variants: vec![
             variant("t_00", plan.to_string()),
             variant("t_01", plan.to_string()),

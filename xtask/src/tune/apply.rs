@@ -30,17 +30,19 @@ pub struct Options {
     #[arg(long, value_name = "NAME")]
     take: Vec<String>,
     /// Percent by which a plan must be faster than the present one.
-    #[arg(long, value_name = "PERCENT", default_value_t = 0.5)]
+    #[arg(long, value_name = "PERCENT", default_value_t = MARGIN)]
     margin: f64,
 }
 
 impl Options {
     /// With the default margin.
     pub fn of(results: PathBuf, dry_run: bool) -> Options {
-        Options { results, dry_run, take: Vec::new(), margin: 0.5 }
+        Options { results, dry_run, take: Vec::new(), margin: MARGIN }
     }
 }
 
+/// Percent by which a plan must be faster than the present one to take its line: less is noise.
+const MARGIN: f64 = 1.0;
 /// Variants that are shown of a class.
 const SHOWN: usize = 5;
 

@@ -30,9 +30,12 @@ pub struct Options {
     /// Element type to measure with; both have the same plans.
     #[arg(long, value_enum, default_value = "bf16")]
     dtype: DType,
-    /// Lengths of queries and keys, separated by commas; batches fill up to 16384 tokens [default: 1024 to 16384, causal also 512].
+    /// Lengths of queries and keys, separated by commas [default: 1024,4096,16384, causal also 512].
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=65536))]
     lengths: Vec<u32>,
+    /// Tokens of a problem: as many batches as give them, or one of a longer sequence.
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    tokens: u32,
     /// Values of a knob to try: bn=96,112,128. Several give every combination. --list prints the knobs.
     #[arg(long, value_name = "KNOB=V,V,..")]
     grid: Vec<Axis>,
@@ -173,7 +176,8 @@ impl Options {
                 None => kept.push(Variant { name, knobs }),
             }
         }
-        Ok(Job { class, lengths: self.lengths(class), variants: kept, dropped })
+        let (lengths, tokens) = (self.lengths(class), self.tokens as usize);
+        Ok(Job { class, lengths, tokens, variants: kept, dropped })
     }
 }
 
@@ -259,7 +263,8 @@ mod tests {
         let defect = |name: &str| (name.to_owned(), "8 bytes spill".to_owned());
         let job = options.job(class, grid.clone(), &[defect("tune_bf16_d64_01")]).expect("a job");
         assert_eq!((job.variants.len(), job.variants[1].name.as_str()), (2, "tune_bf16_d64_02"));
-        assert!(job.variants[1].knobs.contains("bn=80") && job.lengths == [128]);
+        assert!(job.variants[1].knobs.contains("bn=80"));
+        assert_eq!((job.lengths, job.tokens), (vec![128], 16_384));
         let why: Vec<_> = job.dropped.iter().map(|d| (d.knobs.contains("bn=64"), d.why.as_str())).collect();
         assert_eq!(why[1], (true, "8 bytes spill"));
         assert!(why[0].1.contains("whole k-steps"), "{why:?}");
