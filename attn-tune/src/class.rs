@@ -2,16 +2,14 @@
 
 use std::fmt;
 
-use attn_kernel::forward::tune::{Line, TABLE, variant};
+use attn_kernel::forward::tune::{BASE, Line, TABLE, variant};
 use attn_kernel::forward::{DType, Plan};
 use serde::{Deserialize, Serialize};
 
 /// Element type of Q, K, V and O.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
     /// bfloat16.
-    #[default]
     Bf16,
     /// IEEE half precision.
     F16,
@@ -43,52 +41,67 @@ impl Element {
     }
 }
 
-/// A shape class.
+/// A shape class, in files by its name: `bf16_d64_causal`, as in kernels' names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Class {
     /// Element type that it is measured with. Both have the same plans.
     pub element: Element,
-    /// Head dimension of Q and K.
-    pub d: u32,
-    /// Head dimension of V and O.
-    pub dv: u32,
-    /// With the causal mask.
-    pub causal: bool,
+    /// Its line of the table.
+    pub line: &'static Line,
 }
 
+/// A name that is no class's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no line of the table is for '{0}'")]
+pub struct NoClass(String);
+
 impl Class {
-    /// The class's line of the table.
-    pub fn line(&self) -> Option<&'static Line> {
-        TABLE.iter().find(|line| (line.d, line.dv, line.causal) == (self.d, self.dv, self.causal))
+    /// Every class with this element type.
+    pub fn all(element: Element) -> impl Iterator<Item = Class> {
+        TABLE.iter().map(move |line| Class { element, line })
     }
 
     /// The present plan.
-    pub fn present(&self) -> Option<Plan> {
-        self.line().map(|line| variant(line.d, line.dv, line.knobs))
+    pub fn present(&self) -> Plan {
+        variant(self.line.d, self.line.dv, self.line.knobs)
     }
 
-    /// The head dimensions that have lines.
-    pub fn head_dims() -> Vec<(u32, u32)> {
-        let mut all: Vec<_> = TABLE.iter().map(|line| (line.d, line.dv)).collect();
-        all.dedup();
-        all
+    /// What knobs are set on that name a whole plan.
+    pub fn base(&self) -> Plan {
+        Plan { d: self.line.d, dv: self.line.dv, ..BASE }
     }
 
-    /// The mask's word in the table.
-    pub fn mask(&self) -> &'static str {
-        if self.causal { "causal" } else { "full" }
+    /// How the class's line of the table begins.
+    pub fn head(&self) -> String {
+        let Line { d, dv, causal, .. } = self.line;
+        format!("{d} {dv} {}", if *causal { "causal" } else { "full" })
     }
 }
 
 impl fmt::Display for Class {
-    /// As in kernels' names: `bf16_d64_causal`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Class { element, d, dv, causal } = self;
-        write!(f, "{}_d{d}", element.name())?;
+        let Line { d, dv, causal, .. } = self.line;
+        write!(f, "{}_d{d}", self.element.name())?;
         if d != dv {
             write!(f, "_{dv}")?;
         }
         f.write_str(if *causal { "_causal" } else { "" })
+    }
+}
+
+impl From<Class> for String {
+    fn from(class: Class) -> String {
+        class.to_string()
+    }
+}
+
+impl TryFrom<String> for Class {
+    type Error = NoClass;
+
+    fn try_from(name: String) -> Result<Class, NoClass> {
+        let mut all = [Element::Bf16, Element::F16].into_iter().flat_map(Class::all);
+        all.find(|class| class.to_string() == name).ok_or(NoClass(name))
     }
 }
 
@@ -98,24 +111,21 @@ mod tests {
 
     #[test]
     fn classes_are_named_like_kernels() {
-        let class = Class { element: Element::F16, d: 192, dv: 128, causal: true };
-        assert_eq!(class.to_string(), "f16_d192_128_causal");
-        let square = Class { element: Element::Bf16, d: 64, dv: 64, causal: false };
-        assert_eq!(square.to_string(), "bf16_d64");
-        let names: Vec<_> = attn_kernel::forward::sm90::KERNELS.iter().map(|kernel| kernel.name).collect();
-        for class in [class, square] {
-            assert!(names.contains(&format!("fwd_sm90_{class}").as_str()), "{class}");
-        }
+        let kernels: Vec<_> = attn_kernel::forward::sm90::KERNELS.iter().map(|kernel| kernel.name.to_owned()).collect();
+        let classes = [Element::Bf16, Element::F16].into_iter().flat_map(Class::all);
+        let names: Vec<_> = classes.map(|class| format!("fwd_sm90_{class}")).collect();
+        assert_eq!(names, kernels);
     }
 
     #[test]
-    fn every_line_of_the_table_is_a_class() {
-        for (d, dv) in Class::head_dims() {
-            for causal in [false, true] {
-                let class = Class { element: Element::Bf16, d, dv, causal };
-                assert_eq!(class.present().map(|plan| (plan.d, plan.dv)), Some((d, dv)));
-            }
+    fn a_class_is_found_by_its_name() {
+        for class in Class::all(Element::F16) {
+            assert_eq!(Class::try_from(class.to_string()), Ok(class));
+            let json = serde_json::to_string(&class).expect("text");
+            assert_eq!(serde_json::from_str::<Class>(&json).expect("a class"), class);
+            assert_eq!((class.present().d, class.base().d), (class.line.d, class.line.d));
         }
-        assert_eq!(Class { element: Element::Bf16, d: 48, dv: 48, causal: false }.present(), None);
+        let error = Class::try_from("bf16_d48".to_owned()).expect_err("no such line").to_string();
+        assert_eq!(error, "no line of the table is for 'bf16_d48'");
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use attn_kernel::forward::Plan;
-use attn_kernel::forward::knobs::KNOBS;
+use attn_kernel::forward::knobs::{KNOBS, Knob};
 use serde::{Deserialize, Serialize};
 
 /// A knob and the values to try: `bn=96,112,128`.
@@ -65,7 +65,7 @@ pub enum GridError {
 
 /// Every knob with its values, for messages and help.
 pub fn words() -> String {
-    let of = |knob: &attn_kernel::forward::knobs::Knob| match knob.values {
+    let of = |knob: &Knob| match knob.values {
         [] => knob.word.to_owned(),
         values => format!("{}={}", knob.word, values.join("|")),
     };
@@ -215,6 +215,7 @@ fn tiles(present: Plan) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Class, Element};
     use attn_kernel::forward::tune::plan;
 
     fn axes(texts: &[&str]) -> Vec<Axis> {
@@ -256,19 +257,17 @@ mod tests {
     }
 
     #[test]
-    fn the_tuners_own_grid_changes_everything_once_and_is_bounded() {
-        for (d, dv) in crate::Class::head_dims() {
-            for causal in [false, true] {
-                let present = plan(d, dv, causal);
-                let grid = around(present, causal, 40).expect("a grid");
-                assert!(grid.plans.len() <= 40 && grid.plans.len() > 12, "{d} {dv}: {}", grid.plans.len());
-                assert_eq!(grid.plans[0], present);
-                for knob in KNOBS.iter().filter(|knob| causal || knob.word != "schedule") {
-                    let values: std::collections::BTreeSet<String> =
-                        grid.plans.iter().map(|plan| plan.value(knob.word).to_string()).collect();
-                    let fixed = values.len() == 1 && grid.dropped.iter().all(|d| !d.knobs.contains(knob.word));
-                    assert!(!fixed, "{d} {dv} {causal}: {} is never changed", knob.word);
-                }
+    fn the_tuners_own_grid_turns_every_knob_and_is_bounded() {
+        for class in Class::all(Element::Bf16) {
+            let (present, causal) = (class.present(), class.line.causal);
+            let grid = around(present, causal, 40).expect("a grid");
+            assert!(grid.plans.len() <= 40 && grid.plans.len() > 10, "{class}: {}", grid.plans.len());
+            assert_eq!(grid.plans[0], present);
+            let refused = grid.dropped.iter().map(|dropped| with(class.base(), &dropped.knobs).expect("printed knobs"));
+            let all: Vec<Plan> = grid.plans.iter().copied().chain(refused).collect();
+            for Knob { word, .. } in KNOBS.iter().filter(|knob| causal || knob.word != "schedule") {
+                let turned = all.iter().any(|plan| plan.value(word).to_string() != present.value(word).to_string());
+                assert!(turned, "{class}: {word} is never changed");
             }
         }
         assert_eq!(around(plan(64, 64, true), true, 5).map(|grid| grid.plans.len()), Ok(5));

@@ -260,7 +260,7 @@ fn precision(class: Class) -> Precision {
 /// As many batches as give the job's tokens, and a hidden size of 2048; on the simulator one head of what it can do in seconds.
 fn timed_case(gpu: &Gpu, job: &Job, length: usize) -> Case {
     let class = job.class;
-    let (d, dv) = (class.d as usize, class.dv as usize);
+    let (d, dv) = (class.line.d as usize, class.line.dv as usize);
     // Heads of 192 do not divide the hidden size; the model that has them uses as many as 128 gives.
     let heads = HIDDEN / if d == 192 { 128 } else { d };
     let (batch, heads) = if gpu.is_simulated() { (1, 1) } else { ((job.tokens / length).max(1), heads) };
@@ -269,7 +269,7 @@ fn timed_case(gpu: &Gpu, job: &Job, length: usize) -> Case {
         heads,
         kv_heads: heads,
         head_dim_v: dv,
-        causal: class.causal,
+        causal: class.line.causal,
         lse: true,
         ..Case::new(precision(class), length, d)
     }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use attn_kernel::forward::sm90::describe;
 use attn_kernel::forward::{DType, tune};
 use attn_tests::tune::{Options, run};
+use attn_tune::Class;
 use attn_tune::folder::{Folder, Job, Variant};
 use attn_tune::grid::Dropped;
 use attn_tune::results::Results;
-use attn_tune::{Class, Element};
 use clap::Parser;
 
 /// A folder of its own, removed when the test ends.
@@ -51,9 +51,9 @@ fn right_variants_are_ranked_and_the_others_say_why_not() {
     let paired = plan.with("schedule=paired").expect("a knob");
     let print = |plan: attn_kernel::forward::Plan| describe("", DType::Bf16, false, plan).launch.fingerprint();
     let variant = |name: &str, knobs: String| Variant { name: name.into(), knobs };
-    let class = Class { element: Element::Bf16, d: 32, dv: 32, causal: false };
+    let class = |name: &str| Class::try_from(name.to_owned()).expect("a class");
     let job = Job {
-        class,
+        class: class("bf16_d32"),
         lengths: vec![4096],
         tokens: 16_384,
         variants: vec![
@@ -66,11 +66,8 @@ fn right_variants_are_ranked_and_the_others_say_why_not() {
         ],
         dropped: vec![Dropped { knobs: "bn=256".into(), why: "spills".into() }],
     };
-    let without_code = Job {
-        class: Class { causal: true, ..class },
-        variants: vec![variant("t_06", plan.to_string())],
-        ..job.clone()
-    };
+    let without_code =
+        Job { class: class("bf16_d32_causal"), variants: vec![variant("t_06", plan.to_string())], ..job.clone() };
     let code = [
         ("fwd_sm90_bf16_d32", "t_00", print(plan)),
         ("fwd_sm90_bf16_d32", "t_01", print(plan)),
@@ -95,7 +92,7 @@ fn right_variants_are_ranked_and_the_others_say_why_not() {
     let results = Results::read(&json).expect("written");
     assert_eq!(results.classes.len(), 2);
     let measured = &results.classes[0];
-    assert_eq!((measured.class, measured.dropped.len(), measured.lines.len()), (class, 1, 1));
+    assert_eq!((measured.class, measured.dropped.len(), measured.lines.len()), (class("bf16_d32"), 1, 1));
     assert!(measured.lines[0].case.contains("sq=96 sk=96 d=32") && measured.lines[0].flops > 0.0);
     let mut ranked: Vec<usize> = measured.ranking().iter().map(|rank| rank.variant).collect();
     ranked.sort_unstable();

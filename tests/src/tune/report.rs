@@ -51,8 +51,8 @@ fn differences(base: &str, other: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use attn_tune::Class;
     use attn_tune::results::Timed;
-    use attn_tune::{Class, Element};
 
     #[test]
     fn a_table_has_a_line_for_everything_that_was_asked_for() {
@@ -63,7 +63,7 @@ mod tests {
             micros: vec![if failed.is_some() { Vec::new() } else { micros.to_vec() }],
         };
         let measured = Measured {
-            class: Class { element: Element::Bf16, d: 64, dv: 64, causal: true },
+            class: Class::try_from("bf16_d64_causal".to_owned()).expect("a class"),
             lines: vec![Line { length: 512, case: String::new(), flops: 2e9 }],
             variants: vec![
                 timed("tune_x_00", "bm=128 bn=96 turns=1", None, [10.0, 10.0, 10.0]),

@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use attn_host::{Kernel, Plan, Problem};
-use attn_kernel::forward::tune::BASE;
-use attn_kernel::forward::{self, sm90};
+use attn_kernel::forward::sm90;
 use attn_tune::Class;
 use attn_tune::folder::Variant;
 use attn_tune::grid::{self, GridError};
@@ -65,13 +64,13 @@ pub struct Candidate<'a> {
 impl<'a> Candidate<'a> {
     /// The kernel of a variant in `folder`.
     pub fn of(class: Class, variant: &Variant, folder: &'a Path) -> Result<Self, Unusable> {
-        let plan = grid::with(forward::Plan { d: class.d, dv: class.dv, ..BASE }, &variant.knobs)?;
+        let plan = grid::with(class.base(), &variant.knobs)?;
         if let Some(why) = plan.refusal() {
             return Err(Unusable::Refused(why));
         }
         // A program measures one folder and ends: what is leaked is little, and plans keep kernels for ever.
         let name: &'static str = variant.name.clone().leak();
-        let kernel = Box::leak(Box::new(sm90::describe(name, class.element.dtype(), class.causal, plan)));
+        let kernel = Box::leak(Box::new(sm90::describe(name, class.element.dtype(), class.line.causal, plan)));
         Ok(Candidate { kernel, folder })
     }
 
@@ -111,14 +110,14 @@ impl Small {
     /// A class's small problems: lengths that fill no tile, groups of heads, more tiles than multiprocessors, rows without keys, and head
     /// dimensions that are filled up. On the simulator few of them.
     pub fn all(class: Class, precision: Precision, simulated: bool) -> Vec<Small> {
-        let (d, dv) = (class.d as usize, class.dv as usize);
+        let (d, dv) = (class.line.d as usize, class.line.dv as usize);
         let case = |batch, heads, kv_heads, seqlen_q, seqlen_k| Case {
             batch,
             heads,
             kv_heads,
             seqlen_k,
             head_dim_v: dv,
-            causal: class.causal,
+            causal: class.line.causal,
             lse: true,
             ..Case::new(precision, seqlen_q, d)
         };

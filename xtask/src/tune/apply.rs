@@ -6,7 +6,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use attn_kernel::forward::Plan;
-use attn_kernel::forward::tune::BASE;
 use attn_tune::Class;
 use attn_tune::results::{Measured, Rank, Results};
 
@@ -80,7 +79,7 @@ pub fn run(options: &Options) -> Result<()> {
 fn choose(measured: &Measured, take: &[String], margin: f64) -> Result<Option<Rank>> {
     let class = measured.class;
     let present = measured.variants.first().with_context(|| format!("{class}: no variants"))?;
-    let now = class.present().with_context(|| format!("the table has no line for {class}"))?;
+    let now = class.present();
     if read(class, &present.knobs)? != now {
         bail!(
             "{class} was measured beside the plan `{}`, and the table has `{now}` now; build and measure again",
@@ -106,7 +105,7 @@ fn choose(measured: &Measured, take: &[String], margin: f64) -> Result<Option<Ra
 }
 
 fn read(class: Class, knobs: &str) -> Result<Plan> {
-    Ok(attn_tune::grid::with(Plan { d: class.d, dv: class.dv, ..BASE }, knobs)?)
+    Ok(attn_tune::grid::with(class.base(), knobs)?)
 }
 
 fn show(measured: &Measured, chosen: &Option<Rank>) {
@@ -131,22 +130,23 @@ fn show(measured: &Measured, chosen: &Option<Rank>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use attn_tune::Element;
     use attn_tune::results::{Line, Timed};
 
-    const CLASS: Class = Class { element: Element::Bf16, d: 64, dv: 64, causal: true };
+    fn class() -> Class {
+        Class::try_from("bf16_d64_causal".to_owned()).expect("a class")
+    }
 
     /// The present plan at 100 microseconds, then others.
     fn measured(others: &[(&str, f64)]) -> Measured {
-        let present = CLASS.present().expect("a line").to_string();
+        let present = class().present().to_string();
         let timed =
             |name: String, knobs: String, micros: f64| Timed { name, knobs, failed: None, micros: vec![vec![micros]] };
         let other = others.iter().enumerate().map(|(i, (knobs, micros))| {
-            let plan = CLASS.present().expect("a line").with(knobs).expect("knobs");
+            let plan = class().present().with(knobs).expect("knobs");
             timed(format!("v{}", i + 1), plan.to_string(), *micros)
         });
         Measured {
-            class: CLASS,
+            class: class(),
             lines: vec![Line { length: 512, case: String::new(), flops: 1e9 }],
             variants: [timed("v0".into(), present, 100.0)].into_iter().chain(other).collect(),
             dropped: Vec::new(),
@@ -176,7 +176,7 @@ mod tests {
     fn results_of_another_table_and_plans_that_cannot_run_are_refused() {
         let error = |measured: &Measured| choose(measured, &[], 0.5).expect_err("refused").to_string();
         let mut stale = measured(&[("bn=96", 90.0)]);
-        stale.variants[0].knobs = CLASS.present().expect("a line").with("bn=48").expect("knobs").to_string();
+        stale.variants[0].knobs = class().present().with("bn=48").expect("knobs").to_string();
         assert!(error(&stale).contains("measure again"), "{}", error(&stale));
         let impossible = measured(&[("bn=96 stages=40", 90.0)]);
         assert!(error(&impossible).contains("shared memory does not fit"), "{}", error(&impossible));

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
+use attn_kernel::forward::tune::TABLE;
 use attn_tune::folder::{Folder, Job, Variant};
 use attn_tune::grid::{self, Axis, Dropped, Grid};
 use attn_tune::{Class, Element};
@@ -66,7 +67,8 @@ impl FromStr for HeadDim {
     fn from_str(text: &str) -> Result<Self, String> {
         let (d, dv) = text.split_once(':').unwrap_or((text, text));
         let dims = d.parse().ok().zip(dv.parse().ok());
-        let all = Class::head_dims();
+        let mut all: Vec<_> = TABLE.iter().map(|line| (line.d, line.dv)).collect();
+        all.dedup();
         dims.filter(|dims| all.contains(dims)).map(|(d, dv)| HeadDim(d, dv)).ok_or_else(|| {
             let name = |(d, dv): &(u32, u32)| if d == dv { d.to_string() } else { format!("{d}:{dv}") };
             format!("the table has {}", all.iter().map(name).collect::<Vec<_>>().join(", "))
@@ -133,18 +135,17 @@ impl Options {
             Causal::Yes => &[true],
             Causal::Both => &[false, true],
         };
-        let of = |HeadDim(d, dv): &HeadDim| {
-            let (d, dv) = (*d, *dv);
-            masks.iter().map(move |&causal| Class { element, d, dv, causal })
+        let wanted = |class: &Class| {
+            self.head_dim.contains(&HeadDim(class.line.d, class.line.dv)) && masks.contains(&class.line.causal)
         };
-        self.head_dim.iter().flat_map(of).collect()
+        Class::all(element).filter(wanted).collect()
     }
 
     fn grid(&self, class: Class) -> Result<Grid> {
-        let present = class.present().with_context(|| format!("the table has no line for {class}"))?;
+        let present = class.present();
         let max = usize::from(self.max);
         if self.grid.is_empty() && self.plan.is_empty() {
-            return Ok(grid::around(present, class.causal, max)?);
+            return Ok(grid::around(present, class.line.causal, max)?);
         }
         let mut grid = grid::product(present, &self.grid, max)?;
         for knobs in &self.plan {
@@ -157,7 +158,7 @@ impl Options {
     }
 
     fn lengths(&self, class: Class) -> Vec<usize> {
-        match (self.lengths.as_slice(), class.causal) {
+        match (self.lengths.as_slice(), class.line.causal) {
             ([], false) => vec![1024, 4096, 16384],
             ([], true) => vec![512, 1024, 4096, 16384],
             (lengths, _) => lengths.iter().map(|&length| length as usize).collect(),
@@ -189,8 +190,8 @@ fn variants(class: Class, grid: &Grid) -> impl Iterator<Item = ptx::Variant> {
     grid.plans.iter().enumerate().map(move |(index, plan)| ptx::Variant {
         name: entry_point(class, index),
         element: class.element.type_name(),
-        dims: (class.d, class.dv),
-        causal: class.causal,
+        dims: (class.line.d, class.line.dv),
+        causal: class.line.causal,
         knobs: plan.to_string(),
     })
 }
