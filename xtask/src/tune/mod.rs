@@ -57,7 +57,7 @@ pub fn run(options: &Options) -> Result<()> {
 pub fn on_the_simulator() -> Result<()> {
     let folder = workspace::target().join("tune-simulated");
     let out = folder.to_str().with_context(|| format!("{} is not UTF-8", folder.display()))?;
-    let plans = ["--plan", "bm=128 bn=80 turns=0", "--plan", "stages=3 rescale=0", "--plan", "bn=20"];
+    let plans = ["--plan", "bm=128 bn=80 turns=0", "--plan", "stages=3 exp2=1/8", "--plan", "bn=20"];
     crate::invoke(["tune", "build", "--head-dim", "64", "--causal", "--ptx", "--out", out].into_iter().chain(plans))?;
     measure(&folder, &["--simulator"])?;
     apply::run(&apply::Options::of(folder.join("results.json"), true))
