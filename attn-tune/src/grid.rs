@@ -209,15 +209,23 @@ fn others(present: Plan, word: &str, values: &[&str]) -> Vec<String> {
     values.iter().filter(|value| **value != now).map(|value| format!("{word}={value}")).collect()
 }
 
-/// Tiles near the present one: a few sizes of the key tile, with as many rows as now and with the other count.
+/// Tiles near the present one: with as many rows, and with the other count of warpgroups, for whose registers there are fewer keys.
 fn tiles(present: Plan) -> Vec<String> {
-    const STEP: i32 = 16;
-    let bn = present.bn as i32 / STEP * STEP;
-    let near = [1, -1, 2, -2].map(|step| bn + step * STEP);
-    let rows = if present.bm > 128 { 128 } else { 192 };
-    let same = near.iter().filter(|bn| **bn > 0).map(|bn| format!("bn={bn}"));
-    let other = [0, 1, -1, 2].map(|step| bn + step * STEP);
-    same.chain(other.iter().filter(|bn| **bn > 0).map(|bn| format!("bm={rows} bn={bn}"))).collect()
+    let same = near(present, present.bm, present.bn);
+    let other = if present.bm > 128 { near(present, 128, present.bn) } else { near(present, 192, present.bn * 3 / 4) };
+    let line = |(bm, bn): (u32, u32)| if bm == present.bm { format!("bn={bn}") } else { format!("bm={bm} bn={bn}") };
+    same.into_iter().chain(other).map(line).collect()
+}
+
+/// The four tiles of `bm` rows that can run and are nearest to `bn` keys, the present one left out.
+fn near(present: Plan, bm: u32, bn: u32) -> Vec<(u32, u32)> {
+    let runs = |keys: &u32| {
+        let plan = with_registers(present, &format!("bm={bm} bn={keys}"));
+        plan.is_ok_and(|plan| plan != present && plan.refusal().is_none())
+    };
+    let mut keys: Vec<u32> = (1..=16).map(|steps| steps * 16).filter(runs).collect();
+    keys.sort_by_key(|keys| keys.abs_diff(bn));
+    keys.into_iter().take(4).map(|keys| (bm, keys)).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Device buffers that many problems use from their start, one after another.
 
+use std::ops::Range;
+
 use attn_host::cust::memory::{CopyDestination, DeviceBuffer};
 use attn_host::{DevicePtr, Plan, Tensors};
 use rand::SeedableRng;
@@ -18,6 +20,14 @@ pub struct Pool {
     qkv: [DeviceBuffer<u16>; 3],
     o: DeviceBuffer<u16>,
     lse: DeviceBuffer<u32>,
+}
+
+/// Parts of the buffers of O and LSE.
+pub struct Spans {
+    /// Elements of O.
+    pub o: Vec<Range<usize>>,
+    /// Elements of LSE.
+    pub lse: Vec<Range<usize>>,
 }
 
 impl Pool {
@@ -59,14 +69,33 @@ impl Pool {
 
     /// Launches once over poison and reads back.
     pub fn answer(&self, gpu: &Gpu, plan: &Plan, place: &Placement) -> Result<(Vec<u16>, Vec<u32>), GpuError> {
-        let (mut o, mut lse) = (vec![0; place.o.1.host_len()], vec![0; place.lse.1.host_len()]);
-        self.o.index(..o.len()).set_16(POISON)?;
-        self.lse.index(..lse.len()).set_32(LSE_POISON)?;
+        let mut answer = (vec![0; place.o.1.host_len()], vec![0; place.lse.1.host_len()]);
+        let all = |len| std::iter::once(0..len).collect();
+        let spans = Spans { o: all(answer.0.len()), lse: all(answer.1.len()) };
+        self.answer_in(gpu, plan, place, &spans, &mut answer)?;
+        Ok(answer)
+    }
+
+    /// Launches once over poison and reads some parts of O and LSE back, to where they lie in the whole.
+    pub fn answer_in(
+        &self,
+        gpu: &Gpu,
+        plan: &Plan,
+        place: &Placement,
+        spans: &Spans,
+        (o, lse): &mut (Vec<u16>, Vec<u32>),
+    ) -> Result<(), GpuError> {
+        self.o.index(..place.o.1.host_len()).set_16(POISON)?;
+        self.lse.index(..place.lse.1.host_len()).set_32(LSE_POISON)?;
         self.launch(gpu, plan, place)?;
         gpu.wait()?;
-        self.o.index(..o.len()).copy_to(&mut o)?;
-        self.lse.index(..lse.len()).copy_to(&mut lse)?;
-        Ok((o, lse))
+        for span in &spans.o {
+            self.o.index(span.clone()).copy_to(&mut o[span.clone()])?;
+        }
+        for span in &spans.lse {
+            self.lse.index(span.clone()).copy_to(&mut lse[span.clone()])?;
+        }
+        Ok(())
     }
 }
 

@@ -76,6 +76,16 @@ impl Sample {
         })
     }
 
+    /// The parts of an output's buffer that [`check`](Self::check) reads.
+    pub fn spans(&self, whole: &View) -> Vec<Range<usize>> {
+        let span = |block: &Block| {
+            let view = block.view(whole);
+            let last = view.index((0, view.dims.seq - 1, 0, view.dims.width - 1));
+            view.index((0, 0, 0, 0))..last + 1
+        };
+        self.blocks.iter().map(span).collect()
+    }
+
     /// A part of every block, one below another.
     fn flat<T>(&self, dims: Dims, part: impl Fn(&Block) -> Vec<T>) -> Dense<T> {
         Dense { dims, data: self.blocks.iter().flat_map(part).collect() }
@@ -139,6 +149,15 @@ mod tests {
         for blocks in [1, 5, 24, 1000] {
             run(&o, blocks).expect("the reference's own answer passes");
         }
+        // Nothing but the spans is read.
+        let sample = Sample::of(&case, &place, qkv, 5);
+        let part = |spans: Vec<Range<usize>>, i: &usize| spans.iter().any(|span| span.contains(i));
+        let only_o: Vec<u16> =
+            (0..o.len()).map(|i| if part(sample.spans(&place.o.0), &i) { o[i] } else { 0x7FC0 }).collect();
+        let only_lse: Vec<u32> =
+            (0..lse.len()).map(|i| if part(sample.spans(&place.lse.0), &i) { lse[i] } else { !0 }).collect();
+        assert!(only_o != o && only_lse != lse);
+        sample.check(&case, &place, &only_o, Some(&only_lse)).expect("the sampled rows are there");
         // The last row of the last head is always among the sampled ones.
         let last = place.o.0.index((1, 69, 3, 7));
         o[last] = case.precision.to_bits(100.0);

@@ -7,6 +7,7 @@
 mod report;
 mod variant;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::case::Case;
 use crate::gpu::{self, Gpu, GpuError};
 use crate::layout::Placement;
-use crate::pool::Pool;
+use crate::pool::{Pool, Spans};
 use crate::precision::Precision;
 use crate::sampled::Sample;
 use variant::{Candidate, Small, Unusable};
@@ -39,7 +40,7 @@ pub struct Options {
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Write the results to this file, which `cargo xtask tune apply` reads.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", overrides_with = "json")]
     json: Option<PathBuf>,
     /// Rounds over all variants.
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
@@ -129,11 +130,12 @@ fn measure_all(gpu: &Gpu, options: &Options) -> Result<(), TuneError> {
     Ok(())
 }
 
-/// A timed problem: what it is, where its tensors lie, and what is right in it.
+/// A timed problem: what it is, where its tensors lie, what is right in it, and which parts of O and LSE tell.
 struct Problem {
     case: Case,
     place: Placement,
     sample: Sample,
+    spans: Spans,
 }
 
 fn measure(gpu: &Gpu, options: &Options, job: &Job) -> Result<Measured, TuneError> {
@@ -142,7 +144,9 @@ fn measure(gpu: &Gpu, options: &Options, job: &Job) -> Result<Measured, TuneErro
     let pool = Pool::new(precision(job.class), cases.iter())?;
     let problems: Vec<Problem> = cases.into_iter().map(|case| Problem::of(case, &pool)).collect();
     let small = Small::all(job.class, precision(job.class), gpu.is_simulated());
-    let bench = Bench { gpu, options, class: job.class, small, pool, problems };
+    let longest = |of: fn(&Placement) -> usize| problems.iter().map(|problem| of(&problem.place)).max().unwrap_or(0);
+    let answer = RefCell::new((vec![0; longest(|p| p.o.1.host_len())], vec![0; longest(|p| p.lse.1.host_len())]));
+    let bench = Bench { gpu, options, class: job.class, small, pool, problems, answer };
     println!("\n{}: {} variants", job.class, job.variants.len());
     let (mut timed, mut ready) = (Vec::new(), Vec::new());
     for variant in &job.variants {
@@ -187,6 +191,8 @@ struct Bench<'a> {
     small: Vec<Small>,
     pool: Pool,
     problems: Vec<Problem>,
+    /// O and LSE on the host, as long as the longest; only what a problem's spans name was ever read back.
+    answer: RefCell<(Vec<u16>, Vec<u32>)>,
 }
 
 /// A variant whose answers are right: for each problem its plan, and the launches of a measurement.
@@ -205,10 +211,11 @@ impl Bench<'_> {
     }
 
     fn ready(&self, candidate: &Candidate<'_>, problem: &Problem) -> Result<(Plan, u32), Unusable> {
-        let Problem { case, place, sample } = problem;
+        let Problem { case, place, sample, spans } = problem;
         let plan = candidate.plan(self.gpu, &gpu::problem(case, place)).map_err(GpuError::from)?;
-        let (o, lse) = self.pool.answer(self.gpu, &plan, place)?;
-        sample.check(case, place, &o, Some(&lse)).map_err(|mismatch| Unusable::wrong(case, mismatch))?;
+        let answer = &mut *self.answer.borrow_mut();
+        self.pool.answer_in(self.gpu, &plan, place, spans, answer)?;
+        sample.check(case, place, &answer.0, Some(&answer.1)).map_err(|mismatch| Unusable::wrong(case, mismatch))?;
         if self.gpu.is_simulated() {
             return Ok((plan, 1));
         }
@@ -246,7 +253,8 @@ impl Problem {
     fn of(case: Case, pool: &Pool) -> Problem {
         let place = case.layout.place(&case);
         let sample = Sample::of(&case, &place, [0, 1, 2].map(|i| pool.host(i)), SAMPLED_BLOCKS);
-        Problem { case, place, sample }
+        let spans = Spans { o: sample.spans(&place.o.0), lse: sample.spans(&place.lse.0) };
+        Problem { case, place, sample, spans }
     }
 }
 
