@@ -194,7 +194,6 @@ const NUMBERS: &[(&str, &[&str])] = &[
     ("stages", &["2", "3"]),
     ("q", &["1", "2"]),
     ("exp2", &["0/1", "1/16", "1/8"]),
-    ("rescale", &["8", "0"]),
 ];
 
 /// Numbers, each by itself.

@@ -32,6 +32,12 @@ named! {
         Falling = "falling",
         /// Scores climb by about 5 powers of two per 128 keys: below a lazy rescale's threshold in one tile, above in two.
         Creeping = "creeping",
+        /// Scores fall by about 20 powers of two per 128 keys: a kernel that walks from the last key to the first leaves a reference behind
+        /// that still serves in one tile, and in two no longer.
+        Sinking = "sinking",
+        /// The second key scores 150 above all others: what a kernel has computed before it counts for nothing, and its exponential
+        /// against any earlier reference overflows.
+        Spike = "spike",
         /// Batch 0, head 0 has a NaN in one key, at the start of the last 128: every query that sees it gets NaN, no other does.
         NotANumber = "nan",
         /// The first key of batch 0, head 0 scores `+inf`, a value that no softmax survives: every query that sees it gets NaN, no
@@ -138,6 +144,8 @@ impl Inputs {
             }
             Input::Rising => self.slope(|j| 60.0 * j as f32 / last / score),
             Input::Falling => self.slope(|j| 60.0 * (1.0 - j as f32 / last) / score),
+            Input::Sinking => self.slope(|j| 20.0 * std::f32::consts::LN_2 * (last - j as f32) / 128.0 / score),
+            Input::Spike => self.slope(|j| if j == 1 { 150.0 / score } else { 0.0 }),
             Input::Creeping => self.slope(|j| 5.0 * std::f32::consts::LN_2 * j as f32 / 128.0 / score),
         }
         self

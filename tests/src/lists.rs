@@ -315,6 +315,14 @@ bf16 b=1 h=2 hk=2 sq=1024 sk=900 d=128 dv=128 causal lse input=rising
 f16 b=1 h=2 hk=2 sq=900 sk=1024 d=64 dv=64 causal lse input=creeping
 bf16 b=1 h=2 hk=2 sq=900 sk=1024 d=256 dv=256 lse input=rising
 f16 b=1 h=2 hk=2 sq=1000 sk=1000 d=128 dv=128 lse input=falling
+f16 b=1 h=2 hk=2 sq=900 sk=1100 d=64 dv=64 causal lse input=sinking
+bf16 b=1 h=2 hk=2 sq=700 sk=1024 d=128 dv=128 lse input=sinking
+f16 b=1 h=2 hk=2 sq=300 sk=900 d=96 dv=96 lse input=sinking
+bf16 b=1 h=2 hk=2 sq=300 sk=700 d=256 dv=256 causal lse input=sinking
+f16 b=1 h=2 hk=2 sq=500 sk=900 d=128 dv=128 causal lse input=spike
+bf16 b=1 h=2 hk=2 sq=400 sk=800 d=64 dv=64 lse input=spike
+f16 b=1 h=1 hk=1 sq=300 sk=600 d=192 dv=128 lse input=spike
+bf16 b=1 h=1 hk=1 sq=300 sk=500 d=32 dv=32 lse input=spike
 bf16 b=2 h=3 hk=1 sq=700 sk=350 d=64 dv=64 causal lse input=neginf
 f16 b=2 h=3 hk=1 sq=350 sk=700 d=128 dv=128 lse input=neginf layout=padded
 bf16 b=2 h=2 hk=2 sq=200 sk=200 d=32 dv=32 lse input=nan
@@ -354,6 +362,10 @@ bf16 b=2 h=2 hk=1 sq=64 sk=66 d=96 dv=96 causal layout=sbhd
 bf16 b=1 h=1 hk=1 sq=130 sk=256 d=128 dv=128 lse input=rising
 f16 b=1 h=1 hk=1 sq=130 sk=256 d=64 dv=64 causal lse input=creeping
 bf16 b=1 h=1 hk=1 sq=130 sk=256 d=32 dv=32 lse input=falling
+f16 b=1 h=1 hk=1 sq=70 sk=250 d=64 dv=64 lse scale=0.4 input=sinking
+bf16 b=1 h=1 hk=1 sq=70 sk=256 d=128 dv=128 causal lse input=sinking
+f16 b=1 h=1 hk=1 sq=70 sk=200 d=32 dv=32 lse input=spike
+bf16 b=1 h=1 hk=1 sq=66 sk=250 d=256 dv=256 lse input=spike
 bf16 b=1 h=2 hk=2 sq=100 sk=200 d=64 dv=64 lse input=neginf
 f16 b=1 h=1 hk=1 sq=100 sk=130 d=128 dv=128 lse input=large scale=0.3
 bf16 b=1 h=2 hk=1 sq=77 sk=33 d=64 dv=64 lse input=negative layout=padded

@@ -1,12 +1,25 @@
-//! Online softmax over the accumulator fragments of one thread.
+//! Online softmax over the accumulator fragments of one thread, which looks for a maximum only where it has to.
 //!
 //! A thread of a wgmma warpgroup holds two rows of a score tile (register `i` belongs to row `(i >> 1) & 1`); the four
-//! threads of a quad hold the same two rows between them. The running maximum is agreed on by the quad at every step; the
-//! running sum stays partial per thread until the end, because all four threads scale it alike.
+//! threads of a quad hold the same two rows between them. The running sum stays partial per thread until the end, because all
+//! four threads scale it alike.
+//!
+//! # The kept reference
+//!
+//! Exponentials may be taken against any reference that keeps them representable, since O and the sum share it. A tile's first block sets
+//! it to the rows' maximum. Every later block is taken against the reference as it is, at once: no maximum over its scores, no
+//! exchange between threads, no first exponential that waits for the last score. Whether the reference still served is seen
+//! afterwards, in sums that are needed anyway: no exponential of a row is greater than their sum. Where a sum is greater than
+//! [`Knobs::bound`], the block is done again from its scores, with their maximum as the reference, and O is rescaled
+//! ([`Rows::raise`]). An exponential that overflows, or that is not a number, makes a sum that is not within any bound.
+//!
+//! FlashAttention-4 skips the rescale where the maximum grew little; this skips the maximum too.
+
+use core::ops::Range;
 
 use crate::attn::exp2;
 use crate::forward::plan::Exp2;
-use crate::ptx::math::{ex2, fma, lg2, max, rcp};
+use crate::ptx::math::{ex2, fma, lg2, max, min, rcp};
 
 /// Reductions over the four threads that share a row.
 pub trait Quad {
@@ -21,21 +34,62 @@ pub trait Quad {
 pub struct Knobs {
     /// `softmax_scale * log2(e)`.
     pub scale_log2: f32,
-    /// Growth of the maximum, in powers of two, that is tolerated before O is rescaled.
-    pub threshold: f32,
+    /// Sum of a thread's exponentials of a row in one block up to which the rows keep their reference.
+    pub bound: f32,
     /// Share of exponentials on the FMA units.
     pub exp2: Exp2,
 }
 
 /// Running statistics of a thread's two rows.
 ///
-/// `max` is the reference that the exponentials are taken against, in units of raw scores. It may lag behind the true
-/// maximum by up to [`Knobs::threshold`] powers of two (FlashAttention-4's conditional rescale): the result is the same,
-/// since O and the sum use one reference, and P then reaches at most `2^threshold`, which bf16 and f16 hold exactly as well.
+/// `max` is the reference that the exponentials are taken against, in units of raw scores: the greatest score that was looked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows {
     max: [f32; 2],
     sum: [f32; 2],
+}
+
+/// A block's probabilities, packed in pairs, and their sums as far as they have been computed.
+#[derive(Clone, Copy, Debug)]
+pub struct Block<const P: usize> {
+    /// The probabilities.
+    pub p: [u32; P],
+    /// Two chains a row.
+    sums: [f32; 4],
+}
+
+impl<const P: usize> Block<P> {
+    /// Nothing computed yet.
+    #[inline(always)]
+    pub fn new() -> Self {
+        Block { p: [0; P], sums: [0.0; 4] }
+    }
+
+    /// The sum of each row.
+    #[inline(always)]
+    fn totals(&self) -> [f32; 2] {
+        [self.sums[0] + self.sums[1], self.sums[2] + self.sums[3]]
+    }
+
+    /// Whether the reference served: no exponential is greater than the bound. Asked of the whole block.
+    #[inline(always)]
+    pub fn within(&self, knobs: &Knobs) -> bool {
+        let [a, b] = self.totals();
+        a <= knobs.bound && b <= knobs.bound
+    }
+
+    /// A value that depends on every exponential so far and has no sign: not a negative number, nor a NaN with its sign bit set.
+    #[inline(always)]
+    pub fn witness(&self) -> f32 {
+        let [a, b] = self.totals();
+        a + b
+    }
+}
+
+impl<const P: usize> Default for Block<P> {
+    fn default() -> Self {
+        Block::new()
+    }
 }
 
 impl Rows {
@@ -50,36 +104,79 @@ impl Rows {
     pub fn first<Q: Quad, const S: usize>(&mut self, scores: &mut [f32; S], knobs: &Knobs) {
         let block = row_max(scores);
         self.max = [Q::max(block[0]), Q::max(block[1])];
-        self.sum = exponentiate(scores, self.max, knobs);
+        self.sum = exponentiate(scores, self.offsets(knobs), knobs);
     }
 
-    /// A later block: as [`Rows::first`], and returns the factors by which O's rows must be scaled.
+    /// A later block: the exponentials of the pairs `pairs` of its scores against the reference as it is, packed by `pack`. Pair 0
+    /// comes first, every pair once; then [`within`](Block::within) is asked, and [`add`](Self::add) or [`raise`](Self::raise) called.
+    #[inline(always)]
+    pub fn probabilities<const S: usize, const P: usize>(
+        &self,
+        scores: &[f32; S],
+        pairs: Range<usize>,
+        knobs: &Knobs,
+        block: &mut Block<P>,
+        pack: impl Fn(f32, f32) -> u32,
+    ) {
+        let offsets = self.offsets(knobs);
+        let mut j = pairs.start;
+        while j < pairs.end {
+            let exp = |score| {
+                let x = fma(score, knobs.scale_log2, offsets[j & 1]);
+                // The polynomial ends before infinity; what it gives for the clamped argument is as far out of bounds.
+                if emulated(2 * j, knobs) { exp2::exp2::<3>(min(x, 126.0)) } else { ex2(x) }
+            };
+            let (low, high) = (exp(scores[2 * j]), exp(scores[2 * j + 1]));
+            let chain = 2 * (j & 1);
+            if j < 2 {
+                (block.sums[chain], block.sums[chain + 1]) = (low, high);
+            } else {
+                block.sums[chain] += low;
+                block.sums[chain + 1] += high;
+            }
+            block.p[j] = pack(low, high);
+            j += 1;
+        }
+    }
+
+    /// The reference served: the block's sums count.
+    #[inline(always)]
+    pub fn add<const P: usize>(&mut self, block: &Block<P>) {
+        let [a, b] = block.totals();
+        self.sum = [self.sum[0] + a, self.sum[1] + b];
+    }
+
+    /// The reference did not serve: as [`Rows::first`], and returns the factors by which O's rows must be scaled. All four threads of
+    /// the quad call it.
     ///
     /// A factor is exactly 1 when the row keeps its reference.
     #[inline(always)]
-    pub fn step<Q: Quad, const S: usize>(&mut self, scores: &mut [f32; S], knobs: &Knobs) -> [f32; 2] {
+    pub fn raise<Q: Quad, const S: usize>(&mut self, scores: &mut [f32; S], knobs: &Knobs) -> [f32; 2] {
         let block = row_max(scores);
         let mut factor = [1.0; 2];
         for r in 0..2 {
             let new = max(self.max[r], Q::max(block[r]));
-            // -inf minus -inf is NaN, which is not above the threshold: a row without keys keeps -inf and factor 1.
+            // -inf minus -inf is NaN, which is not greater than 0: a row without keys keeps -inf and factor 1.
             let growth = (new - self.max[r]) * knobs.scale_log2;
-            if growth > knobs.threshold {
+            if growth > 0.0 {
                 factor[r] = ex2(-growth);
                 self.max[r] = new;
             }
         }
-        let sums = exponentiate(scores, self.max, knobs);
+        let sums = exponentiate(scores, self.offsets(knobs), &Knobs { exp2: Exp2::HARDWARE, ..*knobs });
         for r in 0..2 {
             self.sum[r] = fma(self.sum[r], factor[r], sums[r]);
         }
         factor
     }
 
-    /// A value that depends on every exponential so far and has no sign: not a negative number, nor a NaN with its sign bit set.
+    /// What is added to a scaled score before the exponential.
+    ///
+    /// For a row whose every score was -inf so far, the greatest number: another -inf still gives exp2(-inf) = 0, and not NaN, while any
+    /// number overflows, which asks for a reference.
     #[inline(always)]
-    pub fn witness(&self) -> f32 {
-        self.sum[0] + self.sum[1]
+    fn offsets(&self, knobs: &Knobs) -> [f32; 2] {
+        self.max.map(|m| if m == f32::NEG_INFINITY { f32::MAX } else { -m * knobs.scale_log2 })
     }
 
     /// Ends the tile: `1 / sum` for each row to multiply O with, and each row's LSE (natural logarithm).
@@ -127,17 +224,20 @@ fn row_max<const S: usize>(scores: &[f32; S]) -> [f32; 2] {
     [max(chains[0], chains[1]), max(chains[2], chains[3])]
 }
 
-/// Replaces each score by `exp2(scale_log2 * (score - reference))`, and returns each row's sum.
+/// Whether register `i`'s exponential is computed on the FMA units.
 #[inline(always)]
-fn exponentiate<const S: usize>(scores: &mut [f32; S], reference: [f32; 2], knobs: &Knobs) -> [f32; 2] {
-    // Against a reference of -inf every score is -inf too; 0 in its place gives exp2(-inf) = 0 and not NaN.
-    let offset = reference.map(|m| if m == f32::NEG_INFINITY { 0.0 } else { -m * knobs.scale_log2 });
+const fn emulated(i: usize, knobs: &Knobs) -> bool {
+    (i as u32 / 4) % knobs.exp2.period < knobs.exp2.emulated
+}
+
+/// Replaces each score by its exponential against a reference that is not smaller, and returns each row's sum.
+#[inline(always)]
+fn exponentiate<const S: usize>(scores: &mut [f32; S], offsets: [f32; 2], knobs: &Knobs) -> [f32; 2] {
     let mut chains = [0.0; 4];
     let mut i = 0;
     while i < S {
-        let x = fma(scores[i], knobs.scale_log2, offset[(i >> 1) & 1]);
-        let emulated = (i as u32 / 4) % knobs.exp2.period < knobs.exp2.emulated;
-        scores[i] = if emulated { exp2::exp2::<3>(x) } else { ex2(x) };
+        let x = fma(scores[i], knobs.scale_log2, offsets[(i >> 1) & 1]);
+        scores[i] = if emulated(i, knobs) { exp2::exp2::<3>(x) } else { ex2(x) };
         chains[i & 3] += scores[i];
         i += 1;
     }
@@ -162,31 +262,56 @@ mod tests {
     }
 
     const HALF_EMULATED: Exp2 = Exp2 { period: 2, emulated: 1 };
+    /// Scores of a block.
+    const S: usize = 16;
 
-    fn knobs(threshold: f32, exp2: Exp2) -> Knobs {
-        Knobs { scale_log2: 0.25 * std::f32::consts::LOG2_E, threshold, exp2 }
+    fn knobs(bound: f32, exp2: Exp2) -> Knobs {
+        Knobs { scale_log2: 0.25 * std::f32::consts::LOG2_E, bound, exp2 }
     }
 
-    /// Runs blocks of scores through the online softmax with V = 1 for every key and checks O = 1 and the LSE in f64.
-    fn check(blocks: &[[f32; 16]], k: Knobs) {
-        let mut rows = Rows::new();
-        let mut o = [0.0f32; 4];
+    /// What became of a tile.
+    struct Outcome {
+        /// O of both rows with V = 1 for every key.
+        o: [f32; 2],
+        lse: [f32; 2],
+        /// Blocks that were done again.
+        raised: usize,
+    }
+
+    /// Runs blocks of scores through the online softmax as a kernel does.
+    fn run(blocks: &[[f32; S]], k: &Knobs) -> Outcome {
+        let (mut rows, mut o, mut raised) = (Rows::new(), [0.0f32; 4], 0);
         for (n, block) in blocks.iter().enumerate() {
             let mut p = *block;
-            let factor = if n == 0 {
-                rows.first::<Alone, 16>(&mut p, &k);
-                [0.0; 2]
+            if n == 0 {
+                rows.first::<Alone, S>(&mut p, k);
             } else {
-                rows.step::<Alone, 16>(&mut p, &k)
-            };
-            if n > 0 {
-                scale_rows(&mut o, factor);
+                // The "packed" pair is its place, so that both parts of the split are seen to come.
+                let mut done = Block::<8>::new();
+                for pairs in [0..3, 3..8] {
+                    rows.probabilities(block, pairs, k, &mut done, |a, b| (a + b > 0.0) as u32 + 1);
+                }
+                assert!(done.p.iter().all(|&pair| pair > 0));
+                if done.within(k) {
+                    let offsets = rows.offsets(k);
+                    rows.add(&done);
+                    exponentiate(&mut p, offsets, &Knobs { exp2: Exp2::HARDWARE, ..*k });
+                } else {
+                    scale_rows(&mut o, rows.raise::<Alone, S>(&mut p, k));
+                    raised += 1;
+                }
             }
             for (i, p) in p.iter().enumerate() {
                 o[i & 2] += p;
             }
         }
-        let (inverse, lse) = rows.finish::<Alone>(&k);
+        let (inverse, lse) = rows.finish::<Alone>(k);
+        Outcome { o: [o[0] * inverse[0], o[2] * inverse[1]], lse, raised }
+    }
+
+    /// O is 1 and the LSE is f64's, or O is 0 and the LSE -inf. Returns the blocks that were done again.
+    fn check(blocks: &[[f32; S]], k: Knobs) -> usize {
+        let got = run(blocks, &k);
         for r in 0..2 {
             let row: Vec<f64> = blocks
                 .iter()
@@ -197,50 +322,83 @@ mod tests {
                 .collect();
             let top = row.iter().cloned().fold(f64::NEG_INFINITY, f64::max);
             if top == f64::NEG_INFINITY {
-                assert_eq!((inverse[r], lse[r]), (0.0, f32::NEG_INFINITY));
+                assert_eq!((got.o[r], got.lse[r]), (0.0, f32::NEG_INFINITY));
                 continue;
             }
             let want = top + row.iter().map(|s| (s - top).exp()).sum::<f64>().ln();
-            assert!((lse[r] as f64 - want).abs() < 2e-4 * want.abs().max(1.0), "lse {} instead of {want}", lse[r]);
-            assert!(
-                (o[2 * r] * inverse[r] - 1.0).abs() < 1e-4,
-                "O {} with threshold {}",
-                o[2 * r] * inverse[r],
-                k.threshold
-            );
+            assert!((got.lse[r] as f64 - want).abs() < 2e-4 * want.abs().max(1.0), "lse {}, not {want}", got.lse[r]);
+            assert!((got.o[r] - 1.0).abs() < 2e-4, "O {} with bound {}", got.o[r], k.bound);
         }
+        got.raised
     }
 
     #[test]
-    fn any_reference_within_the_threshold_gives_the_same_result() {
-        let wave = |n: usize, height: f32| core::array::from_fn(|i| height * ((n * 16 + i) as f32 * 0.7).sin());
-        let rising: Vec<[f32; 16]> = (0..6).map(|n| wave(n, 4.0 * n as f32)).collect();
-        let falling: Vec<[f32; 16]> = rising.iter().rev().copied().collect();
-        for threshold in [0.0, 2.0, 8.0] {
+    fn any_bound_gives_the_same_result() {
+        let wave = |n: usize, height: f32| core::array::from_fn(|i| height * ((n * S + i) as f32 * 0.7).sin());
+        let rising: Vec<[f32; S]> = (0..6).map(|n| wave(n, 4.0 * n as f32)).collect();
+        let falling: Vec<[f32; S]> = rising.iter().rev().copied().collect();
+        for bound in [64.0, 256.0, 16384.0] {
             for exp2 in [Exp2::HARDWARE, HALF_EMULATED] {
-                check(&rising, knobs(threshold, exp2));
-                check(&falling, knobs(threshold, exp2));
+                check(&rising, knobs(bound, exp2));
+                assert_eq!(check(&falling, knobs(bound, exp2)), 0, "a falling row keeps its reference");
             }
         }
     }
 
     #[test]
-    fn rows_without_keys_stay_empty_and_may_wake_up_late() {
-        let none = [f32::NEG_INFINITY; 16];
-        let late: [f32; 16] = core::array::from_fn(|i| if (i >> 1) & 1 == 0 { f32::NEG_INFINITY } else { i as f32 });
+    fn a_block_far_above_the_reference_is_done_again() {
+        let flat = |x: f32| [x; S];
         for exp2 in [Exp2::HARDWARE, HALF_EMULATED] {
-            check(&[none, none], knobs(8.0, exp2));
-            check(&[none, late, none], knobs(8.0, exp2));
+            let k = knobs(16384.0, exp2);
+            // Exponents 0, then 36, then 3600 and 36,000: within f32 and far outside.
+            assert_eq!(check(&[flat(0.0), flat(100.0), flat(1e4), flat(1e5)], k), 3);
+            assert_eq!(check(&[flat(-1e5), flat(1e5), flat(-1e5)], k), 1);
+            // One score of one row alone, of the first and of the last pair.
+            for i in [0, 1, 2, 3, S - 4, S - 1] {
+                let mut spike = flat(0.0);
+                spike[i] = 500.0;
+                assert_eq!(check(&[flat(0.0), spike, flat(0.0)], k), 1, "register {i}");
+            }
         }
     }
 
     #[test]
     fn a_small_growth_keeps_the_reference() {
+        let k = knobs(16384.0, Exp2::HARDWARE);
+        assert_eq!(check(&[[1.0; S], [2.0; S], [20.0; S]], k), 0);
+        assert_eq!(check(&[[1.0; S], [101.0; S]], k), 1);
         let mut rows = Rows::new();
-        let k = knobs(8.0, Exp2::HARDWARE);
-        rows.first::<Alone, 16>(&mut [1.0; 16], &k);
-        assert_eq!(rows.step::<Alone, 16>(&mut [2.0; 16], &k), [1.0; 2]);
-        let factor = rows.step::<Alone, 16>(&mut [101.0; 16], &k);
+        rows.first::<Alone, S>(&mut [1.0; S], &k);
+        let factor = rows.raise::<Alone, S>(&mut [101.0; S], &k);
         assert!(factor[0] < 1e-10 && factor[0] > 0.0, "growth of 100 must rescale, got {factor:?}");
+        assert_eq!(rows.raise::<Alone, S>(&mut [50.0; S], &k), [1.0; 2]);
+    }
+
+    #[test]
+    fn rows_without_keys_stay_empty_and_may_wake_up_late() {
+        let none = [f32::NEG_INFINITY; S];
+        let late = |x| core::array::from_fn(|i| if (i >> 1) & 1 == 0 { f32::NEG_INFINITY } else { x + i as f32 });
+        for exp2 in [Exp2::HARDWARE, HALF_EMULATED] {
+            assert_eq!(check(&[none, none, none], knobs(16384.0, exp2)), 0);
+            // A row's first number asks for a reference, however small it is.
+            for x in [0.0, -1e4, 1e4] {
+                assert_eq!(check(&[none, late(x), none], knobs(16384.0, exp2)), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_number_stays_so() {
+        for exp2 in [Exp2::HARDWARE, HALF_EMULATED] {
+            for i in 0..S {
+                let mut block = [0.0; S];
+                block[i] = f32::NAN;
+                let got = run(&[[0.0; S], block, [0.0; S]], &knobs(16384.0, exp2));
+                let (hit, other) = ((i >> 1) & 1, ((i >> 1) & 1) ^ 1);
+                assert!(got.o[hit].is_nan() && got.lse[hit].is_nan(), "register {i}");
+                assert!((got.o[other] - 1.0).abs() < 1e-5, "register {i}");
+                assert!(got.raised >= 1);
+            }
+        }
     }
 }

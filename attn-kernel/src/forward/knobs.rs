@@ -1,5 +1,5 @@
 //! Every knob of a Hopper plan as a word with a value, and plans as lines of them:
-//! `bm=192 bn=128 stages=2 regs=160/32 exp2=0/1 rescale=8 turns=1 wait=first schedule=paired`.
+//! `bm=192 bn=128 stages=2 regs=160/32 exp2=0/1 turns=1 wait=2 schedule=paired`.
 //!
 //! The table of tuned plans, the tuner's grids and its results are written so. A line is read when the crate is compiled as well
 //! as at run time, by the same functions; a new knob is one line of [`knobs!`] below.
@@ -31,7 +31,7 @@ pub struct Knob {
 /// Largest number of a value, so that no size computed from it overflows.
 const MAX: u32 = 4096;
 
-/// Declares the knobs. Four kinds: a number, a number that the plan keeps as f32, `a/b`, and one of several words.
+/// Declares the knobs. Three kinds: a number, `a/b`, and one of several words.
 macro_rules! knobs {
     ($($word:literal, $about:literal: $kind:tt $part:tt;)*) => {
         /// The knobs, in the order of a line.
@@ -67,12 +67,6 @@ macro_rules! knobs {
             None => Err(concat!($what, " is a whole number up to 4096")),
         }
     };
-    (@set float { $field:ident }, $plan:ident, $value:ident, $what:expr) => {
-        match number($value) {
-            Some(number) => { $plan.$field = number as f32; Ok(()) }
-            None => Err(concat!($what, " is a whole number up to 4096")),
-        }
-    };
     (@set pair { $field:ident: $type:ident; $a:ident / $b:ident }, $plan:ident, $value:ident, $what:expr) => {
         match pair($value) {
             Some(($a, $b)) => { $plan.$field = $type { $a, $b }; Ok(()) }
@@ -85,7 +79,6 @@ macro_rules! knobs {
     }};
 
     (@show number { $field:ident }, $plan:ident, $f:ident) => { write!($f, "{}", $plan.$field) };
-    (@show float { $field:ident }, $plan:ident, $f:ident) => { write!($f, "{}", $plan.$field) };
     (@show pair { $field:ident: $type:ident; $a:ident / $b:ident }, $plan:ident, $f:ident) => {
         write!($f, "{}/{}", $plan.$field.$a, $plan.$field.$b)
     };
@@ -100,9 +93,8 @@ knobs! {
     "stages", "stages of the K ring and of the V ring": number { stages };
     "regs", "registers of consumers/producer": pair { regs: Registers; consumer / producer };
     "exp2", "share of the exponentials on the FMA units": pair { exp2: Exp2; emulated / period };
-    "rescale", "powers of two by which the maximum may grow before O is rescaled": float { rescale_threshold };
     "turns", "whether warpgroups take turns on the tensor cores": words { ping_pong; "0" => false, "1" => true };
-    "wait", "when a warpgroup waits for its P V": words { softmax_under_output; "first" => false, "exp" => true };
+    "wait", "eighths of the exponentials before a warpgroup waits for its P V": number { exp_under_output };
     "schedule", "how tiles are dealt to blocks": words {
         schedule;
         "persistent" => Schedule::Persistent, "longest" => Schedule::LongestFirst, "paired" => Schedule::Paired

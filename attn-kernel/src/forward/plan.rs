@@ -4,6 +4,7 @@
 //! not fit the hardware when the crate is compiled.
 
 use super::ForwardParams;
+use crate::mem::{Bf16, Element, F16};
 
 /// A GPU architecture that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +52,14 @@ impl DType {
     /// Bytes of one element.
     pub const fn bytes(self) -> u32 {
         2
+    }
+
+    /// [`Element::SUM_BOUND`].
+    pub const fn sum_bound(self) -> f32 {
+        match self {
+            DType::Bf16 => Bf16::SUM_BOUND,
+            DType::F16 => F16::SUM_BOUND,
+        }
     }
 }
 
@@ -106,15 +115,14 @@ pub struct Plan {
     pub stages: u32,
     /// Register budget.
     pub regs: Registers,
-    /// O is rescaled only when the running maximum grew by more than this many powers of two. Zero: at every growth.
-    pub rescale_threshold: f32,
     /// Polynomial share of exp2.
     pub exp2: Exp2,
     /// Consumer warpgroups take turns on the tensor cores (ping-pong), so that one's softmax hides under the other's MMA.
     pub ping_pong: bool,
-    /// A warpgroup waits for its own P V only after the next block's exponentials, not before them. Then its softmax runs under its own
-    /// multiply too, but V is given back later, and P is rounded after the last exponential rather than between them.
-    pub softmax_under_output: bool,
+    /// Eighths of the next block's exponentials that a warpgroup computes before it waits for its own P V. The more, the more of its softmax
+    /// runs under its own multiply, but V is given back later, and the new P needs registers beside the old one. Zero: it waits for P V
+    /// and the next scores at once.
+    pub exp_under_output: u32,
     /// How tiles are dealt to blocks.
     pub schedule: Schedule,
 }
@@ -289,7 +297,7 @@ impl Plan {
             r.consumer * self.consumers() + r.producer <= self.entry_registers() * (self.consumers() + 1),
             "the consumers would wait for registers that the block does not own"
         );
-        require!(self.rescale_threshold >= 0.0 && self.rescale_threshold <= 8.0, "P must stay far below f16's maximum");
+        require!(self.exp_under_output <= 8, "a block's exponentials are eight eighths");
         require!(self.exp2.period > 0 && self.exp2.emulated <= self.exp2.period, "a share is at most the whole");
         None
     }
@@ -415,12 +423,7 @@ mod tests {
     #[test]
     fn fingerprints_differ_by_what_a_launch_depends_on_and_by_nothing_else() {
         let plan = tune::plan(64, 64, false);
-        let same = Plan {
-            rescale_threshold: 0.0,
-            ping_pong: !plan.ping_pong,
-            softmax_under_output: !plan.softmax_under_output,
-            ..plan
-        };
+        let same = Plan { ping_pong: !plan.ping_pong, exp_under_output: plan.exp_under_output + 1, ..plan };
         let of = |plan: Plan| plan.launch().fingerprint();
         assert_eq!(of(same), of(plan));
         let others = [
@@ -457,7 +460,7 @@ mod tests {
         assert!(why("regs=240/40").contains("does not own"));
         assert!(why("bm=192 bn=96").contains("does not own"));
         assert!(why("bn=192 regs=160/24").contains("alone take more registers"));
-        assert!(why("rescale=9").contains("f16's maximum"));
+        assert!(why("wait=9").contains("eighths"));
         assert!(why("exp2=3/2").contains("at most the whole"));
         assert!(why("exp2=0/0").contains("at most the whole"));
     }

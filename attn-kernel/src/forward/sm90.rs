@@ -7,10 +7,13 @@
 //! |----------|-------------------------------|---------------------------------------------|
 //! | K0, Q    | S = Q K0ᵀ                     |                                             |
 //! | K1, V0   |                               | P = exp2(S), block 0                        |
-//! | K2, V1   | S = Q K1ᵀ, then O += P V0     | S is done: its maximum, while O runs        |
-//! | ...      |                               | O is done: P = exp2(S), block 1, O rescaled |
+//! | K2, V1   | S = Q K1ᵀ, then O += P V0     | S is done: P = exp2(S), some of it          |
+//! | ...      |                               | O is done: P = exp2(S), the rest            |
 //! | Vn       | O += P Vn                     |                                             |
 //! | next Q   |                               | O / sum to shared memory, TMA store, LSE    |
+//!
+//! P is taken against the reference of the block before; where that is too small by far, S gives its maximum, P is made again and O
+//! rescaled ([`softmax`]).
 //!
 //! With [`Plan::ping_pong`] the warpgroups also take turns: one issues its two multiplies, hands the tensor cores on, and
 //! computes its softmax while the others' multiplies run.
@@ -26,7 +29,7 @@ use self::block::{Rings, Seat, Walker, WarpQuad, Work};
 use super::params::{ForwardParams, TensorMap};
 use super::plan::{Plan, ROWS, WARPGROUP};
 use crate::attn::mask::{self, Lengths, Mask};
-use crate::attn::softmax::{self, Knobs, Rows};
+use crate::attn::softmax::{self, Block, Knobs, Rows};
 use crate::attn::walk;
 use crate::entry;
 use crate::mem::descriptor::{Descriptor, k_major_step, mn_major_step};
@@ -216,7 +219,7 @@ unsafe fn consume<V: Variant, const S: usize, const O: usize, const P: usize, co
 ) {
     let plan = const { V::PLAN };
     let seat = Seat { group, thread: entry::thread_idx_x() % WARPGROUP };
-    let knobs = Knobs { scale_log2: params.scale_log2, threshold: plan.rescale_threshold, exp2: plan.exp2 };
+    let knobs = Knobs { scale_log2: params.scale_log2, bound: V::Element::SUM_BOUND, exp2: plan.exp2 };
     let (mut q, mut k, mut v) = (rings.q.split().1, rings.k.split().1, rings.v.split().1);
     let swizzle = const { Swizzle::of_span(Plan::panel(V::PLAN.d) * 2) };
     // In Q's memory it is the warpgroup's own rows of Q that O takes, which are wider where d is.
@@ -227,7 +230,7 @@ unsafe fn consume<V: Variant, const S: usize, const O: usize, const P: usize, co
     }
 
     while let Some(work) = walker.next::<V>() {
-        let tile = q.wait_converged();
+        let tile = q.wait();
         let queries = Descriptor::k_major(swizzle, tile.tile().offset(group * ROWS * plan.d * 2));
         let ctx = Context { seat, knobs, queries };
         let first_row = work.tile.m_block * plan.bm + group * ROWS;
@@ -284,6 +287,9 @@ unsafe fn consume<V: Variant, const S: usize, const O: usize, const P: usize, co
                 tile.release_by(seat.thread == 0);
             }
             epilogue::store_lse(params, work.tile, first_row, seat, lse);
+            // Lanes that store no LSE would go on to the next tile by themselves: then ptxas could keep nothing of the loop, such as a
+            // ring's stage, in uniform registers.
+            warp::sync();
         }
     }
     // Shared memory lives until the last store has read it; the writes are the kernel's, whose end waits for them. Where O lies
@@ -335,7 +341,7 @@ fn first_step<V: Variant, const S: usize, const O: usize, const P: usize, const 
     limits: [i32; 2],
     block: u32,
 ) {
-    let keys = k.wait_converged();
+    let keys = k.wait();
     let mut scores = issue_scores::<V, S>(ctx.queries, keys.tile());
     // SAFETY: the whole warpgroup waits for its own multiply.
     unsafe { wgmma::wait_with::<0, S>(&mut scores) };
@@ -345,8 +351,7 @@ fn first_step<V: Variant, const S: usize, const O: usize, const P: usize, const 
     state.p = pack::<V::Element, S, P>(&scores);
 }
 
-/// A later block: its S and the previous block's O run together, its maximum under the tail of O, its exponentials under what the other
-/// warpgroups multiply, or under O as well ([`Plan::softmax_under_output`]).
+/// A later block: its S and the previous block's O run together, and [`Plan::exp_under_output`] eighths of its exponentials under O.
 #[inline(always)]
 fn step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES: u32>(
     ctx: &Context,
@@ -355,33 +360,45 @@ fn step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES
     state: &mut State<O, P>,
     mask: impl FnOnce(&mut [f32; S]),
 ) {
-    let keys = k.wait_converged();
+    let keys = k.wait();
     ctx.seat.take_turn::<V>();
     let mut scores = issue_scores::<V, S>(ctx.queries, keys.tile());
-    let values = v.wait_converged();
+    let values = v.wait();
     issue_output::<V, O, P>(&mut state.acc, &state.p, values.tile());
     ctx.seat.pass_turn::<V>();
 
-    // SAFETY: the whole warpgroup waits. The scores were committed first: they are done when one group is left.
-    unsafe { wgmma::wait_with::<1, S>(&mut scores) };
-    ctx.seat.release(keys);
-    mask(&mut scores);
-    let factor = state.rows.step::<WarpQuad, S>(&mut scores, &ctx.knobs);
-    // Where nothing holds it, ptxas moves the wait below up into the maximum.
-    if const { V::PLAN.softmax_under_output } {
-        wgmma::hold_waits(state.rows.witness());
-    }
-
-    // SAFETY: as above; after this, O and P are ordinary registers again.
+    let under = const { V::PLAN.exp_under_output as usize } * P / 8;
+    let mut block = Block::new();
+    // SAFETY: the whole warpgroup waits. The scores were committed first: they are done when one group is left. After the wait for
+    // none, O and P are ordinary registers again.
     unsafe {
-        wgmma::wait_with::<0, O>(&mut state.acc);
+        if under > 0 {
+            wgmma::wait_with::<1, S>(&mut scores);
+            ctx.seat.release(keys);
+            mask(&mut scores);
+            state.rows.probabilities(&scores, 0..under, &ctx.knobs, &mut block, V::Element::pack);
+            wgmma::hold_waits(block.witness());
+            wgmma::wait_with::<0, O>(&mut state.acc);
+        } else {
+            wgmma::wait_with::<0, S>(&mut scores);
+            wgmma::tie(&mut state.acc);
+            ctx.seat.release(keys);
+            mask(&mut scores);
+        }
         wgmma::tie_packed(&mut state.p);
     }
     ctx.seat.release(values);
-    state.p = pack::<V::Element, S, P>(&scores);
-    // Voted, so that the multiplications are skipped by a branch that the whole warp takes.
-    if warp::any(factor[0] != 1.0 || factor[1] != 1.0) {
+    state.rows.probabilities(&scores, under..P, &ctx.knobs, &mut block, V::Element::pack);
+    // SAFETY: registers only. It keeps the roundings between the exponentials: they would move behind the branch.
+    unsafe { wgmma::tie_packed(&mut block.p) };
+    // Voted, so that the whole warp takes the branch, and quads may exchange.
+    if warp::any(!block.within(&ctx.knobs)) {
+        let factor = state.rows.raise::<WarpQuad, S>(&mut scores, &ctx.knobs);
         softmax::scale_rows(&mut state.acc, factor);
+        state.p = pack::<V::Element, S, P>(&scores);
+    } else {
+        state.rows.add(&block);
+        state.p = block.p;
     }
 }
 
@@ -392,7 +409,7 @@ fn last_step<V: Variant, const O: usize, const P: usize, const STAGES: u32>(
     v: &mut Consumer<STAGES>,
     state: &mut State<O, P>,
 ) {
-    let values = v.wait_converged();
+    let values = v.wait();
     issue_output::<V, O, P>(&mut state.acc, &state.p, values.tile());
     // SAFETY: the whole warpgroup waits for its own multiply.
     unsafe { wgmma::wait_with::<0, O>(&mut state.acc) };

@@ -28,24 +28,23 @@ macro_rules! table {
     };
 }
 
-// Turns on the tensor cores: 1 % slower at head_dim 128, 1 % faster at 64, no difference at 256.
-// Waiting for P V after the exponentials (wait=exp): 7 % faster at head_dim 256 with a mask, no difference at 32 and 96, 3 to 10 %
-// slower elsewhere.
+// Wait for P V: with three warpgroups at once with that for the scores, 5 to 10 % slower later; with two after a quarter to a half of the
+// exponentials, 8 % slower at once. Turns on the tensor cores: no difference without mask, 1 to 5 % faster with one.
 table! {
-    32 32 full: "bm=192 bn=128 stages=2 regs=160/32 exp2=1/16 rescale=8 turns=1 wait=exp schedule=persistent";
-    32 32 causal: "bm=192 bn=128 stages=2 regs=160/32 exp2=0/1 rescale=8 turns=1 wait=exp schedule=paired";
-    64 64 full: "bm=192 bn=128 stages=2 regs=160/32 exp2=0/1 rescale=8 turns=1 wait=first schedule=persistent";
-    64 64 causal: "bm=192 bn=112 stages=2 regs=160/32 exp2=0/1 rescale=8 turns=1 wait=first schedule=paired";
-    96 96 full: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=1 wait=exp schedule=persistent";
-    96 96 causal: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=1 wait=exp schedule=paired";
-    128 128 full: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=0 wait=first schedule=persistent";
-    128 128 causal: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=0 wait=first schedule=paired";
-    192 128 full: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=1 wait=first schedule=persistent";
-    192 128 causal: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=1 wait=first schedule=paired";
-    192 192 full: "bm=128 bn=96 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=1 wait=first schedule=persistent";
-    192 192 causal: "bm=128 bn=80 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=1 wait=first schedule=paired";
-    256 256 full: "bm=128 bn=80 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=1 wait=exp schedule=persistent";
-    256 256 causal: "bm=128 bn=64 stages=2 regs=240/24 exp2=0/1 rescale=8 turns=1 wait=exp schedule=paired";
+    32 32 full: "bm=192 bn=128 stages=2 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=persistent";
+    32 32 causal: "bm=192 bn=128 stages=2 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=paired";
+    64 64 full: "bm=192 bn=128 stages=3 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=persistent";
+    64 64 causal: "bm=192 bn=128 stages=2 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=paired";
+    96 96 full: "bm=192 bn=96 stages=2 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=persistent";
+    96 96 causal: "bm=192 bn=96 stages=2 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=paired";
+    128 128 full: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 turns=1 wait=3 schedule=persistent";
+    128 128 causal: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 turns=1 wait=4 schedule=paired";
+    192 128 full: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 turns=1 wait=3 schedule=persistent";
+    192 128 causal: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 turns=1 wait=2 schedule=paired";
+    192 192 full: "bm=128 bn=96 stages=2 regs=240/24 exp2=0/1 turns=1 wait=2 schedule=persistent";
+    192 192 causal: "bm=128 bn=80 stages=2 regs=240/24 exp2=0/1 turns=1 wait=2 schedule=paired";
+    256 256 full: "bm=128 bn=80 stages=2 regs=240/24 exp2=0/1 turns=1 wait=2 schedule=persistent";
+    256 256 causal: "bm=128 bn=64 stages=2 regs=240/24 exp2=0/1 turns=1 wait=4 schedule=paired";
 }
 
 /// What a line's knobs are set on: a value for those that it does not name. It fits no head dimension.
@@ -56,10 +55,9 @@ pub const BASE: Plan = Plan {
     bn: 128,
     stages: 2,
     regs: Registers { consumer: 240, producer: 24 },
-    rescale_threshold: 8.0,
     exp2: Exp2::HARDWARE,
     ping_pong: false,
-    softmax_under_output: false,
+    exp_under_output: 0,
     schedule: Schedule::Persistent,
 };
 

@@ -15,6 +15,10 @@ pub trait Element: Copy + 'static + sealed::Sealed {
     /// Whether the type is [`Bf16`]; otherwise it is [`F16`]. A constant that instruction wrappers choose by.
     const IS_BF16: bool;
 
+    /// Sum of a thread's probabilities of a row and a block up to which the softmax keeps its reference: neither they, rounded to
+    /// the type, nor the sums of their products with V then overflow. A power of two.
+    const SUM_BOUND: f32;
+
     /// Rounds two values to nearest even and packs them, `lo` in the low half: the order of fragments in memory.
     fn pack(lo: f32, hi: f32) -> u32;
 
@@ -30,6 +34,8 @@ mod sealed {
 
 impl Element for Bf16 {
     const IS_BF16: bool = true;
+    /// Of the range of f32, whose upper part is left to V.
+    const SUM_BOUND: f32 = (1u32 << 30) as f32;
 
     #[inline(always)]
     fn pack(lo: f32, hi: f32) -> u32 {
@@ -44,6 +50,8 @@ impl Element for Bf16 {
 
 impl Element for F16 {
     const IS_BF16: bool = false;
+    /// A quarter of the greatest f16.
+    const SUM_BOUND: f32 = (1u32 << 14) as f32;
 
     #[inline(always)]
     fn pack(lo: f32, hi: f32) -> u32 {

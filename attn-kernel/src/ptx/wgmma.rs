@@ -20,12 +20,13 @@
 //! 4. **ptxas moves a wait up.** `wait_with::<0>(O)` written after softmax's arithmetic was scheduled before it, right behind the first
 //!    shuffle, and the overlap was gone: nothing in arithmetic orders it with a wait. It does not cross a branch. An mbarrier wait
 //!    between softmax and the wait for O kept 52 to 66 of 66 exponentials under the multiply, as ptxas chose to sink the rest behind it;
-//!    [`hold_waits`], given the row sums that depend on all of them, keeps every one. Count `MUFU` between the two `WARPGROUP.DEPBAR` to
-//!    check a kernel.
-//! 5. Descriptors belong in uniform registers. ptxas does not see that a stage index which went through a loop is the same in all lanes and
-//!    then computes each k-step's descriptor in vector registers, with two `R2UR` behind. Taking the stage from lane 0
-//!    ([`Consumer::wait_converged`](crate::pipe::ring::Consumer::wait_converged)) and adding to the low half alone ([`Descriptor`]) took the issue of S and O from
-//!    122 instructions to 82 for d = 128, 174 to 107 for d = 256.
+//!    [`hold_waits`], given the row sums that depend on all of them, keeps every one. In a kernel, given the sums of a first part of the
+//!    exponentials, it keeps that part before the wait and the rest after it. Count `MUFU` between the two `WARPGROUP.DEPBAR` to check.
+//! 5. Descriptors belong in uniform registers, and adding to the low half alone ([`Descriptor`]) makes a k-step one uniform addition.
+//!    ptxas keeps a loop's stage index there only if it is sure that all lanes go round together: one divergent edge to the header of the
+//!    loop around it, such as lanes that leave the end of a tile early, and every step costs vector arithmetic and two `R2UR`, every
+//!    shuffle a `BRA.DIV`, every multiply a `WARPSYNC`. A `bar.warp.sync` at the end of that loop is enough. A warp that the compiler cannot be
+//!    sure of takes the stage from lane 0 ([`Consumer::wait_converged`](crate::pipe::ring::Consumer::wait_converged)).
 
 use crate::mem::{Descriptor, Element};
 use crate::ptx;

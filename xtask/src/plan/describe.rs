@@ -19,7 +19,8 @@ pub struct Description {
     pub entry_registers: u32,
     pub schedule: &'static str,
     pub max_packed_heads: u32,
-    pub rescale_threshold: f32,
+    /// When O is rescaled.
+    pub rescale: String,
     /// Columns of a row of scores whose exponentials the FMA pipe computes.
     pub emulated_columns: u32,
     /// Columns; none where there is no tensor memory.
@@ -93,7 +94,7 @@ pub struct Unit {
 /// What the plans of both families have to say.
 struct Lists {
     entry_registers: u32,
-    rescale_threshold: f32,
+    rescale_when: String,
     emulated_columns: u32,
     tensor_memory: Vec<Region>,
     shared_memory: Vec<Region>,
@@ -110,7 +111,10 @@ impl Lists {
         match kernel.plan {
             AnyPlan::Sm90(plan) => Lists {
                 entry_registers: plan.entry_registers(),
-                rescale_threshold: plan.rescale_threshold,
+                rescale_when: format!(
+                    "where a thread's exponentials of a row and a block sum to more than 2^{}",
+                    kernel.dtype.sum_bound().log2()
+                ),
                 emulated_columns: plan.bn * plan.exp2.emulated / plan.exp2.period,
                 tensor_memory: Vec::new(),
                 shared_memory: plan.smem_regions().to_vec(),
@@ -123,7 +127,7 @@ impl Lists {
             },
             AnyPlan::Sm100(plan) => Lists {
                 entry_registers: plan.entry_registers(),
-                rescale_threshold: plan.rescale_threshold,
+                rescale_when: format!("where the maximum grew by more than 2^{}", plan.rescale_threshold),
                 emulated_columns: plan.emulated_columns(),
                 tensor_memory: plan.tmem_regions().to_vec(),
                 shared_memory: plan.smem_regions().to_vec(),
@@ -157,7 +161,7 @@ impl Description {
             entry_registers: lists.entry_registers,
             schedule: schedule(launch.schedule),
             max_packed_heads: launch.max_pack,
-            rescale_threshold: lists.rescale_threshold,
+            rescale: lists.rescale_when,
             emulated_columns: lists.emulated_columns,
             tensor_memory: places(&lists.tensor_memory),
             shared_memory: places(&lists.shared_memory),

@@ -38,7 +38,7 @@ fn head(d: &Description) -> String {
             format!("{}, {} registers each at entry, one block a multiprocessor", d.threads, d.entry_registers),
         ),
         ("schedule", d.schedule.to_owned()),
-        ("rescale of O", format!("where the maximum grew by more than 2^{}", d.rescale_threshold)),
+        ("rescale of O", d.rescale.clone()),
         ("exp2", format!("{} of {} columns of a row on the FMA pipe", d.emulated_columns, d.block_keys)),
     ];
     for (name, value) in lines {

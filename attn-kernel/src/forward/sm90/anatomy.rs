@@ -16,8 +16,8 @@ pub struct Arrivals {
 
 /// Operations on f32 that the polynomial of an exponential takes.
 const EMULATED_FMA: u64 = 7;
-/// And on the ALU pipe: a lower limit, an exponent moved into place.
-const EMULATED_ALU: u64 = 2;
+/// And on the ALU pipe: two limits, an exponent moved into place.
+const EMULATED_ALU: u64 = 3;
 
 const LOAD: &[Role] = &[Role::Load];
 const CONSUMERS: &[Role] = &[Role::MmaSoftmax];
@@ -121,8 +121,8 @@ impl Plan {
             // Scale and offset, addition to the sum.
             fma: rows * (2 * keys + emulated * EMULATED_FMA),
             fma2: 0,
-            // Maximum, rounding of pairs.
-            alu: rows * (keys + keys / 2 + emulated * EMULATED_ALU),
+            // Rounding of pairs; blocks keep their reference.
+            alu: rows * (keys / 2 + emulated * EMULATED_ALU),
             tmem_loaded: 0,
             tmem_stored: 0,
             // Each warpgroup reads its 64 rows of Q, and all of K and V; its P lies in registers.
