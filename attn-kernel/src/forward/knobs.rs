@@ -2,7 +2,7 @@
 //! `bm=192 bn=128 stages=2 regs=160/32 exp2=0/1 turns=1 wait=2 schedule=paired`.
 //!
 //! The table of tuned plans, the tuner's grids and its results are written so. A line is read when the crate is compiled as well
-//! as at run time, by the same functions; a new knob is one line of [`knobs!`] below.
+//! as at run time, by the same functions; a new knob is one line of `knobs!` below.
 
 use core::fmt;
 

@@ -1,5 +1,5 @@
 //! Numbers found by measuring, one line per shape class. Alternatives and their ratios: `PERFORMANCE.md`; H100 80GB HBM3,
-//! `attn-gpu-bench`, 2026-11-22.
+//! `cargo xtask tune`, 2026-11-23.
 //!
 //! `cargo xtask tune` tries other plans and writes what wins into the line; it keeps comments and leaves the other lines alone.
 
@@ -28,22 +28,22 @@ macro_rules! table {
     };
 }
 
-// Wait for P V: with three warpgroups at once with that for the scores, 5 to 10 % slower later; with two after a quarter to a half of the
-// exponentials, 8 % slower at once. Turns on the tensor cores: no difference without mask, 1 to 5 % faster with one.
+// Wait for P V: with three warpgroups together with that for the scores or soon after, 4 to 10 % slower later; with two after a quarter to a
+// half of the exponentials, 5 to 8 % slower at once. Turns on the tensor cores: no difference without mask, 1 to 5 % faster with one.
 table! {
     32 32 full: "bm=192 bn=128 stages=2 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=persistent";
     32 32 causal: "bm=192 bn=128 stages=2 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=paired";
     64 64 full: "bm=192 bn=128 stages=3 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=persistent";
     64 64 causal: "bm=192 bn=128 stages=2 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=paired";
-    96 96 full: "bm=192 bn=96 stages=2 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=persistent";
-    96 96 causal: "bm=192 bn=96 stages=2 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=paired";
+    96 96 full: "bm=192 bn=96 stages=2 regs=160/32 exp2=0/1 turns=1 wait=1 schedule=persistent";
+    96 96 causal: "bm=192 bn=96 stages=2 regs=160/32 exp2=0/1 turns=1 wait=1 schedule=paired";
     128 128 full: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 turns=1 wait=3 schedule=persistent";
     128 128 causal: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 turns=1 wait=4 schedule=paired";
-    192 128 full: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 turns=1 wait=3 schedule=persistent";
-    192 128 causal: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 turns=1 wait=2 schedule=paired";
+    192 128 full: "bm=128 bn=96 stages=2 regs=240/24 exp2=0/1 turns=0 wait=3 schedule=persistent";
+    192 128 causal: "bm=128 bn=96 stages=2 regs=240/24 exp2=0/1 turns=1 wait=2 schedule=paired";
     192 192 full: "bm=128 bn=96 stages=2 regs=240/24 exp2=0/1 turns=1 wait=2 schedule=persistent";
     192 192 causal: "bm=128 bn=80 stages=2 regs=240/24 exp2=0/1 turns=1 wait=2 schedule=paired";
-    256 256 full: "bm=128 bn=80 stages=2 regs=240/24 exp2=0/1 turns=1 wait=2 schedule=persistent";
+    256 256 full: "bm=128 bn=64 stages=2 regs=240/24 exp2=0/1 turns=0 wait=2 schedule=persistent";
     256 256 causal: "bm=128 bn=64 stages=2 regs=240/24 exp2=0/1 turns=1 wait=4 schedule=paired";
 }
 

@@ -3,10 +3,15 @@
 //! `cargo xtask tune` compiles other ones in their place, with `--cfg attn_variants`: the same entry points with other plans, in a
 //! file of `instance!` lines that `ATTN_VARIANTS` names.
 
-use super::{Maps, Variant, forward};
+use super::Variant;
+// What only entry points use, which other architectures do not have.
+#[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_90a"))]
+use super::{Maps, forward};
 use crate::attn::mask::{Causal, Full, Mask};
 use crate::forward::plan::{AnyPlan, Arch, DType, Kernel, Plan};
-use crate::forward::{ForwardParams, TensorMap, tune};
+use crate::forward::tune;
+#[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_90a"))]
+use crate::forward::{ForwardParams, TensorMap};
 use crate::mem::{Bf16, F16};
 use crate::ptx::regs;
 
