@@ -43,8 +43,8 @@ pub enum Kind {
     /// Tensor memory was misused: allocation rules, lane quarter, not freed.
     TensorMemory,
     /// A fence or a wait of tcgen05 that PTX asks for is missing, where today's assembler orders the accesses without it: other
-    /// threads' accesses behind a thread synchronisation, and values of a load used before `wait::ld`. Several compilers leave
-    /// them out.
+    /// threads' accesses behind a thread synchronisation, values of a load used before `wait::ld`, and what a lane releases of
+    /// other lanes' loads and stores without having met them. Several compilers leave them out.
     TensorOrder,
     /// A warp wrote rows of A in shared memory that other warps of its warpgroup multiply with, and nothing orders it with their
     /// `wgmma`: PTX does not say which warp reads which rows. Hardware's warps read the 16 that they multiply, and some kernels

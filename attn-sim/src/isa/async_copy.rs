@@ -5,7 +5,7 @@ use super::form::Form;
 use super::groups::{Groups, Part};
 use super::mbarrier;
 use crate::counters::Class;
-use crate::machine::clock::Proxy;
+use crate::machine::clock::{Actor, Lane, Proxy};
 use crate::machine::decode::{Addr, Decode, Source};
 use crate::machine::events::Unit;
 use crate::machine::execute::{Execute, Step};
@@ -98,7 +98,7 @@ struct Copy {
 struct CopyGroups {
     groups: Groups,
     /// Arrivals that come when the copies of a lane are done.
-    arrivals: Vec<(usize, At, crate::machine::clock::Actor)>,
+    arrivals: Vec<(usize, At, Actor)>,
 }
 
 impl UnitState for CopyGroups {
@@ -138,6 +138,7 @@ impl Execute for Copy {
         cx.schedule(Unit::Store, None, move |m: &mut Machine| {
             m.count_bytes("cp.async", (bytes * moves.len()) as u64);
             for (lane, target, source, size, group) in moves {
+                let who = Actor { lane: Lane::One(lane as u8), ..who.clone() };
                 let mut data = [0; 16];
                 if size > 0 {
                     m.read(&who, source, &mut data[..size])?;
@@ -168,8 +169,8 @@ fn done(m: &mut Machine, warp: usize, lane: usize, group: u64) -> Result<(), Sto
     }
     let (now, later) = std::mem::take(&mut state.arrivals).into_iter().partition(|(of, ..)| *of == lane);
     state.arrivals = later;
-    let now: Vec<(usize, At, crate::machine::clock::Actor)> = now;
-    now.into_iter().try_for_each(|(_, at, who)| m.mbarrier_async_arrive(&who, at))
+    let now: Vec<(usize, At, Actor)> = now;
+    now.into_iter().try_for_each(|(_, at, who)| m.mbarrier_lane_arrive(&who, lane, at))
 }
 
 /// `cp.async.commit_group`.
@@ -203,7 +204,7 @@ impl Execute for Wait {
         let Some(observed) = observed else {
             return Ok(cx.block_on(Key::Warp(warp), "asynchronous copies", "of this warp"));
         };
-        observed.into_iter().for_each(|(agent, clock)| cx.m.observe(warp, agent, clock));
+        observed.into_iter().for_each(|(agent, clock)| cx.m.warps[warp].learn_parts(agent, clock));
         Ok(Step::Next)
     }
 
@@ -237,13 +238,13 @@ impl Execute for Arrive {
                     Ok(((), mbarrier_state::Step::Pending))
                 })?;
             }
-            // The arrival releases the warp's copies so far: it is the last of their stream.
+            // The arrival releases the lane's copies so far: it is the last of their stream.
             let who = cx.begin(Stream::Warp(cx.warp, "cp.async"), Proxy::Generic, true);
             let state = cx.warp_state::<CopyGroups>();
             if state.groups.writing(lane) {
                 state.arrivals.push((lane, at, who));
             } else {
-                cx.m.mbarrier_async_arrive(&who, at)?;
+                cx.m.mbarrier_lane_arrive(&who, lane, at)?;
             }
         }
         Ok(Step::Next)

@@ -129,6 +129,7 @@ impl Atomic {
     fn act(
         &self,
         cx: &mut Context<'_>,
+        lane: usize,
         at: Location,
         operands: &[u128],
         new: u128,
@@ -147,7 +148,7 @@ impl Atomic {
             let result = self.apply(*old, *operand, new).ok_or_else(|| cx.unsupported("its operation on its type"))?;
             element.copy_from_slice(&result.to_le_bytes()[..size]);
         }
-        order::release(cx, at, self.order);
+        order::release(cx, lane, at, self.order);
         order::poke(cx, at, bytes)
     }
 }
@@ -166,7 +167,7 @@ impl Execute for Atomic {
             }
             let values: Vec<u128> = operands.iter().map(|v| v[lane]).collect();
             let mut before = [0u128; 8];
-            self.act(cx, at, &values, new[lane], &mut before[..self.count])?;
+            self.act(cx, lane, at, &values, new[lane], &mut before[..self.count])?;
             old.iter_mut().zip(before).for_each(|(lanes, value)| lanes[lane] = value);
         }
         for (dest, lanes) in self.dests.iter().zip(&old) {

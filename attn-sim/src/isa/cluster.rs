@@ -89,7 +89,7 @@ impl Execute for ClusterArrive {
         let (warp, mask) = (cx.warp, cx.mask);
         let released = match self.relaxed {
             true => super::fence::known_by_relaxed(cx),
-            false => (*cx.m.release(warp)).clone(),
+            false => (*cx.m.release_of(warp, mask)).clone(),
         };
         let again = cx.warp_state::<ClusterSide>().lanes & mask;
         if again != 0 {

@@ -63,7 +63,7 @@ impl UnitState for Initialised {}
 /// initialised before a fence of theirs.
 pub(super) fn known_by_relaxed(cx: &mut Context<'_>) -> Knowledge {
     let mut known = cx.warp_state::<Initialised>().0.clone();
-    if let Some(fenced) = super::order::fenced(cx) {
+    if let Some(fenced) = super::order::fenced(cx, cx.mask) {
         known.join(&fenced);
     }
     known
@@ -74,7 +74,7 @@ impl Execute for Fence {
         let warp = cx.warp;
         match self {
             Fence::Units => {
-                cx.m.fence_proxy(warp);
+                cx.m.fence_proxy(warp, cx.mask);
                 cx.m.mbarriers_to_units(warp);
             }
             Fence::MbarrierInit => {

@@ -200,7 +200,7 @@ impl Execute for Store {
             }
             let at = cx.locate(lane, self.space, addresses[lane])?;
             cx.m.check_aligned(&cx.actor(), at, total as u64)?;
-            order::release(cx, at, self.order);
+            order::release(cx, lane, at, self.order);
             order::poke(cx, at, bytes)?;
         }
         Ok(Step::Next)

@@ -3,7 +3,7 @@
 use super::form::Form;
 use crate::counters::Class;
 use crate::machine::UnitState;
-use crate::machine::context::Context;
+use crate::machine::context::{Context, lanes};
 use crate::machine::decode::{Addr, Decode, Reg, Source};
 use crate::machine::execute::{Execute, Step};
 use crate::machine::mbarrier::{At, Phase};
@@ -152,10 +152,16 @@ impl Arrive {
 impl Execute for Arrive {
     fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
         let (addrs, amounts, who) = (cx.addresses(&self.addr), cx.u32(&self.amount), cx.actor());
-        let released = if self.release { Some(cx.m.release(cx.warp)) } else { None };
+        let mask = cx.mask;
+        // Lanes that arrive at one mbarrier release together what each of them knows.
+        let together = lanes(mask).all(|lane| addrs[lane] == addrs[cx.first_lane()]);
+        let mut released = None;
         let mut states = [0; 32];
-        for lane in cx.lanes() {
+        for lane in lanes(mask) {
             let at = place(cx, lane, self.space, addrs[lane])?;
+            if self.release && !(together && released.is_some()) {
+                released = Some(cx.m.release_of(cx.warp, if together { mask } else { 1 << lane }));
+            }
             let known = released.as_deref();
             let token = cx.m.mbarrier_change(&who, at, known, |bar| self.change(bar, amounts[lane]))?;
             states[lane] = token.0;

@@ -6,7 +6,7 @@
 use super::Decoded;
 use super::form::Form;
 use crate::counters::Class;
-use crate::machine::clock::Knowledge;
+use crate::machine::clock::{Agent, Knowledge};
 use crate::machine::decode::Decode;
 use crate::machine::execute::{Execute, Step};
 use crate::machine::memory::Space;
@@ -48,7 +48,8 @@ pub(super) fn scope(form: &mut Form<'_, '_>) -> bool {
 /// What a warp's fences have seen, and what its relaxed reads have met since.
 #[derive(Debug, Default)]
 struct Fences {
-    released: Option<Knowledge>,
+    /// What the warp knew at its last fence, and of whose work its lanes knew different parts, from where on.
+    released: Option<(Knowledge, Vec<(Agent, u32)>)>,
     met: Knowledge,
 }
 
@@ -58,13 +59,19 @@ impl UnitState for Fences {}
 pub(super) fn fence(cx: &mut Context<'_>) {
     let met = std::mem::take(&mut cx.warp_state::<Fences>().met);
     cx.m.acquire(cx.warp, &met);
+    let apart = cx.m.warps[cx.warp].apart().collect();
     let released = cx.m.release(cx.warp);
-    cx.warp_state::<Fences>().released = Some((*released).clone());
+    cx.warp_state::<Fences>().released = Some(((*released).clone(), apart));
 }
 
-/// What a warp's relaxed arrivals and writes pass on: what it knew at its last fence.
-pub(super) fn fenced(cx: &mut Context<'_>) -> Option<Knowledge> {
-    cx.warp_state::<Fences>().released.clone()
+/// What relaxed arrivals and writes of some lanes pass on: what they knew at the warp's last fence.
+pub(super) fn fenced(cx: &mut Context<'_>, lanes: u32) -> Option<Knowledge> {
+    let whole = cx.m.warps[cx.warp].is_whole(lanes);
+    let (mut known, apart) = cx.warp_state::<Fences>().released.clone()?;
+    if !whole {
+        apart.into_iter().for_each(|(agent, from)| known.confine(agent, from, lanes));
+    }
+    Some(known)
 }
 
 /// The generic address of a place that others may look at; none of local memory, parameters and constants.
@@ -77,13 +84,13 @@ fn shared_name(at: Location) -> Option<u64> {
     }
 }
 
-/// A strong write at a place.
-pub(super) fn release(cx: &mut Context<'_>, at: Location, order: Order) {
+/// A lane's strong write at a place.
+pub(super) fn release(cx: &mut Context<'_>, lane: usize, at: Location, order: Order) {
     let Some(name) = shared_name(at) else { return };
     if order.releases() {
-        let released = cx.m.release(cx.warp);
+        let released = cx.m.release_of(cx.warp, 1 << lane);
         cx.m.released_at(name).join(&released);
-    } else if let Some(fenced) = fenced(cx) {
+    } else if let Some(fenced) = fenced(cx, 1 << lane) {
         cx.m.released_at(name).join(&fenced);
     }
 }

@@ -109,15 +109,34 @@ struct Operation {
     tensor: Actor,
 }
 
+impl Operation {
+    /// As what follows it has heard of it: a commit is also `fence::before_thread_sync`.
+    fn fenced(self) -> Actor {
+        let Operation { shared, tensor } = self;
+        let mut known = tensor.known;
+        Rc::make_mut(&mut known).tensor.raise(shared.agent, shared.clock);
+        Actor { known, ..shared }
+    }
+}
+
+/// What covers some lanes, of what covers each lane's own part.
+fn confined(cx: &Context<'_>, mut covered: Clock) -> Clock {
+    let warp = &cx.m.warps[cx.warp];
+    if !warp.is_whole(cx.mask) {
+        warp.apart().for_each(|(agent, from)| covered.confine(agent, from, cx.mask));
+    }
+    covered
+}
+
 /// Begins an operation on a stream of the warp; operations of one stream are in order.
 fn begin(cx: &mut Context<'_>, stream: &'static str) -> Operation {
     let shared = cx.begin(Stream::Warp(cx.warp, stream), Proxy::Async, true);
     let order = cx.warp_state::<Order>();
-    let mut fenced = order.after.clone();
-    fenced.join(&order.own);
-    fenced.raise(shared.agent, shared.clock - 1);
+    let mut covered = order.after.clone();
+    covered.join(&order.own);
+    covered.raise(shared.agent, shared.clock - 1);
     let mut known = (*shared.known).clone();
-    known.fenced = fenced;
+    known.tensor = confined(cx, covered);
     let tensor = Actor { known: Rc::new(known), proxy: Proxy::Tensor, ..shared.clone() };
     Operation { shared, tensor }
 }
@@ -223,7 +242,7 @@ impl Execute for Wait {
         if let Some((agent, clock)) = last {
             order.own.raise(agent, clock);
             // Whoever this warp synchronises with also needs a fence to see it in tensor memory.
-            Rc::make_mut(&mut cx.m.warps[warp].known).seen.raise(agent, clock);
+            cx.m.warps[warp].learn_parts(agent, clock);
         }
         registers.into_iter().for_each(|reg| cx.m.warps[warp].regs.release(reg));
         Ok(Step::Next)
@@ -246,10 +265,11 @@ impl Execute for Fence {
         if self.after {
             let known = Rc::clone(&cx.m.warps[warp].known);
             let order = cx.warp_state::<Order>();
-            order.after.join(&known.fenced);
+            order.after.join(&known.tensor);
         } else {
             let own = cx.warp_state::<Order>().own.clone();
-            Rc::make_mut(&mut cx.m.warps[warp].known).fenced.join(&own);
+            let own = confined(cx, own);
+            Rc::make_mut(&mut cx.m.warps[warp].known).tensor.join(&own);
         }
         Ok(Step::Next)
     }

@@ -53,7 +53,10 @@ impl Execute for Collective {
         if same && let Some(Step::Gather { members, .. }) = cx.gather(first)? {
             return Ok(Step::Gather { members, anywhere: self.anywhere });
         }
-        cx.lanes_met();
+        // Of these instructions, the barrier alone orders memory.
+        if self.anywhere {
+            cx.lanes_met();
+        }
         let values: Vec<_> = self.sources.iter().map(|s| cx.u64(s)).collect();
         let mut results = [[0; LANES]; 2];
         // Lanes may name different masks, as those of a partition do; each group is complete by itself.

@@ -231,6 +231,11 @@ impl Machine {
                 Kind::ProxyFence,
                 format!("{at} is {now} by an asynchronous unit, {then} before with no proxy fence between"),
             )
+        } else if who.known.seen.covers_lane(earlier.by(Lane::Any)) {
+            let lanes = "another lane than the one that has released, which it had not met before (bar.warp.sync)";
+            // That a wait of tcgen05 is for a whole warp, hardware may know and PTX does not say.
+            let kind = if who.proxy == Proxy::Tensor { Kind::TensorOrder } else { Kind::Race };
+            (kind, format!("{at} is {now}, and was {then} by {lanes}"))
         } else if asynchronous(conflict.earlier) {
             (Kind::InFlight, format!("{at} is {now}, with no wait for the operation by which it was {then}"))
         } else if asynchronous(who.epoch()) {

@@ -54,7 +54,8 @@ impl Context<'_> {
         let warp = &self.m.warps[self.warp];
         let (agent, clock, known) = (warp.agent, warp.clock, Rc::clone(&warp.known));
         let (proxy, lane, issuer, synced) = (Proxy::Generic, Lane::Any, agent, warp.synced);
-        Actor { agent, clock, known, proxy, op: self.op, warp: self.warp as u32, lane, issuer, synced }
+        let returned = warp.returned.clone();
+        Actor { agent, clock, known, proxy, op: self.op, warp: self.warp as u32, lane, issuer, synced, returned }
     }
 
     /// The same, as some of its lanes.
@@ -66,9 +67,8 @@ impl Context<'_> {
     pub fn lanes_met(&mut self) {
         if self.mask.count_ones() > 1 {
             let warp = &mut self.m.warps[self.warp];
-            if warp.touched {
-                warp.touched = false;
-                warp.synced = warp.clock;
+            warp.meet();
+            if warp.touched == warp.clock {
                 self.m.release(self.warp);
             }
         }
@@ -169,7 +169,7 @@ impl Context<'_> {
         let clock = self.m.agents[agent as usize].clock;
         let warp = &mut self.m.warps[warp];
         warp.regs.end_load(op);
-        Rc::make_mut(&mut warp.known).seen.raise(agent, clock);
+        warp.learn_parts(agent, clock);
     }
 
     /// Notes the write of a register by the executing lanes.
@@ -450,7 +450,7 @@ impl Context<'_> {
         out: &mut [u8],
     ) -> Result<(), Stop> {
         let who = self.actor_of(by);
-        self.m.warps[self.warp].touched = true;
+        self.m.warps[self.warp].touched = who.clock;
         let at = self.m.locate(&who, lane as u32, space, addr)?;
         self.m.check_aligned(&who, at, align)?;
         self.m.read(&who, at, out)
@@ -472,7 +472,7 @@ impl Context<'_> {
         bytes: &[u8],
     ) -> Result<(), Stop> {
         let who = self.actor_of(by);
-        self.m.warps[self.warp].touched = true;
+        self.m.warps[self.warp].touched = who.clock;
         let at = self.m.locate(&who, lane as u32, space, addr)?;
         self.m.check_aligned(&who, at, align)?;
         self.m.write(&who, at, bytes)
@@ -496,7 +496,8 @@ impl Context<'_> {
     pub fn begin(&mut self, stream: Stream, proxy: Proxy, in_order: bool) -> Actor {
         // What one thread issues follows what that thread has done.
         let lane = if self.mask.count_ones() == 1 { Lane::One(self.first_lane() as u8) } else { Lane::Any };
-        let who = self.actor_of(lane);
+        let known = self.m.warps[self.warp].known_by(self.mask);
+        let who = Actor { known, ..self.actor_of(lane) };
         self.m.begin(&who, stream, proxy, in_order)
     }
 

@@ -1,7 +1,7 @@
 //! mbarriers in the machine: their state, what their arrivals release, and who is woken.
 
 use super::Machine;
-use super::clock::{Actor, Knowledge};
+use super::clock::{Actor, Epoch, Knowledge};
 use super::wait::Key;
 use crate::mbarrier_state::{MbarrierState, Misuse, Step, Token};
 use crate::report::{Kind, Stop};
@@ -27,8 +27,8 @@ pub struct Mbarrier {
     gathering: Knowledge,
     /// What completed phases released.
     released: Knowledge,
-    /// Agent and moment of its initialisation, of which others must have heard.
-    initialised: (u32, u32),
+    /// Its initialisation, of which others must have heard.
+    initialised: Epoch,
     /// Whether a fence has made it visible to asynchronous units.
     for_units: bool,
 }
@@ -45,7 +45,7 @@ impl Machine {
                 None,
             );
         }
-        let initialised = (who.agent, who.clock);
+        let initialised = who.epoch();
         let (gathering, released) = Default::default();
         self.blocks[at.0]
             .mbarriers
@@ -71,8 +71,8 @@ impl Machine {
         let Some(bar) = self.blocks[at.0].mbarriers.get(&at.1) else {
             return Err(self.fault(who, Kind::Mbarrier, format!("no mbarrier was initialised at {:#x}", at.1)));
         };
-        let (agent, clock) = bar.initialised;
-        if who.agent != agent && who.known.seen.get(agent) < clock {
+        let by = bar.initialised;
+        if who.agent != by.agent && !who.known.seen.covers(by) {
             let message = format!("the mbarrier at {:#x} is used before its initialisation is visible", at.1);
             self.report(who, Kind::Race, message, None);
         }
@@ -96,8 +96,8 @@ impl Machine {
         let (agent, known) = (self.warps[warp].agent, std::rc::Rc::clone(&self.warps[warp].known));
         let blocks = self.clusters[self.blocks[self.warps[warp].block].cluster].blocks.clone();
         for bar in self.blocks[blocks].iter_mut().flat_map(|block| block.mbarriers.values_mut()) {
-            let (by, clock) = bar.initialised;
-            bar.for_units |= by == agent || known.seen.get(by) >= clock;
+            let by = bar.initialised;
+            bar.for_units |= by.agent == agent || known.seen.covers(by);
         }
     }
 
@@ -141,9 +141,21 @@ impl Machine {
     /// what its warp had heard of from others before, as the operation came after that: a slot that the unit has read may be
     /// filled again by somebody who knows of the commit alone. What the warp did itself needs the warp's own release.
     pub fn mbarrier_async_arrive(&mut self, who: &Actor, at: At) -> Result<(), Stop> {
+        let released = self.completed(who);
+        self.mbarrier_change(who, at, Some(&released), |bar| bar.arrive(1)).map(|_| ())
+    }
+
+    fn completed(&self, who: &Actor) -> Knowledge {
         let mut released = (*who.known).clone();
         released.forget(self.warps[who.warp as usize].agent);
         released.observe(who.agent, who.clock);
+        released
+    }
+
+    /// The same when one lane's part of copies that its warp makes together is done: those of other lanes are not released.
+    pub fn mbarrier_lane_arrive(&mut self, who: &Actor, lane: usize, at: At) -> Result<(), Stop> {
+        let mut released = self.completed(who);
+        released.confine(who.agent, self.warps[who.warp as usize].all_know(who.agent), 1 << lane);
         self.mbarrier_change(who, at, Some(&released), |bar| bar.arrive(1)).map(|_| ())
     }
 

@@ -420,7 +420,7 @@ mod tests {
         let mut known = Knowledge::default();
         known.observe(0, 1);
         let (known, proxy, lane) = (Rc::new(known), Proxy::Generic, Lane::Any);
-        Actor { agent: 0, clock: 1, known, proxy, op: 0, warp: 0, lane, issuer: 0, synced: 0 }
+        Actor { agent: 0, clock: 1, known, proxy, op: 0, warp: 0, lane, issuer: 0, synced: 0, returned: None }
     }
 
     #[test]

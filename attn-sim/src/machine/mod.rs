@@ -7,6 +7,7 @@ mod access;
 pub mod clock;
 pub mod context;
 pub mod decode;
+mod epoch;
 pub mod events;
 pub mod execute;
 pub mod inline;
@@ -258,8 +259,13 @@ impl Machine {
 
     /// What a warp releases at this moment; its later accesses are not part of it.
     pub fn release(&mut self, warp: usize) -> Rc<Knowledge> {
+        self.release_of(warp, self.warps[warp].live)
+    }
+
+    /// What some lanes of a warp release at this moment.
+    pub fn release_of(&mut self, warp: usize, lanes: u32) -> Rc<Knowledge> {
         let warp = &mut self.warps[warp];
-        let released = Rc::clone(&warp.known);
+        let released = warp.known_by(lanes);
         warp.clock += 1;
         Rc::make_mut(&mut warp.known).seen.raise(warp.agent, warp.clock);
         self.agents[warp.agent as usize].clock = warp.clock;
@@ -268,10 +274,7 @@ impl Machine {
 
     /// A warp learns what was released.
     pub fn acquire(&mut self, warp: usize, released: &Knowledge) {
-        let warp = &mut self.warps[warp];
-        Rc::make_mut(&mut warp.known).join(released);
-        // What comes back to a warp, one of its lanes has released before.
-        warp.synced = warp.synced.max(released.seen.get(warp.agent));
+        self.warps[warp].hear(released);
     }
 
     /// A warp learns that operations of a stream up to `clock` are complete.
@@ -279,9 +282,11 @@ impl Machine {
         Rc::make_mut(&mut self.warps[warp].known).observe(agent, clock);
     }
 
-    /// A warp executes a proxy fence, which is for what it has done so far.
-    pub fn fence_proxy(&mut self, warp: usize) {
-        Rc::make_mut(&mut self.warps[warp].known).fence();
+    /// Lanes of a warp execute a proxy fence, which is for what they have done so far.
+    pub fn fence_proxy(&mut self, warp: usize, lanes: u32) {
+        let by = &mut self.warps[warp];
+        let seen = by.known_by(lanes);
+        Rc::make_mut(&mut by.known).fenced.join(&seen.seen);
         self.release(warp);
     }
 

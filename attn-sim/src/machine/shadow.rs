@@ -261,7 +261,9 @@ fn stands_for(who: &Actor, read: &mut Touch, earlier: Touch) -> bool {
         return false;
     }
     let own = earlier.epoch.agent == read.epoch.agent;
-    if own && earlier.epoch.clock > who.synced && earlier.epoch.lane().differs(read.epoch.lane()) {
+    // Of its streams a warp does not keep when its lanes last met.
+    let met = who.agent == who.issuer && earlier.epoch.clock <= who.synced;
+    if own && !met && earlier.epoch.lane().differs(read.epoch.lane()) {
         read.epoch = read.epoch.by(Lane::Several);
     }
     own || who.follows(earlier.epoch)
@@ -278,7 +280,7 @@ mod tests {
         seen.iter().for_each(|&(a, c)| known.observe(a, c));
         known.observe(agent, clock);
         let (known, proxy, lane) = (Rc::new(known), Proxy::Generic, Lane::Any);
-        Actor { agent, clock, known, proxy, op: agent, warp: agent, lane, issuer: agent, synced: 0 }
+        Actor { agent, clock, known, proxy, op: agent, warp: agent, lane, issuer: agent, synced: 0, returned: None }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Lanes that part at a branch become splits, which the scheduler runs in any order, as hardware since Volta may. They
 //! wait for each other at the branch's immediate post-dominator.
 
-use super::clock::{Agent, Knowledge};
+use super::clock::{Agent, Clock, Knowledge};
 use super::program::{NOWHERE, Program};
 use super::registers::Registers;
 use super::shadow::Bits;
@@ -76,10 +76,17 @@ pub struct Warp {
     pub known: Rc<Knowledge>,
     /// Up to where its lanes have heard of each other's accesses.
     pub synced: u32,
-    /// Whether there were accesses since they last met.
-    pub touched: bool,
+    /// Later accesses of some lanes, of which the others have heard by way of other warps.
+    pub returned: Option<Rc<Clock>>,
+    /// The moment of their last access.
+    pub touched: u32,
+    /// Streams of operations that the lanes make together, of which each has learnt that its own part is complete, and up to
+    /// where all lanes have heard of all parts.
+    pub parts: Vec<(Agent, u32)>,
     /// Lanes that have not ended.
     pub live: u32,
+    /// Whether some have ended with work of which the others have not heard.
+    left: bool,
     /// Registers.
     pub regs: Registers,
     /// Lane groups.
@@ -103,13 +110,70 @@ impl Warp {
             clock: 1,
             known: Rc::new(known),
             synced: 0,
-            touched: false,
+            returned: None,
+            touched: 0,
+            parts: Vec::new(),
             live,
+            left: false,
             regs: Registers::new(&program.layout),
             splits: vec![Split { pc: 0, mask: live, join: NOWHERE, parent: None, state: State::Ready }],
             local: Local { data: vec![0; bytes as usize * 32], written: Bits::new(bytes as usize * 32), bytes },
             states: States::default(),
         }
+    }
+
+    /// Each lane learns that its own part of a stream's operations is complete up to `clock`.
+    pub fn learn_parts(&mut self, agent: Agent, clock: u32) {
+        if !self.parts.iter().any(|(of, _)| *of == agent) {
+            self.parts.push((agent, self.known.seen.get(agent)));
+        }
+        Rc::make_mut(&mut self.known).seen.raise(agent, clock);
+    }
+
+    /// Up to where all lanes know of an agent's work.
+    pub fn all_know(&self, agent: Agent) -> u32 {
+        let part = self.parts.iter().find(|(of, _)| *of == agent);
+        part.map_or(self.known.seen.get(agent), |(_, from)| *from)
+    }
+
+    /// Learns what was released. What comes back to a warp of its lanes' work, those lanes have released before.
+    pub fn hear(&mut self, released: &Knowledge) {
+        Rc::make_mut(&mut self.known).join(released);
+        self.synced = self.synced.max(released.seen.get(self.agent));
+        self.parts.iter_mut().for_each(|(agent, from)| *from = released.seen.get(*agent).max(*from));
+        if released.seen.has_lanes(self.agent) {
+            let returned = self.returned.get_or_insert_default();
+            Rc::make_mut(returned).join_lanes(&released.seen, self.agent);
+        }
+    }
+
+    /// Agents of whose work the lanes know different parts, and from where on.
+    pub fn apart(&self) -> impl Iterator<Item = (Agent, u32)> {
+        let own = (self.touched > self.synced).then_some((self.agent, self.synced));
+        let all = own.into_iter().chain(self.parts.iter().copied());
+        all.filter(|&(agent, from)| self.known.seen.get(agent) > from)
+    }
+
+    /// Whether these lanes are all that there is to know of.
+    pub fn is_whole(&self, lanes: u32) -> bool {
+        lanes == self.live && !self.left
+    }
+
+    /// What some of its lanes know.
+    pub fn known_by(&self, lanes: u32) -> Rc<Knowledge> {
+        let mut known = Rc::clone(&self.known);
+        if !self.is_whole(lanes) {
+            self.apart().for_each(|(agent, from)| Rc::make_mut(&mut known).confine(agent, from, lanes));
+        }
+        known
+    }
+
+    /// The lanes have met: what each knew, all know.
+    pub fn meet(&mut self) {
+        self.synced = self.synced.max(self.touched);
+        (self.returned, self.left) = (None, false);
+        let known = &self.known;
+        self.parts.iter_mut().for_each(|(agent, from)| *from = known.seen.get(*agent));
     }
 
     /// Whether some lanes can execute.
@@ -192,6 +256,8 @@ impl Warp {
 
     /// Ends lanes.
     pub fn exit(&mut self, split: usize, lanes: u32) {
+        let apart = self.apart().next().is_some();
+        self.left |= apart;
         self.live &= !lanes;
         self.splits[split].mask &= !lanes;
         if self.splits[split].mask == 0 {

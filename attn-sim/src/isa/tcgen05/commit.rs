@@ -36,7 +36,7 @@ impl Execute for Commit {
                 None => vec![block],
                 Some(masks) => self.multicast(cx, masks[lane])?,
             };
-            let who = begin(cx, "tcgen05").shared;
+            let who = begin(cx, "tcgen05").fenced();
             cx.warp_state::<Order>().uncommitted = 0;
             let warp = cx.warp as u64;
             cx.schedule(Unit::Matrix, Some((Unit::Matrix, warp)), move |m| {

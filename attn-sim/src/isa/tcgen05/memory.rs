@@ -5,7 +5,7 @@ use super::{Order, begin};
 use crate::counters::Class;
 use crate::layout::tmem::{COLUMNS, Cell, Shape};
 use crate::machine::Context;
-use crate::machine::clock::Actor;
+use crate::machine::clock::{Actor, Lane};
 use crate::machine::context::TENSOR_LOADS;
 use crate::machine::decode::{Addr, Decode, LANES, Reg, Source};
 use crate::machine::events::Unit;
@@ -124,15 +124,22 @@ impl Place {
     }
 }
 
+/// The threads that move a lane of the shape.
+fn by(who: &Actor, place: &Place, lane: u32) -> Actor {
+    let threads = if place.shape == Shape::X32x32 { Lane::One(lane as u8) } else { Lane::Several };
+    Actor { lane: threads, ..who.clone() }
+}
+
 /// Reads the runs of all lanes of the shape.
 fn read(cx: &mut Context<'_>, who: &Actor, place: &Place, start: Cell) -> Result<Vec<Vec<u32>>, Stop> {
     let (runs, length) = place.runs();
     let mut all = Vec::new();
     for lane in 0..place.shape.lanes() {
+        let who = by(who, place, lane);
         for run in &runs {
             let first = start.column + run;
             let block = cx.block;
-            all.push(cx.m.tmem_read(who, block, start.lane + lane, first..first + length)?.to_vec());
+            all.push(cx.m.tmem_read(&who, block, start.lane + lane, first..first + length)?.to_vec());
         }
     }
     Ok(all)
@@ -254,8 +261,14 @@ impl Execute for Store {
         let who = begin(cx, "tcgen05.st").tensor;
         let block = cx.block;
         for (i, run) in runs.iter().enumerate() {
-            let lane = start.lane + (i / firsts.len()) as u32;
-            cx.m.tmem_write(&who, block, lane, start.column + firsts[i % firsts.len()], run)?;
+            let lane = (i / firsts.len()) as u32;
+            cx.m.tmem_write(
+                &by(&who, &self.place, lane),
+                block,
+                start.lane + lane,
+                start.column + firsts[i % firsts.len()],
+                run,
+            )?;
         }
         pend(cx, true, &who, &[]);
         cx.m.count_bytes("tcgen05.st", u64::from(4 * self.place.registers) * LANES as u64);
