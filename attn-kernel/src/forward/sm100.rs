@@ -128,7 +128,9 @@ unsafe fn forward<V: Variant, const TILES: u32, const STAGES: u32, const K_PARTS
             shared.init::<V>();
             fence::mbarrier_init();
         }
-        meet();
+        // No fence of tcgen05: to allocate is no asynchronous operation, and every warp but the allocating one has a fence between
+        // its first wait and its first access.
+        barrier::sync_all();
 
         if warp < plan.correction_warp() {
             V::enter_softmax();
@@ -150,22 +152,11 @@ unsafe fn forward<V: Variant, const TILES: u32, const STAGES: u32, const K_PARTS
             warp::sync();
         }
 
-        meet();
+        // Nor here: all multiplies were waited for, all loads and stores too, with a fence behind them.
+        barrier::sync_all();
         // Asked again, so that no role keeps the answer in a register.
         if warp::uniform(entry::thread_idx_x() / 32) == plan.mma_warp() {
             tcgen05::dealloc::<1, f32>(Tmem::new(0), tmem::COLUMNS);
         }
     }
-}
-
-/// All threads of the block meet; what they did to tensor memory before comes before what they do after.
-///
-/// # Safety
-/// All threads of the block call it together.
-#[inline(always)]
-unsafe fn meet() {
-    tcgen05::before_thread_sync();
-    // SAFETY: the caller's promise.
-    unsafe { barrier::sync_all() };
-    tcgen05::after_thread_sync();
 }

@@ -79,23 +79,23 @@ unsafe fn two_tiles<V: Variant, const TILES: u32, const STAGES: u32, const K_PAR
 ) {
     // SAFETY: the caller's promise; each multiply follows the waits for what it reads and overwrites.
     unsafe {
-        let keys = Held::<K_PARTS>::wait(kv);
+        let mut keys = Held::<K_PARTS>::wait(kv);
         let first = q0.wait();
-        scores::<V, TILES, STAGES, K_PARTS>(by, shared, 0, &first, &keys);
+        scores::<V, TILES, STAGES, K_PARTS>(by, shared, 0, &first, &mut keys);
         let second = q1.wait();
-        scores::<V, TILES, STAGES, K_PARTS>(by, shared, 1, &second, &keys);
+        scores::<V, TILES, STAGES, K_PARTS>(by, shared, 1, &second, &mut keys);
         keys.release(by);
 
         let mut block = blocks - 1;
         while block > 0 {
-            let values = Held::<V_PARTS>::wait(kv);
+            let mut values = Held::<V_PARTS>::wait(kv);
             let fresh = block + 1 == blocks;
-            output::<V, TILES, STAGES, V_PARTS>(by, shared, 0, beat, &values, fresh);
-            let keys = Held::<K_PARTS>::wait(kv);
-            scores::<V, TILES, STAGES, K_PARTS>(by, shared, 0, &first, &keys);
-            output::<V, TILES, STAGES, V_PARTS>(by, shared, 1, beat, &values, fresh);
+            output::<V, TILES, STAGES, V_PARTS>(by, shared, 0, beat, &mut values, fresh);
+            let mut keys = Held::<K_PARTS>::wait(kv);
+            scores::<V, TILES, STAGES, K_PARTS>(by, shared, 0, &first, &mut keys);
+            output::<V, TILES, STAGES, V_PARTS>(by, shared, 1, beat, &mut values, fresh);
             values.release(by);
-            scores::<V, TILES, STAGES, K_PARTS>(by, shared, 1, &second, &keys);
+            scores::<V, TILES, STAGES, K_PARTS>(by, shared, 1, &second, &mut keys);
             keys.release(by);
             beat.next();
             block -= 1;
@@ -103,10 +103,10 @@ unsafe fn two_tiles<V: Variant, const TILES: u32, const STAGES: u32, const K_PAR
 
         first.release_by_commit(by.lane);
         second.release_by_commit(by.lane);
-        let values = Held::<V_PARTS>::wait(kv);
-        output::<V, TILES, STAGES, V_PARTS>(by, shared, 0, beat, &values, blocks == 1);
+        let mut values = Held::<V_PARTS>::wait(kv);
+        output::<V, TILES, STAGES, V_PARTS>(by, shared, 0, beat, &mut values, blocks == 1);
         shared.output.commit(by.lane, 0);
-        output::<V, TILES, STAGES, V_PARTS>(by, shared, 1, beat, &values, blocks == 1);
+        output::<V, TILES, STAGES, V_PARTS>(by, shared, 1, beat, &mut values, blocks == 1);
         shared.output.commit(by.lane, 1);
         values.release(by);
         beat.next();
@@ -167,32 +167,41 @@ impl<const N: usize> Held<N> {
         }
     }
 
-    /// Gives the stages back when what has been issued is finished.
+    /// Gives a part's stage back when what has been issued is finished.
+    #[inline(always)]
+    fn release_part(&mut self, by: Issue, part: usize) {
+        if let Some(stage) = self.0[part].take() {
+            stage.release_by_commit(by.lane);
+        }
+    }
+
+    /// Gives back the stages that are left.
     #[inline(always)]
     fn release(mut self, by: Issue) {
         let mut part = 0;
         while part < N {
-            if let Some(stage) = self.0[part].take() {
-                stage.release_by_commit(by.lane);
-            }
+            self.release_part(by, part);
             part += 1;
         }
     }
 }
 
-/// S of query tile `tile`, into its slot.
+/// S of query tile `tile`, into its slot. The second tile gives parts of K back on the way, all but the last.
 #[inline(always)]
 unsafe fn scores<V: Variant, const TILES: u32, const STAGES: u32, const K_PARTS: usize>(
     by: Issue,
     shared: &Shared<TILES, STAGES>,
     tile: u32,
     queries: &Full,
-    keys: &Held<K_PARTS>,
+    keys: &mut Held<K_PARTS>,
 ) {
     let mut part = 0;
     while part < K_PARTS {
         // SAFETY: passed on to the caller.
         unsafe { issue_scores::<V, K_PARTS>(by, tile, queries.tile(), keys.tile(part), part as u32) };
+        if tile == 1 && part + 1 < K_PARTS {
+            keys.release_part(by, part);
+        }
         part += 1;
     }
     // SAFETY: the softmax waits for one commit a block.
@@ -220,14 +229,14 @@ unsafe fn part_by_part_scores<V: Variant, const TILES: u32, const STAGES: u32, c
     unsafe { shared.scores.commit(by.lane, slot) }
 }
 
-/// O of query tile `tile`; `fresh` when this is its first block.
+/// O of query tile `tile`; `fresh` when this is its first block. The second tile gives parts of V back on the way, all but the last.
 #[inline(always)]
 unsafe fn output<V: Variant, const TILES: u32, const STAGES: u32, const V_PARTS: usize>(
     by: Issue,
     shared: &Shared<TILES, STAGES>,
     tile: u32,
     beat: &Beat<TILES>,
-    values: &Held<V_PARTS>,
+    values: &mut Held<V_PARTS>,
     fresh: bool,
 ) {
     let slot = beat.slot(tile);
@@ -241,9 +250,12 @@ unsafe fn output<V: Variant, const TILES: u32, const STAGES: u32, const V_PARTS:
                 shared.last.wait(slot, beat.parity());
                 tcgen05::after_thread_sync();
             }
-            let values = values.tile((step / (STEPS / V_PARTS as u32)) as usize);
-            issue_output::<V, V_PARTS>(by, tile, slot, values, step, step > 0 || !fresh);
+            let part = (step / (STEPS / V_PARTS as u32)) as usize;
+            issue_output::<V, V_PARTS>(by, tile, slot, values.tile(part), step, step > 0 || !fresh);
             step += 1;
+            if tile == 1 && part + 1 < V_PARTS && step % (STEPS / V_PARTS as u32) == 0 {
+                values.release_part(by, part);
+            }
         }
     }
 }

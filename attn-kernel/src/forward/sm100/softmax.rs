@@ -99,7 +99,7 @@ unsafe fn step<V: Variant, const TILES: u32, const STAGES: u32, const MASKED: bo
         let factor = row.raise(max, &seat.knobs);
         if !first {
             ldst::st_shared_f32(shared.factor(slot, seat.thread), factor);
-            tcgen05::before_thread_sync();
+            // No fence of tcgen05: that O is complete, which this tells the correction too, the commit has ordered before it.
             block::factors_written(slot, seat.warp).arrive();
         }
 
