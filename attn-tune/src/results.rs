@@ -13,6 +13,9 @@ use crate::{FileError, read, write};
 pub struct Results {
     /// The device.
     pub device: String,
+    /// Whether it was the simulator, whose times say nothing.
+    #[serde(default)]
+    pub simulated: bool,
     /// Each class.
     pub classes: Vec<Measured>,
 }
@@ -186,7 +189,11 @@ mod tests {
     #[test]
     fn results_read_back() {
         let path = std::env::temp_dir().join(format!("attn-tune-{}.json", std::process::id()));
-        let results = Results { device: "H100".into(), classes: vec![measured(vec![timed("a", [[1.5; 3]; 2])])] };
+        let results = Results {
+            device: "H100".into(),
+            simulated: false,
+            classes: vec![measured(vec![timed("a", [[1.5; 3]; 2])])],
+        };
         results.write(&path).expect("writable");
         let read = Results::read(&path);
         std::fs::write(&path, "{").expect("writable");

@@ -115,7 +115,7 @@ fn measure_all(gpu: &Gpu, options: &Options) -> Result<(), TuneError> {
     if !gpu.is_simulated() {
         gpu.set_patience(PATIENCE);
     }
-    let mut results = Results { device: gpu.describe(), classes: Vec::new() };
+    let mut results = Results { device: gpu.describe(), simulated: gpu.is_simulated(), classes: Vec::new() };
     for job in jobs {
         let start = Instant::now();
         let measured = measure(gpu, options, job)?;

@@ -90,7 +90,7 @@ fn right_variants_are_ranked_and_the_others_say_why_not() {
     assert_eq!(run(&["--skip", "t_05"]), 0);
 
     let results = Results::read(&json).expect("written");
-    assert_eq!(results.classes.len(), 2);
+    assert_eq!((results.classes.len(), results.simulated), (2, true));
     let measured = &results.classes[0];
     assert_eq!((measured.class, measured.dropped.len(), measured.lines.len()), (class("bf16_d32"), 1, 1));
     assert!(measured.lines[0].case.contains("sq=96 sk=96 d=32") && measured.lines[0].flops > 0.0);

@@ -48,6 +48,11 @@ const SHOWN: usize = 5;
 /// Runs the command.
 pub fn run(options: &Options) -> Result<()> {
     let results = Results::read(&options.results)?;
+    ensure!(
+        options.dry_run || !results.simulated,
+        "{} is of the simulator, whose times say nothing; look at it with --dry-run",
+        options.results.display()
+    );
     let path = table::path();
     let old = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut text = old.clone();
@@ -163,6 +168,19 @@ mod tests {
         assert_eq!(chosen(&measured(&[("bn=96", 99.0), ("bn=80", 98.0)]), &[]), Some(2));
         assert_eq!(chosen(&measured(&[("bn=96", 99.6), ("bn=80", 120.0)]), &[]), None);
         assert_eq!(chosen(&measured(&[]), &[]), None);
+    }
+
+    #[test]
+    fn the_simulators_times_are_not_written() {
+        let path = std::env::temp_dir().join(format!("attn-apply-{}.json", std::process::id()));
+        let results = Results { device: "sim".into(), simulated: true, classes: vec![measured(&[("bn=96", 50.0)])] };
+        results.write(&path).expect("writable");
+        let before = fs::read_to_string(table::path()).expect("the table");
+        let (written, shown) = (run(&Options::of(path.clone(), false)), run(&Options::of(path.clone(), true)));
+        fs::remove_file(&path).expect("removable");
+        assert!(written.expect_err("refused").to_string().contains("of the simulator"));
+        shown.expect("shown");
+        assert_eq!(fs::read_to_string(table::path()).expect("the table"), before);
     }
 
     #[test]
