@@ -16,12 +16,18 @@ const HOPPER: &[Redundant] = &[
         1,
         "its multiply's registers are untouched since the fence before it; without it ptxas serialises the multiplies",
     ),
-    ("bar.warp.sync", 1, "keeps ptxas from moving a wait; orders nothing between warps"),
+    ("wgmma.commit_group.sync.aligned", 1, "the scores', where they are waited for together with O"),
+    (
+        "bar.warp.sync",
+        2,
+        "keep ptxas from moving a wait, and a warp together from tile to tile; order nothing between warps",
+    ),
     (
         "mbarrier.try_wait.parity.shared::cta.b64",
-        1,
+        2,
         "the producer's for a tile's first K: with two stages, it was given back before the V whose stage the last tile's \
-         last V waited for; the ring does not know of the other ring",
+         last V waited for; the ring does not know of the other ring. That for K of a warpgroup without rows: when the \
+         V before it had come, both warpgroups had given back the last K of its stage",
     ),
 ];
 
@@ -80,43 +86,77 @@ fn mutants_of_d192_128_are_noticed() {
     mutants("fwd_sm90_bf16_d192_128", &[Shape { k: 500, ..ROUNDS }], HOPPER);
 }
 
-/// What no Blackwell kernel needs for its results, or what the machine does not judge.
+/// What no Blackwell kernel needs for its results.
 const BLACKWELL: &[Redundant] = &[
     (
         "bar.warp.sync",
-        14,
-        "what one lane releases to other warps counts for all lanes in the machine; the last keeps the warp together for the \
-         block's barrier",
+        1,
+        "keeps the warps of one lane's work together for the block's barrier, where PTX lets the lanes come one by one",
     ),
-    (
-        "tcgen05.fence::before_thread_sync",
-        11,
-        "behind loads that were waited for, or with nothing of tensor memory since the last one; round the allocation, which the \
-         block's barrier orders",
-    ),
-    ("tcgen05.fence::after_thread_sync", 2, "round the allocation and its end, which the block's barrier orders"),
     ("mbarrier.try_wait.parity.shared::cta.b64", 1, "Q of the second tile: both are given back together"),
-    ("fence.mbarrier_init.release.cluster", 1, "the proxy fence behind it is one too"),
-    ("fence.proxy.async.shared::cta", 1, "the fence of the barriers before it is one too"),
 ];
 
+/// What those do not need whose O lies in Q's memory: the next tile's Q is loaded after O has been stored, and what follows from
+/// its scores comes after all that the correction did for this tile.
+const BLACKWELL_O_IN_Q: &[Redundant] = &[
+    ("mbarrier.init.shared::cta.b64", 2, "arrivals by which the correction gives back the sums' inverses, a tile each"),
+    ("bar.warp.sync", 3, "before those arrivals, a tile each; the one of all kernels"),
+    ("mbarrier.try_wait.parity.shared::cta.b64", 3, "for the inverses' place, once, and O's, a tile each"),
+    (
+        "tcgen05.fence::before_thread_sync",
+        1,
+        "behind the first tile's last loads of O: that behind the second's covers them",
+    ),
+];
+
+const BLACKWELL_ROUNDS: Shape = Shape { q: 140, k: 300, heads: 4, kv_heads: 1, ..ROUNDS };
+const BLACKWELL_CAUSAL: Shape = Shape { q: 300, k: 400, ..ROUNDS };
+const BLACKWELL_SHORT: Shape = Shape { q: 100, k: 500, heads: 3, kv_heads: 3, ..ROUNDS };
+
+/// Of every problem also one of a single block of keys.
+fn blackwell(name: &str, shape: Shape, redundant: &[Redundant]) {
+    mutants(name, &[shape, Shape { k: 100, ..shape }], redundant);
+}
+
 #[test]
-#[ignore = "minutes, in release, and the kernels in ATTN_KERNEL_DIR"]
+#[ignore = "minutes, in release"]
+fn mutants_of_blackwells_d64_are_noticed() {
+    // More blocks of K and V than stages for them.
+    blackwell("fwd_sm100_bf16_d64", Shape { k: 700, ..BLACKWELL_ROUNDS }, BLACKWELL);
+}
+
+#[test]
+#[ignore = "minutes, in release"]
 fn mutants_of_blackwells_d128_are_noticed() {
-    let rounds = Shape { q: 140, k: 300, heads: 4, kv_heads: 1, ..ROUNDS };
-    mutants("fwd_sm100_bf16_d128", &[rounds, Shape { k: 100, ..rounds }], BLACKWELL);
+    blackwell("fwd_sm100_bf16_d128", BLACKWELL_ROUNDS, BLACKWELL);
 }
 
 #[test]
-#[ignore = "minutes, in release, and the kernels in ATTN_KERNEL_DIR"]
+#[ignore = "minutes, in release"]
 fn mutants_of_blackwells_causal_d128_are_noticed() {
-    let rounds = Shape { q: 300, k: 400, ..ROUNDS };
-    mutants("fwd_sm100_bf16_d128_causal", &[rounds, Shape { k: 100, ..rounds }], BLACKWELL);
+    blackwell("fwd_sm100_bf16_d128_causal", BLACKWELL_CAUSAL, BLACKWELL);
 }
 
 #[test]
-#[ignore = "minutes, in release, and the kernels in ATTN_KERNEL_DIR"]
+#[ignore = "minutes, in release"]
 fn mutants_of_blackwells_short_d128_are_noticed() {
-    let rounds = Shape { q: 100, k: 500, heads: 3, kv_heads: 3, ..ROUNDS };
-    mutants("fwd_sm100_bf16_d128_short", &[rounds, Shape { k: 100, ..rounds }], BLACKWELL);
+    blackwell("fwd_sm100_bf16_d128_short", BLACKWELL_SHORT, BLACKWELL);
+}
+
+#[test]
+#[ignore = "minutes, in release"]
+fn mutants_of_blackwells_d192_128_are_noticed() {
+    blackwell("fwd_sm100_bf16_d192_128", BLACKWELL_ROUNDS, BLACKWELL_O_IN_Q);
+}
+
+#[test]
+#[ignore = "minutes, in release"]
+fn mutants_of_blackwells_d256_are_noticed() {
+    blackwell("fwd_sm100_bf16_d256", BLACKWELL_SHORT, BLACKWELL_O_IN_Q);
+}
+
+#[test]
+#[ignore = "minutes, in release"]
+fn mutants_of_sm_103as_d128_are_noticed() {
+    blackwell("fwd_sm103_bf16_d128", BLACKWELL_ROUNDS, BLACKWELL);
 }
