@@ -13,7 +13,7 @@ use libloading::Library;
 
 use crate::error::{DriverVersion, Error};
 use crate::launch::Stream;
-use crate::sys::{self, Code, DeviceHandle, Handle, jit_option, pointer_attribute};
+use crate::sys::{self, Code, DeviceHandle, Handle, LaunchAttribute, LaunchConfig, jit_option, pointer_attribute};
 
 /// Where the driver's library lies by name.
 const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
@@ -66,7 +66,7 @@ driver_table! {
     func_get_attribute: "cuFuncGetAttribute" (*mut i32, i32, Handle);
     func_set_attribute: "cuFuncSetAttribute" (Handle, i32, i32);
     encode_tiled: "cuTensorMapEncodeTiled" (*mut TensorMap, i32, u32, *mut c_void, *const u64, *const u64, *const u32, *const u32, i32, i32, i32, i32);
-    launch_kernel: "cuLaunchKernel" (Handle, u32, u32, u32, u32, u32, u32, u32, Handle, *mut *mut c_void, *mut *mut c_void);
+    launch_kernel: "cuLaunchKernelEx" (*const LaunchConfig, Handle, *mut *mut c_void, *mut *mut c_void);
 }
 
 /// Where driver functions are found.
@@ -294,25 +294,32 @@ impl Driver {
         Ok(value.unsigned_abs())
     }
 
+    /// Launches; with `overlap` the kernel may start while the one before it in the stream still runs.
+    ///
     /// # Safety
-    /// `function` is loaded in the current context, `arguments` point to what it takes, and `stream` is that context's.
+    /// `function` is loaded in the current context, `arguments` point to what it takes, and `stream` is that context's. A kernel that is
+    /// launched with `overlap` waits by itself before it touches global memory.
     pub(crate) unsafe fn launch(
         &self,
         function: Handle,
-        grid: (u32, u32, u32),
-        block: (u32, u32, u32),
+        (grid, block): (u32, u32),
         smem: u32,
         stream: Stream,
+        overlap: bool,
         arguments: &mut [*mut c_void],
     ) -> Result<(), Error> {
-        let (stream, arguments, extra) = (Handle(stream.0), arguments.as_mut_ptr(), ptr::null_mut());
-        // SAFETY: as the caller promises.
-        let code = unsafe {
-            (self.launch_kernel)(
-                function, grid.0, grid.1, grid.2, block.0, block.1, block.2, smem, stream, arguments, extra,
-            )
+        let attributes = [LaunchAttribute::new(LaunchAttribute::OVERLAP, 1)];
+        let config = LaunchConfig {
+            grid: [grid, 1, 1],
+            block: [block, 1, 1],
+            smem,
+            stream: Handle(stream.0),
+            attributes: attributes.as_ptr(),
+            count: u32::from(overlap),
         };
-        self.check("cuLaunchKernel", code)
+        // SAFETY: as the caller promises; the configuration and its attribute live until the call returns.
+        let code = unsafe { (self.launch_kernel)(&config, function, arguments.as_mut_ptr(), ptr::null_mut()) };
+        self.check("cuLaunchKernelEx", code)
     }
 
     pub(crate) fn set_function_attribute(&self, function: Handle, attribute: i32, value: u32) -> Result<(), Error> {

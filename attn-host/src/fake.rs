@@ -10,7 +10,7 @@ use attn_kernel::forward::{ForwardParams, Kernel, TensorMap};
 use crate::device::Device;
 use crate::driver::Driver;
 use crate::kernels::Code as KernelCode;
-use crate::sys::{self, Code, DeviceHandle, Handle, device_attribute};
+use crate::sys::{self, Code, DeviceHandle, Handle, LaunchAttribute, LaunchConfig, device_attribute};
 
 /// What the driver was told, and how it is to behave.
 pub(crate) struct State {
@@ -43,13 +43,14 @@ pub(crate) struct Encoded {
     pub(crate) swizzle: i32,
 }
 
-/// The arguments of one `cuLaunchKernel`. The fake's tensor maps hold their address in the first word.
+/// The arguments of one `cuLaunchKernelEx`. The fake's tensor maps hold their address in the first word.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Launch {
     pub(crate) grid: (u32, u32, u32),
     pub(crate) block: (u32, u32, u32),
     pub(crate) smem: u32,
     pub(crate) stream: usize,
+    pub(crate) overlap: bool,
     pub(crate) params: ForwardParams,
     pub(crate) addresses: [u64; 4],
 }
@@ -282,28 +283,28 @@ unsafe extern "C" fn encode_tiled(
 }
 
 unsafe extern "C" fn launch_kernel(
+    config: *const LaunchConfig,
     function: Handle,
-    grid_x: u32,
-    grid_y: u32,
-    grid_z: u32,
-    block_x: u32,
-    block_y: u32,
-    block_z: u32,
-    smem: u32,
-    stream: Handle,
     arguments: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> Code {
     assert!(!function.is_null() && extra.is_null());
+    // SAFETY: a configuration with as many attributes as it says.
+    let (config, attributes) = unsafe {
+        let config = &*config;
+        (config, std::slice::from_raw_parts(config.attributes, config.count as usize))
+    };
     // SAFETY: a forward kernel takes its parameters and four tensor maps.
     let (params, addresses) = unsafe {
         let arguments = *arguments.cast::<[*mut c_void; 5]>();
         let address = |i: usize| (*arguments[i].cast::<TensorMap>()).0[0];
         (*arguments[0].cast::<ForwardParams>(), [address(1), address(2), address(3), address(4)])
     };
-    call("cuLaunchKernel", |state| {
-        let (grid, block) = ((grid_x, grid_y, grid_z), (block_x, block_y, block_z));
-        state.launches.push(Launch { grid, block, smem, stream: stream.0 as usize, params, addresses });
+    call("cuLaunchKernelEx", |state| {
+        let overlap = attributes.iter().any(|a| a.id == LaunchAttribute::OVERLAP && a.value[0] == 1);
+        let LaunchConfig { grid, block, smem, stream, .. } = *config;
+        let (grid, block) = (grid.into(), block.into());
+        state.launches.push(Launch { grid, block, smem, stream: stream.0 as usize, overlap, params, addresses });
         sys::SUCCESS
     })
 }

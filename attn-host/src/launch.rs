@@ -105,9 +105,11 @@ impl Plan {
             (&raw mut o).cast(),
         ];
         // SAFETY: the five arguments are what a forward kernel takes; the driver copies them before it returns. The
-        // tensors and the stream are good (caller), the function is loaded in the current context.
+        // tensors and the stream are good (caller), the function is loaded in the current context; a plan overlaps only where its kernel
+        // waits.
         unsafe {
-            self.driver.launch(self.function, self.grid(), self.block(), self.smem_bytes(), stream, &mut arguments)
+            let size = (self.grid().0, self.block().0);
+            self.driver.launch(self.function, size, self.smem_bytes(), stream, self.overlaps(), &mut arguments)
         }
     }
 

@@ -4,9 +4,11 @@ use std::f32::consts::LOG2_E;
 use std::fmt;
 use std::ptr;
 
+use attn_kernel::attn::divide::Divisor;
+use attn_kernel::attn::walk::Grid;
 use attn_kernel::forward::{ForwardParams, KERNELS, Kernel, Launch};
 
-use crate::device::Device;
+use crate::device::{Device, DeviceInfo};
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::kernels;
@@ -16,6 +18,9 @@ use crate::problem::Problem;
 use crate::select;
 use crate::sys::Handle;
 use crate::tensor_map::Tiled;
+
+/// Tiles for each multiprocessor up to which launches overlap by default.
+const OVERLAPPED: u64 = 4;
 
 /// A checked problem, the kernel that computes it and the size of its launch, in one CUDA context.
 ///
@@ -37,6 +42,7 @@ pub struct Plan {
     pub(crate) params: ForwardParams,
     grid: u32,
     sm_count: u32,
+    overlap: bool,
 }
 
 // SAFETY: the one pointer in `params` is null until a launch copies them; nothing else is tied to a thread.
@@ -96,13 +102,13 @@ impl Plan {
         })
     }
 
-    /// The kernel that [`new`](Self::new) chooses, which is not loaded for this.
+    /// The kernel that [`new`](Self::new) chooses on such a device. Nothing is loaded, and the device need not be there.
     ///
     /// # Errors
     /// Those of [`new`](Self::new) for a problem that no kernel computes.
-    pub fn choice(device: &Device, problem: &Problem) -> Result<&'static Kernel, Error> {
+    pub fn choice(device: &DeviceInfo, problem: &Problem) -> Result<&'static Kernel, Error> {
         Layouts::of(problem)?;
-        select::choose(problem, device.info())
+        select::choose(problem, device)
     }
 
     /// The names of all forward kernels.
@@ -114,7 +120,7 @@ impl Plan {
         device: &Device,
         problem: &Problem,
         find: impl FnOnce(&Kernel) -> Result<kernels::Code, Error>,
-        choose: impl FnOnce(&Problem, &crate::DeviceInfo) -> Result<&'static Kernel, Error>,
+        choose: impl FnOnce(&Problem, &DeviceInfo) -> Result<&'static Kernel, Error>,
     ) -> Result<Self, Error> {
         let layouts = Layouts::of(problem)?;
         let kernel = choose(problem, device.info())?;
@@ -134,9 +140,28 @@ impl Plan {
             layouts,
             maps,
             params,
-            grid: kernel.launch.blocks(params.tiles, info.sm_count),
+            grid: kernel.launch.blocks(params.grid.tiles, info.sm_count),
             sm_count: info.sm_count,
+            overlap: kernel.launch.per_sm == 1 && u64::from(params.grid.tiles) <= OVERLAPPED * u64::from(info.sm_count),
         })
+    }
+
+    /// The plan with or without overlap of its launches with what comes before them in the stream. The default is with it for problems
+    /// of few tiles, which take little longer than a launch does, unless several blocks share a multiprocessor: those that start early
+    /// crowd on the multiprocessors that are free first.
+    ///
+    /// With overlap (programmatic dependent launch, where the kernel supports it) the driver may start the kernel's blocks while the last
+    /// ones of the kernel before it still run, if that kernel allows it, as ours do. They set themselves up and then wait, on the device,
+    /// until everything before them in the stream has ended and its writes are visible; nothing is read or written earlier, so that
+    /// results are the same. Waiting blocks hold multiprocessors that other streams could have used.
+    #[must_use]
+    pub fn overlapping(self, overlap: bool) -> Self {
+        Plan { overlap, ..self }
+    }
+
+    /// Whether launches may start before the kernel before them has ended.
+    pub fn overlaps(&self) -> bool {
+        self.overlap && self.kernel.launch.waits
     }
 
     /// The kernel that was chosen.
@@ -233,19 +258,19 @@ fn params(kernel: &Kernel, problem: &Problem, layouts: &Layouts, device: &Device
     let tiles = m_blocks
         .checked_mul(heads)
         .and_then(|tiles| tiles.checked_mul(shape.batch))
-        .filter(|&tiles| tiles <= i32::MAX as u64)
-        .ok_or(too_many)?;
+        .filter(|&tiles| tiles <= i32::MAX as u64);
+    if tiles.is_none() {
+        return Err(too_many);
+    }
+    let section = select::section(kernel, problem, device.info());
     Ok(ForwardParams {
         lse: ptr::null_mut(),
         lse_batch_stride: layouts.lse.strides[1],
         lse_head_stride: layouts.lse.strides[0],
         seqlen_q: shape.seqlen_q as u32,
         seqlen_k: shape.seqlen_k as u32,
-        heads: heads as u32,
-        group: (heads / shape.kv_heads) as u32,
-        m_blocks: m_blocks as u32,
-        tiles: tiles as u32,
-        heads_in_l2: select::section(kernel, problem, device.info()),
+        group: Divisor::new((heads / shape.kv_heads) as u32),
+        grid: Grid::new(m_blocks as u32, heads as u32, shape.batch as u32, section),
         scale_log2: problem.scale * LOG2_E,
         pack: pack.ilog2(),
     })
@@ -268,7 +293,7 @@ impl fmt::Display for Plan {
             "{}: {}; {} tiles of {} rows, {} keys a step; grid {} of {} multiprocessors, block {}, {} bytes of shared memory, {} of workspace",
             self.kernel.name,
             self.problem,
-            self.params.tiles,
+            self.params.grid.tiles,
             launch.bm,
             launch.bn,
             self.grid,

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use attn_kernel::attn::mask::{Causal, Lengths, Mask as _};
 use attn_kernel::forward::sm100::Plan;
-use attn_kernel::forward::{AnyPlan, DType, KERNELS, Kernel, Schedule};
+use attn_kernel::forward::{AnyPlan, Cost, DType, KERNELS, Kernel, Plan as HopperPlan, Schedule};
 
 use crate::device::DeviceInfo;
 use crate::error::{Error, Unsupported};
@@ -57,13 +58,46 @@ pub(crate) fn eligible(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) 
     Ok(())
 }
 
-/// Least wins, the first difference decides: no work on padded head dimensions; less time for all waves of tiles; larger tiles.
+/// Least wins, the first difference decides: no work on padded head dimensions; less time for all tiles; larger tiles.
 fn cost(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) -> (u32, u64, u32) {
     let launch = &kernel.launch;
-    let heads = problem.shape.heads / u64::from(pack(kernel, problem));
-    let tiles = m_blocks(kernel, problem) * heads * problem.shape.batch;
-    let waves = tiles.div_ceil(u64::from(device.sm_count.max(1)));
-    (launch.d + launch.dv, waves * tile_time(kernel), u32::MAX - launch.bm)
+    let time = match &kernel.plan {
+        AnyPlan::Sm90(plan) => hopper_time(kernel, plan, problem, device),
+        _ => {
+            let waves = tiles(kernel, problem).div_ceil(u64::from(device.sm_count.max(1)));
+            waves.saturating_mul(tile_time(kernel))
+        }
+    };
+    (launch.d + launch.dv, time, u32::MAX - launch.bm)
+}
+
+/// What is lost where a launch does not overlap with what comes before it, in nanoseconds.
+const OVERLAP: u64 = 1000;
+
+/// Tiles of a problem. Saturates: a plan for more than 2^31 is refused.
+fn tiles(kernel: &Kernel, problem: &Problem) -> u64 {
+    let lines = problem.shape.heads.saturating_mul(problem.shape.batch) / u64::from(pack(kernel, problem));
+    m_blocks(kernel, problem).saturating_mul(lines)
+}
+
+/// Nanoseconds that a Hopper kernel is expected to take, by those that its tiles and key blocks were measured to take.
+///
+/// Tiles of equal length go in rounds. Under a causal mask they are dealt so that every block has as much work, but none ends before
+/// the longest tile. Where several blocks share a multiprocessor, the longest tile is the last one's, which has half of the others'
+/// share besides its own, and launches do not overlap.
+fn hopper_time(kernel: &Kernel, plan: &HopperPlan, problem: &Problem, device: &DeviceInfo) -> u64 {
+    let Cost { tile, block } = plan.cost;
+    let time = |blocks: u64| u64::from(tile) + blocks.saturating_mul(u64::from(block));
+    let (tiles, slots) = (tiles(kernel, problem), u64::from(device.sm_count.max(1)) * u64::from(plan.per_sm));
+    if !kernel.causal {
+        return tiles.div_ceil(slots).saturating_mul(time(problem.shape.seqlen_k.div_ceil(u64::from(plan.bn))));
+    }
+    let lengths = Lengths { q: problem.shape.seqlen_q as u32, k: problem.shape.seqlen_k as u32 };
+    let blocks = |m_block: u64| u64::from(Causal::blocks(lengths, m_block as u32 * plan.bm, plan.bm, plan.bn));
+    let (shortest, longest) = (blocks(0), blocks(m_blocks(kernel, problem) - 1));
+    let share = tiles.saturating_mul(time(shortest) + time(longest)) / (2 * slots);
+    let alone = time(longest) * u64::from(plan.per_sm + 1) / u64::from(2 * plan.per_sm);
+    share.max(alone) + if plan.per_sm > 1 { OVERLAP } else { 0 }
 }
 
 /// What a tile takes, in units that only compare the kernels of one pair of head dimensions.
@@ -243,6 +277,44 @@ mod tests {
         assert_eq!(chosen(4, 4096, 16, 16), "fwd_sm100_bf16_d128");
         // 8 tiles of 256 rows would leave most of 148 multiprocessors idle; 16 of 128 rows fewer of them.
         assert_eq!(chosen(1, 2048, 1, 1), "fwd_sm100_bf16_d128_short");
+    }
+
+    #[test]
+    fn hoppers_kernels_are_chosen_by_length_and_by_the_tiles_that_there_are() {
+        let chosen = |batch, heads, seqlen, d, mask| {
+            let shape =
+                Shape { batch, seqlen_q: seqlen, seqlen_k: seqlen, heads, kv_heads: heads, head_dim: d, head_dim_v: d };
+            let name = choose(&Problem::new(DType::Bf16, shape).mask(mask), &h100()).expect("a kernel fits").name;
+            name.strip_prefix("fwd_sm90_bf16_").expect("a Hopper kernel")
+        };
+        // One sequence: tiles of 64 rows are as many as multiprocessors, and later twice as many.
+        for seqlen in [1, 128, 256, 512, 1024] {
+            assert_eq!(chosen(1, 16, seqlen, 128, Mask::Causal), "d128_causal_small", "{seqlen}");
+        }
+        assert_eq!(chosen(1, 16, 2048, 128, Mask::Causal), "d128_causal");
+        assert_eq!(chosen(1, 16, 256, 128, Mask::None), "d128_small");
+        assert_eq!(chosen(1, 16, 2048, 128, Mask::None), "d128");
+        assert_eq!(chosen(1, 32, 256, 64, Mask::Causal), "d64_causal_small");
+        assert_eq!(chosen(1, 32, 256, 64, Mask::None), "d64_small");
+        // Many sequences.
+        for seqlen in [256, 1024] {
+            assert_eq!(chosen(16_384 / seqlen, 32, seqlen, 64, Mask::Causal), "d64_causal_short", "{seqlen}");
+        }
+        for seqlen in [256, 512, 1024] {
+            assert_eq!(chosen(16_384 / seqlen, 16, seqlen, 128, Mask::Causal), "d128_causal", "{seqlen}");
+        }
+        for seqlen in [2048, 4096, 16_384] {
+            assert_eq!(chosen(16_384 / seqlen, 32, seqlen, 64, Mask::Causal), "d64_causal", "{seqlen}");
+        }
+        assert_eq!(chosen(16, 32, 1024, 64, Mask::None), "d64");
+        // Rows without keys and lengths at the limit are no trouble.
+        let extreme = |seqlen_q, seqlen_k| {
+            let shape = Shape { seqlen_q, seqlen_k, ..problem(DType::Bf16, 64, 64, Mask::None).shape };
+            [Mask::None, Mask::Causal].map(|mask| choose(&Problem::new(DType::Bf16, shape).mask(mask), &h100()).is_ok())
+        };
+        for (q, k) in [(1, 1), (MAX_SEQLEN, 1), (1, MAX_SEQLEN), (MAX_SEQLEN, MAX_SEQLEN)] {
+            assert_eq!(extreme(q, k), [true, true], "{q} {k}");
+        }
     }
 
     #[test]

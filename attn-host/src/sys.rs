@@ -25,6 +25,39 @@ impl Handle {
     }
 }
 
+/// `CUlaunchConfig`.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct LaunchConfig {
+    pub(crate) grid: [u32; 3],
+    pub(crate) block: [u32; 3],
+    pub(crate) smem: u32,
+    pub(crate) stream: Handle,
+    pub(crate) attributes: *const LaunchAttribute,
+    pub(crate) count: u32,
+}
+
+/// `CUlaunchAttribute`: a number, and 64 bytes of value that begin on 8.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
+pub(crate) struct LaunchAttribute {
+    pub(crate) id: i32,
+    padding: u32,
+    pub(crate) value: [i32; 16],
+}
+
+impl LaunchAttribute {
+    /// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`: the kernel may start before the one before it in its stream has ended.
+    pub(crate) const OVERLAP: i32 = 6;
+
+    /// An attribute whose value is a number.
+    pub(crate) const fn new(id: i32, value: i32) -> Self {
+        let mut attribute = LaunchAttribute { id, padding: 0, value: [0; 16] };
+        attribute.value[0] = value;
+        attribute
+    }
+}
+
 pub(crate) const SUCCESS: Code = 0;
 pub(crate) const OUT_OF_MEMORY: Code = 2;
 pub(crate) const INVALID_IMAGE: Code = 200;

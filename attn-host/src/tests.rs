@@ -45,7 +45,7 @@ fn a_launch_passes_what_the_plan_says() {
     launch(&plan, &TENSORS).expect("valid");
 
     let kernel = plan.kernel();
-    assert_eq!(kernel.name, "fwd_sm90_bf16_d128_causal");
+    assert_eq!(kernel.name, "fwd_sm90_bf16_d128_causal_small");
     let m_blocks = 1000u32.div_ceil(kernel.launch.bm);
     let launches = fake::with(|state| state.launches.clone());
     let [launch] = launches.as_slice() else { panic!("one launch, not {}", launches.len()) };
@@ -59,9 +59,27 @@ fn a_launch_passes_what_the_plan_says() {
     let params = launch.params;
     assert_eq!(params.lse as usize, 0x50_0004);
     assert_eq!((params.lse_batch_stride, params.lse_head_stride), (8000, 1000));
-    assert_eq!((params.seqlen_q, params.seqlen_k, params.heads, params.group), (1000, 700, 8, 4));
-    assert_eq!((params.m_blocks, params.tiles), (m_blocks, m_blocks * 16));
+    assert_eq!((params.seqlen_q, params.seqlen_k, params.grid.heads.get(), params.group.get()), (1000, 700, 8, 4));
+    assert_eq!((params.grid.m_blocks.get(), params.grid.tiles), (m_blocks, m_blocks * 16));
     assert_eq!(params.scale_log2, 0.5 * std::f32::consts::LOG2_E);
+}
+
+#[test]
+fn few_tiles_overlap_with_what_comes_before_them_unless_told_otherwise() {
+    let overlaps = |capability, seqlen_q, change: fn(Plan) -> Plan| {
+        fake::reset_to(capability);
+        let plan = change(plan(&Problem::new(DType::Bf16, Shape { seqlen_q, ..SHAPE })).expect("valid"));
+        launch(&plan, &TENSORS).expect("valid");
+        let launched = fake::with(|state| state.launches[0].overlap);
+        assert_eq!(launched, plan.overlaps());
+        launched
+    };
+    assert!(overlaps((9, 0), 1000, |plan| plan));
+    assert!(!overlaps((9, 0), 1000, |plan| plan.overlapping(false)));
+    assert!(!overlaps((9, 0), 100_000, |plan| plan));
+    assert!(overlaps((9, 0), 100_000, |plan| plan.overlapping(true)));
+    // Blackwell's kernels do not wait by themselves.
+    assert!(!overlaps((10, 0), 1000, |plan| plan.overlapping(true)));
 }
 
 #[test]
@@ -102,8 +120,8 @@ fn blackwell_packs_the_heads_of_a_group_into_a_tiles_rows() {
     let launches = fake::with(|state| state.launches.clone());
     let [launch] = launches.as_slice() else { panic!("one launch, not {}", launches.len()) };
     let params = launch.params;
-    assert_eq!((params.pack, params.heads, params.group, params.seqlen_q), (1, 6, 3, 1000));
-    assert_eq!((params.m_blocks, params.tiles), (8, 8 * 6 * 2));
+    assert_eq!((params.pack, params.grid.heads.get(), params.group.get(), params.seqlen_q), (1, 6, 3, 1000));
+    assert_eq!((params.grid.m_blocks.get(), params.grid.tiles), (8, 8 * 6 * 2));
     assert_eq!(launch.grid, (8 * 6 * 2, 1, 1));
     assert_eq!((params.lse_batch_stride, params.lse_head_stride), (12_000, 1000));
     let maps = fake::with(|state| state.encoded.clone());
@@ -152,7 +170,7 @@ fn a_kernel_of_another_plan_is_launched_as_it_says_or_refused() {
     fake::reset();
     let dir = std::env::temp_dir().join(format!("attn-host-{}-code", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a writable temporary folder");
-    let own = Plan::choice(&fake::device(), &problem()).expect("valid");
+    let own = Plan::choice(fake::device().info(), &problem()).expect("valid");
     let AnyPlan::Sm90(plan) = own.plan else { panic!("{own:?}") };
     let plan = plan.with("bm=64 bn=64").expect("knobs");
     let kernel: &'static _ = Box::leak(Box::new(sm90::describe("fwd_another", DType::Bf16, false, plan)));
@@ -219,7 +237,7 @@ fn tensors_of_another_device_are_named() {
     assert_eq!(plan.check_devices(&TENSORS), Err(expected.clone()));
     if cfg!(debug_assertions) {
         assert_eq!(launch(&plan, &TENSORS), Err(expected));
-        assert_eq!(count("cuLaunchKernel"), 0);
+        assert_eq!(count("cuLaunchKernelEx"), 0);
     }
 }
 
@@ -238,7 +256,7 @@ fn without_a_context_there_is_no_device_no_plan_and_no_launch() {
     let expected = Error::WrongContext { planned: own.0 as usize, current: 0x99 };
     assert_eq!(plan_on(&device, &problem()).map(|_| ()), Err(expected.clone()));
     assert_eq!(launch(&plan, &TENSORS), Err(expected));
-    assert_eq!(count("cuLaunchKernel"), 0);
+    assert_eq!(count("cuLaunchKernelEx"), 0);
 }
 
 #[test]
@@ -262,7 +280,7 @@ fn a_device_without_kernels_loads_nothing() {
 #[test]
 fn plans_of_one_context_share_a_module() {
     fake::reset();
-    for seqlen_q in [1, 77, 4096] {
+    for seqlen_q in [2000, 3001, 4096] {
         plan(&Problem::new(DType::Bf16, Shape { seqlen_q, ..SHAPE })).expect("valid");
     }
     assert_eq!(count("cuModuleLoadDataEx"), 1);

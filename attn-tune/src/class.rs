@@ -74,19 +74,21 @@ impl Class {
 
     /// How the class's line of the table begins.
     pub fn head(&self) -> String {
-        let Line { d, dv, causal, .. } = self.line;
-        format!("{d} {dv} {}", if *causal { "causal" } else { "full" })
+        let Line { d, dv, causal, class, .. } = self.line;
+        let space = if class.is_empty() { "" } else { " " };
+        format!("{d} {dv} {}{space}{class}", if *causal { "causal" } else { "full" })
     }
 }
 
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Line { d, dv, causal, .. } = self.line;
+        let Line { d, dv, causal, class, .. } = self.line;
         write!(f, "{}_d{d}", self.element.name())?;
         if d != dv {
             write!(f, "_{dv}")?;
         }
-        f.write_str(if *causal { "_causal" } else { "" })
+        f.write_str(if *causal { "_causal" } else { "" })?;
+        if class.is_empty() { Ok(()) } else { write!(f, "_{class}") }
     }
 }
 

@@ -13,7 +13,7 @@ use attn_host::cust::stream::{Stream, StreamFlags};
 use attn_host::cust::{self, CudaFlags};
 use attn_host::simulator::{self, ConfigureError};
 use attn_host::{Device, DevicePtr, Mask, Plan, Problem, Shape, Strides, Tensors};
-use attn_kernel::forward::KERNELS;
+use attn_kernel::forward::{KERNELS, Kernel, Launch};
 
 use crate::case::Case;
 use crate::dense::Dense;
@@ -163,9 +163,33 @@ impl Gpu {
         attn_host::Stream(self.stream.as_inner().cast::<c_void>())
     }
 
+    /// The kernel for problems of every size where several have a case's head dimensions, format and mask. Which of them is chosen depends
+    /// on the device's multiprocessors, and the simulator has fewer than a GPU: answers that are compared are this one's.
+    ///
+    /// # Errors
+    /// Those of a problem that no kernel computes.
+    pub fn general_kernel(&self, case: &Case) -> Result<&'static str, GpuError> {
+        let chosen = Plan::choice(self.device.info(), &problem(case, &case.layout.place(case)))?;
+        let class = |kernel: &Kernel| {
+            let Launch { d, dv, .. } = kernel.launch;
+            (kernel.arch, kernel.dtype, kernel.causal, d, dv)
+        };
+        let alike = KERNELS.iter().filter(|kernel| class(kernel) == class(chosen)).map(|kernel| kernel.name);
+        // The others' names have a word more.
+        Ok(alike.min_by_key(|name| name.len()).unwrap_or(chosen.name))
+    }
+
     /// Plans a case and uploads its inputs.
     pub fn load(&self, case: &Case, inputs: &Inputs) -> Result<Loaded<'_>, GpuError> {
         self.load_with(case, inputs, |problem| Plan::new(&self.device, problem))
+    }
+
+    /// The same with the kernel of a name, or the choice where there is none.
+    pub fn load_kernel(&self, case: &Case, inputs: &Inputs, name: Option<&str>) -> Result<Loaded<'_>, GpuError> {
+        self.load_with(case, inputs, |problem| match name {
+            Some(name) => Plan::with_kernel(&self.device, problem, name),
+            None => Plan::new(&self.device, problem),
+        })
     }
 
     /// The same with a plan of the caller's choice.

@@ -9,13 +9,13 @@
 //! | `repeat` | run 20 times each, every result bitwise equal |
 //! | `sanitizer` | a small case for every kernel, for runs under compute-sanitizer |
 //! | `simulator` | small cases for runs on the simulator: every kernel, then shapes, layouts and inputs |
-//! | `kernels` | Blackwell's part of it that runs every kernel once |
+//! | `kernels` | its part that runs kernels by name or by choice: on Hopper those that share their head dimensions, on Blackwell every one |
 
 use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use attn_kernel::forward::Arch;
+use attn_kernel::forward::{Arch, DType, KERNELS, Kernel};
 
 use crate::case::Case;
 use crate::input::Input;
@@ -29,6 +29,8 @@ pub struct Entry {
     pub list: &'static str,
     /// The case.
     pub case: Case,
+    /// The kernel that runs it, where it is not the launch side's choice. Only on a device of its architecture.
+    pub kernel: Option<&'static str>,
 }
 
 /// Head dimensions of Q/K and of V/O: each instantiated pair, and ones between them that are filled up with zeros.
@@ -73,10 +75,12 @@ pub fn checked() -> Vec<Entry> {
 
 /// Cases that are run 20 times each.
 pub fn repeat() -> Vec<Entry> {
-    entries([("repeat", every_kernel(2, 8, 1111))])
+    let mut list = entries([("repeat", every_kernel(2, 8, 1111))]);
+    list.extend(siblings().map(|kernel| by_name("repeat", kernel, 2, (8, 4), (1111, 1111))));
+    list
 }
 
-/// A small case for every kernel, and the layouts.
+/// Small cases for every kernel, and the layouts.
 pub fn sanitizer() -> Vec<Entry> {
     let layouts = [Layout::Padded, Layout::Packed, Layout::Broadcast];
     let mut cases = every_kernel(1, 2, 200);
@@ -87,7 +91,53 @@ pub fn sanitizer() -> Vec<Entry> {
         causal: true,
         ..Case::new(Precision::Bf16, 77, 64)
     }));
-    entries([("sanitizer", cases)])
+    let mut list = entries([("sanitizer", cases)]);
+    list.extend(siblings().map(|kernel| by_name("sanitizer", kernel, 1, (2, 1), (200, 200))));
+    list
+}
+
+/// Hopper's kernels that have the same head dimensions, format and mask as another, so that the choice between them depends on sizes.
+fn siblings() -> impl Iterator<Item = &'static Kernel> {
+    let alike = |a: &Kernel, b: &Kernel| {
+        (a.arch, a.dtype, a.causal, a.launch.d, a.launch.dv) == (b.arch, b.dtype, b.causal, b.launch.d, b.launch.dv)
+    };
+    let hoppers = || KERNELS.iter().filter(|kernel| kernel.arch == Arch::Sm90a);
+    hoppers().filter(move |kernel| hoppers().filter(|other| alike(kernel, other)).count() > 1)
+}
+
+/// A case that a kernel runs because it is told to.
+fn by_name(
+    list: &'static str,
+    kernel: &Kernel,
+    batch: usize,
+    (heads, kv_heads): (usize, usize),
+    (seqlen_q, seqlen_k): (usize, usize),
+) -> Entry {
+    let precision = if kernel.dtype == DType::F16 { Precision::F16 } else { Precision::Bf16 };
+    let (d, dv) = (kernel.launch.d as usize, kernel.launch.dv as usize);
+    let base = Case { batch, heads, kv_heads, seqlen_q, seqlen_k, causal: kernel.causal, ..Case::new(precision, 1, d) };
+    Entry { list, case: Case { head_dim_v: dv, lse: true, seed: d as u64, ..base }, kernel: Some(kernel.name) }
+}
+
+/// Each of [`siblings`]: a tile for every block and several, tile edges, one query, one key, rows without keys.
+pub fn kernels() -> Vec<Entry> {
+    let lengths = [(141, 203), (203, 141), (256, 256), (64, 65), (1, 130), (130, 1), (177, 177), (65, 256), (193, 192)];
+    let of = |(i, kernel)| {
+        let case = move |j: usize| {
+            let heads = [(2, 1), (3, 3), (9, 3)][j];
+            by_name("kernels", kernel, 1 + j % 2, heads, lengths[(i + 3 * j) % lengths.len()])
+        };
+        (0..3).map(case)
+    };
+    siblings().enumerate().flat_map(of).collect()
+}
+
+/// The list whose answers are recorded, of the general kernels.
+pub const RECORDED: &str = "simulator";
+
+/// The cases of [`RECORDED`] for Hopper.
+pub fn recorded() -> Vec<Entry> {
+    hopper().into_iter().filter(|entry| entry.list == RECORDED).collect()
 }
 
 /// Small cases for the simulator: a case for every kernel of the architecture, then what else a case can say.
@@ -114,7 +164,9 @@ fn hopper() -> Vec<Entry> {
         }
     }
     cases.extend(parsed(SMALL));
-    entries([("simulator", cases)])
+    let mut list = entries([(RECORDED, cases)]);
+    list.extend(kernels());
+    list
 }
 
 /// Every kernel: three heads make tiles of 256 rows the choice for the four multiprocessors that are simulated, few queries those of
@@ -145,11 +197,14 @@ fn blackwell() -> Vec<Entry> {
         Case { batch: 2, heads: 2, layout, causal, lse: true, kv_heads: 2, ..Case::new(precision, 130, d) }
     });
     let rest = packs.chain(widths).chain(parsed(SMALL)).chain(parsed(SMALL_BLACKWELL)).collect();
-    entries([("kernels", kernels), ("simulator", rest)])
+    entries([("kernels", kernels), (RECORDED, rest)])
 }
 
 fn entries<const N: usize>(lists: [(&'static str, Vec<Case>); N]) -> Vec<Entry> {
-    lists.into_iter().flat_map(|(list, cases)| cases.into_iter().map(move |case| Entry { list, case })).collect()
+    lists
+        .into_iter()
+        .flat_map(|(list, cases)| cases.into_iter().map(move |case| Entry { list, case, kernel: None }))
+        .collect()
 }
 
 /// The kinds of input of the lists for a GPU.
@@ -477,12 +532,14 @@ mod tests {
 
     #[test]
     fn the_reduced_lists_reach_every_kernel() {
-        for kernel in attn_kernel::forward::KERNELS {
+        for kernel in KERNELS {
             for list in [repeat(), sanitizer(), simulator(kernel.arch)] {
-                let reached = list.iter().any(|Entry { case, .. }| {
+                let named = siblings().any(|sibling| sibling.name == kernel.name);
+                let reached = list.iter().any(|Entry { case, kernel: name, .. }| {
                     case.precision.dtype() == kernel.dtype
                         && case.causal == kernel.causal
                         && (case.head_dim, case.head_dim_v) == (kernel.launch.d as usize, kernel.launch.dv as usize)
+                        && (!named || *name == Some(kernel.name))
                 });
                 assert!(reached, "no case runs {}", kernel.name);
             }

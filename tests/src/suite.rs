@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use attn_host::simulator::{self, Arch};
+use attn_kernel::forward::KERNELS;
 use clap::Parser;
 
 use crate::case::Case;
@@ -30,12 +31,15 @@ const SAMPLED_BLOCKS: usize = 64;
 #[derive(Parser, Debug, Default)]
 #[command(name = "attn-gpu-suite")]
 pub struct Options {
-    /// Only cases whose line, with the list's name before it ("corner: bf16 b=..."), contains this.
+    /// Only cases whose line, with the list's name before it and a kernel's behind it ("corner: bf16 b=..."), contains this.
     #[arg(long)]
     filter: Option<String>,
     /// Only this case, as a failure prints it.
     #[arg(long, value_name = "LINE")]
     case: Option<Case>,
+    /// The kernel that runs the cases, by its name, in place of the one that is chosen for each.
+    #[arg(long, value_name = "NAME")]
+    kernel: Option<String>,
     /// Print the cases instead of running them.
     #[arg(long)]
     list: bool,
@@ -157,12 +161,12 @@ impl Options {
 
     fn entries(&self) -> Vec<Entry> {
         let all = match (self.case, self.sanitizer, self.simulator_list || self.simulator && !self.all_lists) {
-            (Some(case), ..) => return vec![Entry { list: "case", case }],
+            (Some(case), ..) => return vec![Entry { list: "case", case, kernel: None }],
             (None, true, _) => lists::sanitizer(),
             (None, false, true) => lists::simulator(self.architecture()),
-            (None, false, false) => lists::checked().into_iter().chain(lists::repeat()).collect(),
+            (None, false, false) => [lists::checked(), lists::kernels(), lists::repeat()].concat(),
         };
-        let wanted = |e: &Entry| self.filter.as_ref().is_none_or(|f| format!("{}: {}", e.list, e.case).contains(f));
+        let wanted = |e: &Entry| self.filter.as_ref().is_none_or(|f| line(e).contains(f));
         all.into_iter().filter(wanted).step_by(if self.quick { 7 } else { 1 }).collect()
     }
 }
@@ -171,7 +175,7 @@ impl Options {
 pub fn run(options: &Options) -> u8 {
     let entries = options.entries();
     if options.list {
-        entries.iter().for_each(|Entry { list, case }| println!("{list}: {case}"));
+        entries.iter().for_each(|entry| println!("{}", line(entry)));
         return 0;
     }
     if entries.is_empty() {
@@ -187,6 +191,7 @@ pub fn run(options: &Options) -> u8 {
         }
     };
     println!("device: {}", gpu.describe());
+    let entries: Vec<Entry> = entries.into_iter().filter(|entry| can_run(&gpu, entry)).collect();
     if options.simulator {
         println!("seed: {}, {} of them a case", options.seed, options.seeds);
     }
@@ -205,11 +210,19 @@ pub fn run(options: &Options) -> u8 {
     print_table(&tallies, entries.len())
 }
 
+/// Whether the device is of the architecture of the kernel that an entry names.
+fn can_run(gpu: &Gpu, entry: &Entry) -> bool {
+    let here = gpu.device().info().compute_capability;
+    let of = |name: &str| KERNELS.iter().any(|k| k.name == name && k.arch.compute_capability() == here);
+    entry.kernel.is_none_or(of)
+}
+
 fn run_all(gpu: &Gpu, entries: &[Entry], options: &Options, records: &mut Records) -> BTreeMap<&'static str, Tally> {
     let (start, mut tallies) = (Instant::now(), BTreeMap::<_, Tally>::new());
     let mut failed = 0;
-    for (i, Entry { list, case }) in entries.iter().enumerate() {
-        let (outcome, lost) = match check(gpu, list, case, options, records) {
+    for (i, entry) in entries.iter().enumerate() {
+        let Entry { list, case, .. } = entry;
+        let (outcome, lost) = match check(gpu, entry, options, records) {
             Ok(report) => (Outcome::Passed(report), false),
             Err(Failure::Gpu(error @ GpuError::TooLarge { .. })) => (Outcome::Skipped(error.to_string()), false),
             Err(Failure::Gpu(error)) => (Outcome::Failed(error.to_string()), gpu.is_lost()),
@@ -220,11 +233,12 @@ fn run_all(gpu: &Gpu, entries: &[Entry], options: &Options, records: &mut Record
             Outcome::Passed(report) => tally.pass(&report),
             Outcome::Skipped(why) => {
                 tally.skipped += 1;
-                println!("skipped {list}: {case}\n  {why}");
+                println!("skipped {}\n  {why}", line(entry));
             }
             Outcome::Failed(why) => {
                 (tally.failed, failed) = (tally.failed + 1, failed + 1);
-                println!("FAILED {list}, again with --case '{case}'\n  {why}");
+                let kernel = entry.kernel.map_or(String::new(), |name| format!(" --kernel {name}"));
+                println!("FAILED {list}, again with --case '{case}'{kernel}\n  {why}");
             }
         }
         let done = i + 1;
@@ -270,12 +284,24 @@ fn print_table(tallies: &BTreeMap<&'static str, Tally>, expected: usize) -> u8 {
     u8::from(failed + not_run > 0)
 }
 
-fn check(gpu: &Gpu, list: &str, case: &Case, options: &Options, records: &mut Records) -> Result<Report, Failure> {
+/// An entry to read.
+fn line(Entry { list, case, kernel }: &Entry) -> String {
+    format!("{list}: {case}{}", kernel.map_or(String::new(), |name| format!(" ({name})")))
+}
+
+fn check(gpu: &Gpu, entry: &Entry, options: &Options, records: &mut Records) -> Result<Report, Failure> {
+    let Entry { list, case, kernel } = entry;
     let inputs = Inputs::of(case);
-    let loaded = gpu.load(case, &inputs)?;
+    let kernel = match (&options.kernel, kernel) {
+        (Some(name), _) => Some(name.as_str()),
+        // Recorded answers and simulated ones are of the same kernels.
+        (None, None) if *list == lists::RECORDED => Some(gpu.general_kernel(case)?),
+        (None, name) => *name,
+    };
+    let loaded = gpu.load_kernel(case, &inputs, kernel)?;
     let output = loaded.run()?;
     untouched(&loaded, &output)?;
-    if list == "repeat" {
+    if *list == "repeat" {
         let qkv = loaded.place().qkv.map(|(arena, _)| loaded.arenas()[arena].as_slice());
         let buffers = Buffers { qkv, o: &output.o, lse: output.lse.as_deref() };
         let report = sampled::check(case, loaded.place(), &buffers, SAMPLED_BLOCKS)?;
@@ -287,7 +313,9 @@ fn check(gpu: &Gpu, list: &str, case: &Case, options: &Options, records: &mut Re
     let (o, lse) = loaded.tensors(&output, case.precision);
     let (reference, lowp) = (attention.reference(), attention.lowp(case.precision));
     let report = compare::check(&o, lse.as_ref(), &reference, &lowp, case.precision)?;
-    records.take(case, &inputs, Answer::of(case, &o, lse.as_ref(), recorded::ROWS))?;
+    if *list == lists::RECORDED || options.case.is_some() {
+        records.take(case, &inputs, Answer::of(case, &o, lse.as_ref(), recorded::ROWS))?;
+    }
     Ok(report)
 }
 

@@ -17,7 +17,7 @@ fn a_case_for_every_kernel_is_one_that_takes_it() {
         .filter(|entry| entry.list == "kernels")
         .map(|Entry { case, .. }| {
             let problem = gpu::problem(case, &case.layout.place(case));
-            Plan::choice(gpu.device(), &problem).unwrap_or_else(|error| panic!("{case}: {error}")).name
+            Plan::choice(gpu.device().info(), &problem).unwrap_or_else(|error| panic!("{case}: {error}")).name
         })
         .collect();
     for kernel in KERNELS.iter().filter(|kernel| kernel.arch == KernelArch::Sm100a) {

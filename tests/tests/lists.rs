@@ -8,7 +8,7 @@ use attn_tests::lists;
 
 #[test]
 fn every_checked_case_accepts_its_rounded_reference() {
-    for lists::Entry { list, case } in lists::checked() {
+    for lists::Entry { list, case, .. } in lists::checked() {
         let inputs = Inputs::of(&case);
         let attention = inputs.attention(&case);
         let (reference, lowp) = (attention.reference(), attention.lowp(case.precision));

@@ -33,7 +33,8 @@ fn forward_answers_are_an_h100s() {
     let mut all = Agreement::default();
     for case in forward::cases() {
         let inputs = Inputs::of(&case);
-        let loaded = gpu.load(&case, &inputs).unwrap_or_else(|error| panic!("{case}: {error}"));
+        let kernel = gpu.general_kernel(&case).expect("a kernel");
+        let loaded = gpu.load_kernel(&case, &inputs, Some(kernel)).unwrap_or_else(|error| panic!("{case}: {error}"));
         let output = loaded.run().unwrap_or_else(|error| panic!("{case}: {error}"));
         let (o, lse) = loaded.tensors(&output, case.precision);
         let mine = Answer::of(&case, &o, lse.as_ref(), EVERY_ROW);
@@ -53,7 +54,6 @@ fn the_simulators_list_is_recorded_as_it_is() {
     let recording = recorded::Recording::load(&path).expect("a recording");
     assert!(recording.device.contains("H100"), "{}", recording.device);
     let recorded: BTreeSet<String> = recording.cases.into_keys().collect();
-    let listed: BTreeSet<String> =
-        lists::simulator(attn_kernel::forward::Arch::Sm90a).iter().map(|entry| entry.case.to_string()).collect();
+    let listed: BTreeSet<String> = lists::recorded().iter().map(|entry| entry.case.to_string()).collect();
     assert_eq!(recorded, listed, "attn-gpu-suite --simulator-list --record writes it anew");
 }

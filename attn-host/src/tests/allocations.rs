@@ -9,7 +9,7 @@ use attn_kernel::forward::{DType, TensorMap};
 
 use super::{SHAPE, TENSORS, launch, plan_on};
 use crate::driver::Driver;
-use crate::sys::{self, Code, Handle};
+use crate::sys::{self, Code, Handle, LaunchConfig};
 use crate::{Device, Mask, Problem, Shape, fake};
 
 /// The system's allocator, which counts what each thread asks it for.
@@ -74,14 +74,7 @@ fn silent_driver() -> &'static Driver {
         sys::SUCCESS
     }
     unsafe extern "C" fn launch_kernel(
-        _: Handle,
-        _: u32,
-        _: u32,
-        _: u32,
-        _: u32,
-        _: u32,
-        _: u32,
-        _: u32,
+        _: *const LaunchConfig,
         _: Handle,
         _: *mut *mut c_void,
         _: *mut *mut c_void,

@@ -1,5 +1,6 @@
 //! The mathematics of attention: plain Rust over the instruction wrappers, tested on the host.
 
+pub mod divide;
 pub mod exp2;
 pub mod mask;
 pub mod row;

@@ -179,6 +179,29 @@ impl Rows {
         self.max.map(|m| if m == f32::NEG_INFINITY { f32::MAX } else { -m * knobs.scale_log2 })
     }
 
+    /// The thread's references and partial sums, for [`merge`](Self::merge) in the thread that has the same rows of other keys.
+    #[inline(always)]
+    pub fn parts(&self) -> [f32; 4] {
+        [self.max[0], self.max[1], self.sum[0], self.sum[1]]
+    }
+
+    /// Takes in what another thread has seen of other keys of the same rows, by its [`parts`](Self::parts): returns the factors of this
+    /// thread's rows of O, and those of the other's, which are to be added.
+    #[inline(always)]
+    pub fn merge(&mut self, other: [f32; 4], knobs: &Knobs) -> [[f32; 2]; 2] {
+        let mut factors = [[0.0; 2]; 2];
+        for r in 0..2 {
+            let top = max(self.max[r], other[r]);
+            // Where neither has seen a key, 0 in its place gives factors 0 and not NaN.
+            let reference = if top == f32::NEG_INFINITY { 0.0 } else { top };
+            let factor = |max: f32| ex2((max - reference) * knobs.scale_log2);
+            (factors[0][r], factors[1][r]) = (factor(self.max[r]), factor(other[r]));
+            self.max[r] = top;
+            self.sum[r] = fma(self.sum[r], factors[0][r], other[2 + r] * factors[1][r]);
+        }
+        factors
+    }
+
     /// Ends the tile: `1 / sum` for each row to multiply O with, and each row's LSE (natural logarithm).
     ///
     /// A row that saw no key (sum 0) gets factor 0 and LSE -inf.
@@ -358,6 +381,34 @@ mod tests {
                 let mut spike = flat(0.0);
                 spike[i] = 500.0;
                 assert_eq!(check(&[flat(0.0), spike, flat(0.0)], k), 1, "register {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn halves_of_the_keys_merge_to_the_whole() {
+        let k = knobs(16384.0, Exp2::HARDWARE);
+        let wave = |n: usize| -> [f32; 16] { core::array::from_fn(|i| 9.0 * ((n * 16 + i) as f32 * 0.7).sin()) };
+        let none = [f32::NEG_INFINITY; 16];
+        let late: [f32; 16] = core::array::from_fn(|i| if (i >> 1) & 1 == 0 { f32::NEG_INFINITY } else { i as f32 });
+        for blocks in
+            [[wave(0), wave(1)], [wave(1), none], [none, wave(2)], [late, none], [late, wave(3)], [none, none]]
+        {
+            let (mut whole, mut halves) = (Rows::new(), [Rows::new(), Rows::new()]);
+            whole.first::<Alone, 16>(&mut blocks[0].clone(), &k);
+            whole.raise::<Alone, 16>(&mut blocks[1].clone(), &k);
+            for (half, block) in halves.iter_mut().zip(&blocks) {
+                half.first::<Alone, 16>(&mut block.clone(), &k);
+            }
+            let [mut first, second] = halves;
+            let factors = first.merge(second.parts(), &k);
+            assert!(factors.iter().flatten().all(|f| (0.0..=1.0).contains(f)), "{factors:?}");
+            let ((_, lse), (_, want)) = (first.finish::<Alone>(&k), whole.finish::<Alone>(&k));
+            for r in 0..2 {
+                assert!(lse[r] == want[r] || (lse[r] - want[r]).abs() < 1e-5, "{lse:?} instead of {want:?}");
+                // What each half adds to the row, relative to the whole: together 1, unless there are no keys.
+                let all = factors[0][r] * halves[0].sum[r] + factors[1][r] * halves[1].sum[r];
+                assert!((all - first.sum[r]).abs() <= 1e-6 * all, "{all} instead of {}", first.sum[r]);
             }
         }
     }

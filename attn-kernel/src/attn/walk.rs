@@ -1,6 +1,8 @@
 //! The order in which a persistent block walks the tiles of a problem.
 
-use core::num::NonZeroU32;
+use core::mem::offset_of;
+
+use super::divide::Divisor;
 
 /// One unit of work: a query tile of one head of one batch entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,33 +15,91 @@ pub struct Tile {
     pub batch: u32,
 }
 
-/// Sizes that fix the order of the tiles.
-#[derive(Clone, Copy, Debug)]
+/// Sizes that fix the order of the tiles, and what follows from them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Grid {
     /// Query tiles of a head.
-    pub m_blocks: u32,
+    pub m_blocks: Divisor,
     /// Query heads.
-    pub heads: u32,
+    pub heads: Divisor,
     /// All tiles: `m_blocks * heads * batch`.
     pub tiles: u32,
-    /// Query heads (of any batch entries, in order) whose K and V share the L2 cache.
-    pub section: u32,
+    /// Query heads (of any batch entries, in order) whose K and V share the L2 cache, for [`longest_first`].
+    section: Divisor,
+    /// Tiles of a section.
+    section_tiles: Divisor,
+    /// First line of the last section.
+    last_section: u32,
+    /// Heads of the last section, which may be shorter.
+    last_width: Divisor,
+    /// For [`paired`], lines that come in pairs.
+    in_pairs: u32,
+    /// Units of these: as many as tiles of half of them.
+    units: u32,
+    /// Lines after them, dealt a tile at a time.
+    tail: Divisor,
+    /// Tiles of these.
+    tail_tiles: u32,
 }
 
-/// `a / b` and `a % b` without the panic that a zero divisor needs: the caller's sizes are at least 1.
-#[inline(always)]
-pub fn div_rem(a: u32, b: u32) -> (u32, u32) {
-    // SAFETY: every divisor here is a size that the launcher has checked to be at least 1.
-    let b = unsafe { NonZeroU32::new_unchecked(b) };
-    (a / b, a % b)
+impl Grid {
+    /// Words that name where each field lies.
+    pub const LAYOUT: [u32; 15] = [
+        offset_of!(Self, m_blocks) as u32,
+        offset_of!(Self, heads) as u32,
+        offset_of!(Self, tiles) as u32,
+        offset_of!(Self, section) as u32,
+        offset_of!(Self, section_tiles) as u32,
+        offset_of!(Self, last_section) as u32,
+        offset_of!(Self, last_width) as u32,
+        offset_of!(Self, in_pairs) as u32,
+        offset_of!(Self, units) as u32,
+        offset_of!(Self, tail) as u32,
+        offset_of!(Self, tail_tiles) as u32,
+        size_of::<Self>() as u32,
+        Divisor::LAYOUT[0],
+        Divisor::LAYOUT[1],
+        Divisor::LAYOUT[2],
+    ];
+
+    /// The grid of `m_blocks` query tiles of each of `heads` heads of each of `batch` entries; `section` heads share the L2 cache. Each is
+    /// at least 1, and there are fewer than 2^31 tiles.
+    pub const fn new(m_blocks: u32, heads: u32, batch: u32, section: u32) -> Self {
+        let lines = heads * batch;
+        let section = if section < lines { section } else { lines };
+        let last_section = (lines - 1) / section * section;
+        let wanted = if 2 * section < lines { 2 * section } else { lines };
+        let tail = wanted + (lines - wanted) % 2;
+        let in_pairs = lines - tail;
+        Grid {
+            m_blocks: Divisor::new(m_blocks),
+            heads: Divisor::new(heads),
+            tiles: m_blocks * lines,
+            section: Divisor::new(section),
+            section_tiles: Divisor::new(section * m_blocks),
+            last_section,
+            last_width: Divisor::new(lines - last_section),
+            in_pairs,
+            units: in_pairs / 2 * m_blocks,
+            tail: Divisor::new(tail),
+            tail_tiles: tail * m_blocks,
+        }
+    }
+
+    /// The tile of a line (head of a batch entry).
+    #[inline(always)]
+    fn of_line(&self, line: u32, m_block: u32) -> Tile {
+        let (batch, head) = self.heads.div_rem(line);
+        Tile { m_block, head, batch }
+    }
 }
 
 /// Tiles of equal length: the query tiles of a head are neighbours in time, so that its K and V stay in L2.
 #[inline(always)]
 pub fn by_head(grid: &Grid, index: u32) -> Tile {
-    let (line, m_block) = div_rem(index, grid.m_blocks);
-    let (batch, head) = div_rem(line, grid.heads);
-    Tile { m_block, head, batch }
+    let (line, m_block) = grid.m_blocks.div_rem(index);
+    grid.of_line(line, m_block)
 }
 
 /// Tiles whose length grows with `m_block` (a causal mask): longest first, within sections of heads that share L2.
@@ -47,14 +107,11 @@ pub fn by_head(grid: &Grid, index: u32) -> Tile {
 /// A block that starts late then gets a short tile, which evens out the end of the grid.
 #[inline(always)]
 pub fn longest_first(grid: &Grid, index: u32) -> Tile {
-    let (lines, _) = div_rem(grid.tiles, grid.m_blocks);
-    let (section, within) = div_rem(index, grid.section * grid.m_blocks);
-    let first = section * grid.section;
-    let left = lines - first;
-    let width = if left < grid.section { left } else { grid.section };
-    let (rank, offset) = div_rem(within, width);
-    let (batch, head) = div_rem(first + offset, grid.heads);
-    Tile { m_block: grid.m_blocks - 1 - rank, head, batch }
+    let (section, within) = grid.section_tiles.div_rem(index);
+    let first = section * grid.section.get();
+    let width = if first == grid.last_section { grid.last_width } else { grid.section };
+    let (rank, offset) = width.div_rem(within);
+    grid.of_line(first + offset, grid.m_blocks.get() - 1 - rank)
 }
 
 /// Tiles whose length grows with `m_block`, for persistent blocks: equal work for each of them, in an order that is fixed before any
@@ -66,31 +123,24 @@ pub fn longest_first(grid: &Grid, index: u32) -> Tile {
 /// first: their short tiles even out the end. Every other round is dealt in reverse.
 #[inline(always)]
 pub fn paired(grid: &Grid, block: u32, blocks: u32, turn: &mut u32) -> Option<Tile> {
-    let m_blocks = grid.m_blocks;
-    let (lines, _) = div_rem(grid.tiles, m_blocks);
-    let wanted = if 2 * grid.section < lines { 2 * grid.section } else { lines };
-    let tail = wanted + (lines - wanted) % 2;
-    let in_pairs = lines - tail;
-    let units = in_pairs / 2 * m_blocks;
-
     let round = *turn / 2;
     let column = if round.is_multiple_of(2) { block } else { blocks - 1 - block };
     let place = round * blocks + column;
-    let (line, m_block) = if place < units {
-        let (pair, rank) = div_rem(place, m_blocks);
+    let last = grid.m_blocks.get() - 1;
+    let (line, m_block) = if place < grid.units {
+        let (pair, rank) = grid.m_blocks.div_rem(place);
         let second = *turn % 2;
         *turn += 1;
-        (2 * pair + second, if second == 0 { m_blocks - 1 - rank } else { rank })
+        (2 * pair + second, if second == 0 { last - rank } else { rank })
     } else {
-        if place - units >= tail * m_blocks {
+        if place - grid.units >= grid.tail_tiles {
             return None;
         }
-        let (rank, offset) = div_rem(place - units, tail);
+        let (rank, offset) = grid.tail.div_rem(place - grid.units);
         *turn += 2;
-        (in_pairs + offset, m_blocks - 1 - rank)
+        (grid.in_pairs + offset, last - rank)
     };
-    let (batch, head) = div_rem(line, grid.heads);
-    Some(Tile { m_block, head, batch })
+    Some(grid.of_line(line, m_block))
 }
 
 /// Index of a block's tile in round `round`, or `None` after the last.
@@ -110,7 +160,11 @@ mod tests {
     fn grids() -> impl Iterator<Item = (Grid, u32)> {
         [(1, 1, 1, 1), (3, 4, 2, 1), (5, 3, 2, 4), (7, 8, 1, 16), (2, 5, 3, 2)]
             .into_iter()
-            .map(|(m, h, b, s)| (Grid { m_blocks: m, heads: h, tiles: m * h * b, section: s }, b))
+            .map(|(m, h, b, s)| (Grid::new(m, h, b, s), b))
+    }
+
+    fn inside(grid: &Grid, batch: u32, tile: Tile) -> bool {
+        tile.m_block < grid.m_blocks.get() && tile.head < grid.heads.get() && tile.batch < batch
     }
 
     #[test]
@@ -123,10 +177,7 @@ mod tests {
                         for round in 0..grid.tiles.div_ceil(blocks) {
                             let Some(i) = index(round, block, blocks, grid.tiles) else { continue };
                             let t = order(&grid, i);
-                            assert!(
-                                t.m_block < grid.m_blocks && t.head < grid.heads && t.batch < batch,
-                                "{grid:?} {t:?}"
-                            );
+                            assert!(inside(&grid, batch, t), "{grid:?} {t:?}");
                             assert!(seen.insert((t.m_block, t.head, t.batch)), "{grid:?}: {t:?} came twice");
                         }
                     }
@@ -147,11 +198,11 @@ mod tests {
 
     #[test]
     fn every_tile_comes_once_in_pairs_too() {
-        for (grid, batch) in grids().chain([(Grid { m_blocks: 9, heads: 7, tiles: 9 * 7 * 3, section: 2 }, 3)]) {
+        for (grid, batch) in grids().chain([(Grid::new(9, 7, 3, 2), 3)]) {
             for blocks in [1, 4, 7, grid.tiles] {
                 let mut seen = HashSet::new();
                 for t in deal(&grid, blocks).into_iter().flatten() {
-                    assert!(t.m_block < grid.m_blocks && t.head < grid.heads && t.batch < batch, "{grid:?} {t:?}");
+                    assert!(inside(&grid, batch, t), "{grid:?} {t:?}");
                     assert!(seen.insert((t.m_block, t.head, t.batch)), "{grid:?}: {t:?} came twice");
                 }
                 assert_eq!(seen.len(), grid.tiles as usize, "{grid:?} {blocks}");
@@ -164,7 +215,7 @@ mod tests {
         for (m_blocks, lines, section) in
             [(4, 512, 64), (8, 256, 32), (32, 64, 8), (128, 16, 2), (64, 16, 2), (23, 80, 16)]
         {
-            let grid = Grid { m_blocks, heads: lines, tiles: m_blocks * lines, section };
+            let grid = Grid::new(m_blocks, lines, 1, section);
             let length = |tiles: &Vec<Tile>| tiles.iter().map(|t| t.m_block + 2).sum::<u32>();
             let lengths: Vec<u32> = deal(&grid, 132).iter().map(length).collect();
             let (longest, all) = (*lengths.iter().max().expect("blocks"), lengths.iter().sum::<u32>());
@@ -176,7 +227,7 @@ mod tests {
     fn lengths_never_grow_within_a_section() {
         for (grid, _) in grids() {
             for i in 1..grid.tiles {
-                let same_section = i % (grid.section * grid.m_blocks) != 0;
+                let same_section = i % (grid.section.get() * grid.m_blocks.get()) != 0;
                 let (before, after) = (longest_first(&grid, i - 1), longest_first(&grid, i));
                 assert!(!same_section || after.m_block <= before.m_block, "{grid:?} at {i}");
             }

@@ -6,7 +6,7 @@
 
 use core::fmt;
 
-use super::plan::{Exp2, Plan, Registers, Schedule};
+use super::plan::{Cost, Exp2, Plan, Registers, Schedule};
 
 /// Where reading a line stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +90,10 @@ macro_rules! knobs {
 knobs! {
     "bm", "query rows of a tile": number { bm };
     "bn", "keys of a K or V tile": number { bn };
+    "split", "consumer warpgroups that have the same rows and split the keys": number { split };
     "stages", "stages of the K ring and of the V ring": number { stages };
+    "q", "stages of the Q ring": number { q_stages };
+    "blocks", "blocks of a multiprocessor": number { per_sm };
     "regs", "registers of consumers/producer": pair { regs: Registers; consumer / producer };
     "exp2", "share of the exponentials on the FMA units": pair { exp2: Exp2; emulated / period };
     "turns", "whether warpgroups take turns on the tensor cores": words { ping_pong; "0" => false, "1" => true };
@@ -99,6 +102,7 @@ knobs! {
         schedule;
         "persistent" => Schedule::Persistent, "longest" => Schedule::LongestFirst, "paired" => Schedule::Paired
     };
+    "cost", "measured nanoseconds of a tile and of a key block, for the choice between classes": pair { cost: Cost; tile / block };
 }
 
 impl fmt::Display for Plan {
@@ -163,7 +167,7 @@ const fn part(line: &[u8], from: usize, to: usize) -> &[u8] {
     line.split_at(to).0.split_at(from).1
 }
 
-const fn equal(a: &[u8], b: &[u8]) -> bool {
+pub(super) const fn equal(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
         return false;
     }
@@ -221,7 +225,7 @@ mod tests {
     #[test]
     fn every_plan_prints_and_reads_back() {
         for line in TABLE {
-            let plan = tune::plan(line.d, line.dv, line.causal);
+            let plan = tune::plan_of(line.d, line.dv, line.causal, line.class);
             let other = Plan { d: plan.d, dv: plan.dv, ..tune::BASE };
             assert_eq!(other.with(&plan.to_string()), Ok(plan));
         }

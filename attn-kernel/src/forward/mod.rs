@@ -10,7 +10,7 @@ pub mod sm90;
 pub mod tune;
 
 pub use params::{ForwardParams, TensorMap};
-pub use plan::{AnyPlan, Arch, DType, Exp2, Kernel, Launch, Plan, Registers, Schedule};
+pub use plan::{AnyPlan, Arch, Cost, DType, Exp2, Kernel, Launch, Plan, Registers, Schedule};
 
 /// Every forward kernel that `build-ptx` compiles and a launcher may choose.
 pub const KERNELS: &[Kernel] = &{

@@ -2,6 +2,9 @@
 
 use core::mem::offset_of;
 
+use crate::attn::divide::Divisor;
+use crate::attn::walk::Grid;
+
 /// A `CUtensorMap`: 128 opaque bytes made by `cuTensorMapEncodeTiled`, passed by value as a kernel parameter.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
@@ -26,20 +29,14 @@ pub struct ForwardParams {
     pub seqlen_q: u32,
     /// Keys of each batch entry, at least 1.
     pub seqlen_k: u32,
-    /// Query heads.
-    pub heads: u32,
     /// Query heads that share one key/value head.
-    pub group: u32,
-    /// Query tiles of one head: `ceil(seqlen_q / bm)`.
-    pub m_blocks: u32,
-    /// All tiles: `m_blocks * heads * batch`.
-    pub tiles: u32,
-    /// Heads whose K and V fit the L2 cache together, or more where fewer would not give every multiprocessor a tile; the causal tile
-    /// walk stays within such a section.
-    pub heads_in_l2: u32,
+    pub group: Divisor,
+    /// The tiles. A section is as many heads as their K and V fit the L2 cache together, or more where fewer would not give every
+    /// multiprocessor a tile; the causal tile walk stays within such a section.
+    pub grid: Grid,
     /// `softmax_scale * log2(e)`.
     pub scale_log2: f32,
-    /// Binary logarithm of the query heads that are packed into a tile's rows; `heads`, `group`, `m_blocks` and `heads_in_l2`
+    /// Binary logarithm of the query heads that are packed into a tile's rows; `group` and the grid's heads
     /// then count packs. Row `r` of a head's tiles is query `r >> pack` of head `r & (2^pack - 1)` of the pack. Only
     /// Blackwell's kernels pack; 0 elsewhere.
     pub pack: u32,
@@ -47,18 +44,15 @@ pub struct ForwardParams {
 
 impl ForwardParams {
     /// Bytes of the struct, then where each field lies: equal on both sides, or they read different numbers.
-    pub(super) const LAYOUT: [u32; 13] = [
+    pub(super) const LAYOUT: [u32; 10] = [
         size_of::<Self>() as u32,
         offset_of!(Self, lse) as u32,
         offset_of!(Self, lse_batch_stride) as u32,
         offset_of!(Self, lse_head_stride) as u32,
         offset_of!(Self, seqlen_q) as u32,
         offset_of!(Self, seqlen_k) as u32,
-        offset_of!(Self, heads) as u32,
         offset_of!(Self, group) as u32,
-        offset_of!(Self, m_blocks) as u32,
-        offset_of!(Self, tiles) as u32,
-        offset_of!(Self, heads_in_l2) as u32,
+        offset_of!(Self, grid) as u32,
         offset_of!(Self, scale_log2) as u32,
         offset_of!(Self, pack) as u32,
     ];

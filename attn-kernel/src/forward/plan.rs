@@ -4,6 +4,7 @@
 //! not fit the hardware when the crate is compiled.
 
 use super::ForwardParams;
+use crate::attn::walk::Grid;
 use crate::mem::{Bf16, Element, F16};
 
 /// A GPU architecture that kernels are compiled for.
@@ -107,12 +108,19 @@ pub struct Plan {
     pub d: u32,
     /// Head dimension of V and O that the kernel is compiled for.
     pub dv: u32,
-    /// Query rows of a tile: 64 per consumer warpgroup.
+    /// Query rows of a tile: 64 per consumer warpgroup, or for `split` of them.
     pub bm: u32,
     /// Keys of a K or V tile.
     pub bn: u32,
+    /// Consumer warpgroups that have the same rows and take the key blocks in turn; what they have found is merged at a tile's end. 1: none
+    /// does. For problems with fewer tiles than multiprocessors.
+    pub split: u32,
     /// Stages of the K ring, and of the V ring.
     pub stages: u32,
+    /// Stages of the Q ring. With two, the next tile's Q arrives while this one's is still in use.
+    pub q_stages: u32,
+    /// Blocks that a multiprocessor is to hold at once: registers and shared memory are shared between them.
+    pub per_sm: u32,
     /// Register budget.
     pub regs: Registers,
     /// Polynomial share of exp2.
@@ -125,6 +133,18 @@ pub struct Plan {
     pub exp_under_output: u32,
     /// How tiles are dealt to blocks.
     pub schedule: Schedule,
+    /// Measured times, by which a launcher chooses between kernels for the same head dimensions and mask.
+    pub cost: Cost,
+}
+
+/// What a block spends, in nanoseconds on an H100, while its multiprocessor is as full as the plan wants it. Numbers that only compare
+/// kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// On a tile, beside its key blocks.
+    pub tile: u32,
+    /// On a key block of a tile.
+    pub block: u32,
 }
 
 /// Byte offsets of what lies in a forward kernel's dynamic shared memory, in memory order.
@@ -139,6 +159,8 @@ pub struct SmemMap {
     pub k: u32,
     /// V ring.
     pub v: u32,
+    /// Where warpgroups that split the keys hand over O and the row statistics.
+    pub handed: u32,
     /// Mbarriers, 8 bytes each.
     pub barriers: u32,
     /// Bytes in all.
@@ -151,13 +173,15 @@ pub const WARPGROUP: u32 = 128;
 pub const ROWS: u32 = 64;
 /// Shared memory that one block may use on Hopper and Blackwell: 227 KiB.
 pub const SMEM_LIMIT: u32 = 227 * 1024;
+/// Shared memory of a multiprocessor, of which each block takes 1 KiB more than it asks for.
+pub const SMEM_OF_SM: u32 = 228 * 1024;
 /// Registers of a multiprocessor.
 pub const REGISTER_FILE: u32 = 64 * 1024;
 
 impl Plan {
     /// Consumer warpgroups.
     pub const fn consumers(&self) -> u32 {
-        self.bm / ROWS
+        self.bm / ROWS * self.split
     }
 
     /// Threads of a block: the consumers and one producer warpgroup.
@@ -179,14 +203,16 @@ impl Plan {
             v_box: (panel(self.dv), self.bn),
             o_box: (panel(self.dv), ROWS),
             schedule: self.schedule,
+            per_sm: self.per_sm,
+            waits: true,
             max_pack: 1,
         }
     }
 
-    /// Registers per thread at kernel entry: the even share, which `setmaxnreg` then redistributes.
+    /// Registers per thread at kernel entry: the even share, which `setmaxnreg` then redistributes, or what a consumer needs if that is less.
     pub const fn entry_registers(&self) -> u32 {
-        let even = REGISTER_FILE / self.threads() / 8 * 8;
-        if even > 248 { 248 } else { even }
+        let even = REGISTER_FILE / (self.threads() * self.per_sm) / 8 * 8;
+        if even > self.regs.consumer { self.regs.consumer } else { even }
     }
 
     /// [`panel`].
@@ -194,7 +220,12 @@ impl Plan {
         panel(d)
     }
 
-    /// Bytes of the Q tile.
+    /// Bytes through which a warpgroup hands over its O and row statistics, in f32.
+    pub const fn handed_bytes(&self) -> u32 {
+        if self.split > 1 { WARPGROUP * 4 * (self.dv / 2 + 4) } else { 0 }
+    }
+
+    /// Bytes of one Q tile.
     pub const fn q_bytes(&self) -> u32 {
         self.bm * self.d * 2
     }
@@ -214,28 +245,35 @@ impl Plan {
         self.bn * self.dv * 2
     }
 
-    /// Mbarriers: Q full and empty, then full and empty of every K and V stage.
+    /// Mbarriers: full and empty of every Q stage, then of every K and V stage.
     pub const fn barrier_count(&self) -> u32 {
-        2 + 4 * self.stages
+        2 * self.q_stages + 4 * self.stages
     }
 
     const fn map(&self, o_beside_q: bool) -> SmemMap {
         let q = 0;
         let (o, k) = if o_beside_q {
-            (self.q_bytes(), self.q_bytes() + self.o_bytes())
+            (self.q_stages * self.q_bytes(), self.q_stages * self.q_bytes() + self.o_bytes())
         } else {
             let larger = if self.q_bytes() > self.o_bytes() { self.q_bytes() } else { self.o_bytes() };
             (q, larger)
         };
         let v = k + self.stages * self.k_bytes();
-        let barriers = v + self.stages * self.v_bytes();
-        SmemMap { q, o, k, v, barriers, end: barriers + 8 * self.barrier_count() }
+        let handed = v + self.stages * self.v_bytes();
+        let barriers = handed + self.handed_bytes();
+        SmemMap { q, o, k, v, handed, barriers, end: barriers + 8 * self.barrier_count() }
     }
 
     /// Where everything lies in shared memory. O gets its own space when there is room, else it reuses Q's.
     pub const fn smem(&self) -> SmemMap {
         let roomy = self.map(true);
-        if roomy.end <= SMEM_LIMIT { roomy } else { self.map(false) }
+        if roomy.end <= self.smem_limit() { roomy } else { self.map(false) }
+    }
+
+    /// Shared memory that one block may use.
+    const fn smem_limit(&self) -> u32 {
+        let share = SMEM_OF_SM / self.per_sm - 1024;
+        if share < SMEM_LIMIT { share } else { SMEM_LIMIT }
     }
 
     /// Whether O reuses Q's shared memory.
@@ -272,6 +310,12 @@ impl Plan {
         require!(self.bn.is_multiple_of(16) && self.bn <= 256, "a key tile is whole k-steps of P V and one N of Q K^T");
         require!(self.bn >= 16, "a key tile is at least one k-step of P V");
         require!(self.stages >= 2, "one stage cannot overlap a load with a multiply");
+        require!(
+            self.split == 1 || self.split == 2 && self.bm == ROWS,
+            "one warpgroup has a row, or two split the keys of a tile of 64 rows"
+        );
+        require!(self.q_stages == 1 || self.q_stages == 2, "one or two stages of Q");
+        require!(self.per_sm >= 1 && self.per_sm <= 4, "one to four blocks a multiprocessor");
         let map = self.smem();
         require!(
             map.k.is_multiple_of(1024) && map.v.is_multiple_of(1024) && map.o.is_multiple_of(1024),
@@ -281,9 +325,14 @@ impl Plan {
             self.k_bytes().is_multiple_of(1024) && self.v_bytes().is_multiple_of(1024),
             "every stage starts on 1024 bytes"
         );
-        require!(map.end <= SMEM_LIMIT, "shared memory does not fit one multiprocessor");
+        require!(map.end <= self.smem_limit(), "shared memory does not fit one multiprocessor");
         require!(
-            map.o != map.q || self.dv <= self.d,
+            self.split == 1 || self.stages.is_multiple_of(2) && !self.ping_pong && !self.o_in_q(),
+            "warpgroups that split the keys have stages of their own, take no turns and keep Q where it is"
+        );
+        require!(self.q_stages == 1 || !self.o_in_q(), "a second Q is of use where O is not in the first one's memory");
+        require!(
+            !self.o_in_q() || self.dv <= self.d,
             "a warpgroup's rows of O would reach into another one's rows of Q"
         );
         let r = self.regs;
@@ -344,6 +393,10 @@ pub struct Launch {
     pub o_box: (u32, u32),
     /// How tiles are dealt to blocks.
     pub schedule: Schedule,
+    /// Blocks that a multiprocessor holds at once.
+    pub per_sm: u32,
+    /// The kernel waits for what comes before it in its stream, and lets the next one start early (`griddepcontrol`).
+    pub waits: bool,
     /// Most query heads of a group that are packed into a tile's rows, a power of two. 1: none, and maps of Q and O of rank 4.
     pub max_pack: u32,
 }
@@ -352,7 +405,9 @@ impl Launch {
     /// Blocks of a launch of `tiles` tiles on a device of `multiprocessors`.
     pub const fn blocks(&self, tiles: u32, multiprocessors: u32) -> u32 {
         match self.schedule {
-            Schedule::Persistent | Schedule::Paired if tiles > multiprocessors => multiprocessors,
+            Schedule::Persistent | Schedule::Paired if tiles > multiprocessors * self.per_sm => {
+                multiprocessors * self.per_sm
+            }
             _ => tiles,
         }
     }
@@ -366,7 +421,18 @@ impl Launch {
             Schedule::LongestFirst => 1,
             Schedule::Paired => 2,
         };
-        let sizes = [self.d, self.dv, self.bm, self.bn, self.threads, self.shared, walk, self.max_pack];
+        let sizes = [
+            self.d,
+            self.dv,
+            self.bm,
+            self.bn,
+            self.threads,
+            self.shared,
+            walk,
+            self.per_sm,
+            self.waits as u32,
+            self.max_pack,
+        ];
         let boxes = [
             self.q_box.0,
             self.q_box.1,
@@ -377,7 +443,7 @@ impl Launch {
             self.o_box.0,
             self.o_box.1,
         ];
-        fnv(fnv(fnv(0xcbf2_9ce4_8422_2325, &sizes), &boxes), &ForwardParams::LAYOUT)
+        fnv(fnv(fnv(fnv(0xcbf2_9ce4_8422_2325, &sizes), &boxes), &ForwardParams::LAYOUT), &Grid::LAYOUT)
     }
 
     /// Query heads that a problem with `group` query heads for each key/value head packs into a tile's rows: the largest power of two
@@ -423,7 +489,12 @@ mod tests {
     #[test]
     fn fingerprints_differ_by_what_a_launch_depends_on_and_by_nothing_else() {
         let plan = tune::plan(64, 64, false);
-        let same = Plan { ping_pong: !plan.ping_pong, exp_under_output: plan.exp_under_output + 1, ..plan };
+        let same = Plan {
+            ping_pong: !plan.ping_pong,
+            exp_under_output: plan.exp_under_output + 1,
+            cost: Cost { tile: 1, block: 1 },
+            ..plan
+        };
         let of = |plan: Plan| plan.launch().fingerprint();
         assert_eq!(of(same), of(plan));
         let others = [
@@ -443,7 +514,8 @@ mod tests {
     #[test]
     fn a_plan_that_cannot_run_is_refused_with_the_reason() {
         let why = |knobs: &str| {
-            let plan = tune::plan(128, 128, true).with(knobs).expect("knobs that exist");
+            let plan =
+                tune::plan(128, 128, true).with("q=1 turns=0").expect("knobs").with(knobs).expect("knobs that exist");
             plan.refusal().unwrap_or("nothing")
         };
         assert_eq!(why(""), "nothing");
@@ -463,5 +535,17 @@ mod tests {
         assert!(why("wait=9").contains("eighths"));
         assert!(why("exp2=3/2").contains("at most the whole"));
         assert!(why("exp2=0/0").contains("at most the whole"));
+        assert_eq!(why("bm=64 bn=64 split=2 stages=4"), "nothing");
+        assert!(why("split=2").contains("tile of 64 rows"));
+        assert!(why("split=0").contains("tile of 64 rows"));
+        assert!(why("bm=64 bn=64 split=2 stages=3").contains("stages of their own"));
+        assert!(why("bm=64 bn=64 split=2 stages=4 turns=1").contains("stages of their own"));
+        assert_eq!(why("q=2"), "nothing");
+        assert!(why("q=3").contains("one or two stages of Q"));
+        assert!(why("q=2 stages=3 bn=96").contains("second Q"));
+        assert!(why("blocks=0").contains("one to four blocks"));
+        assert!(why("blocks=2").contains("shared memory does not fit"));
+        assert_eq!(why("bm=64 bn=64 blocks=2 regs=216/40"), "nothing");
+        assert!(why("bm=64 bn=64 blocks=2 regs=224/40").contains("does not own"));
     }
 }

@@ -17,11 +17,15 @@
 //!
 //! With [`Plan::ping_pong`] the warpgroups also take turns: one issues its two multiplies, hands the tensor cores on, and
 //! computes its softmax while the others' multiplies run.
+//!
+//! With [`Plan::split`] two warpgroups have the same 64 rows and take the key blocks in turn, each with stages of its own; at a tile's end
+//! one hands its O and row statistics to the other (`merge`). That halves the time of a problem with fewer tiles than multiprocessors.
 
 pub mod anatomy;
 mod block;
 mod epilogue;
 pub mod kernels;
+mod merge;
 
 pub use kernels::{KERNELS, describe};
 
@@ -30,13 +34,12 @@ use super::params::{ForwardParams, TensorMap};
 use super::plan::{Plan, ROWS, WARPGROUP};
 use crate::attn::mask::{self, Lengths, Mask};
 use crate::attn::softmax::{self, Block, Knobs, Rows};
-use crate::attn::walk;
 use crate::entry;
 use crate::mem::descriptor::{Descriptor, k_major_step, mn_major_step};
 use crate::mem::{Element, Smem, Swizzle};
 use crate::pipe::ring::{self, Consumer, Producer};
 use crate::ptx::wgmma::{self, K_MAJOR, MN_MAJOR};
-use crate::ptx::{barrier, fence, tma, warp};
+use crate::ptx::{fence, grid, tma, warp};
 
 /// What distinguishes one instantiation from another.
 pub trait Variant {
@@ -76,40 +79,51 @@ struct Maps {
 /// Runs as a kernel of `PLAN.threads()` threads with `PLAN.smem().end` bytes of dynamic shared memory; maps and parameters
 /// describe live device memory as [`ForwardParams`] says.
 #[inline(always)]
-unsafe fn forward<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES: u32>(
+unsafe fn forward<
+    V: Variant,
+    const S: usize,
+    const O: usize,
+    const P: usize,
+    const STAGES: u32,
+    const QUERIES: u32,
+    const SPLIT: u32,
+>(
     params: ForwardParams,
     maps: Maps,
 ) {
     let smem = Smem::new(entry::dynamic_shared());
-    let rings = Rings::<STAGES>::new::<V>(smem);
+    let rings = Rings::<STAGES, QUERIES>::new::<V>(smem);
     let walker = Walker::new(&params);
     // Taken from lane 0, so that the compiler knows the role to be uniform and keeps addresses in uniform registers.
     let warp = warp::uniform(entry::thread_idx_x() / 32);
     let group = warp / (WARPGROUP / 32);
+    let ready = const { block::ready(&V::PLAN) };
 
-    // SAFETY: one thread initialises the barriers and all threads pass `sync_all` before the first use; whole warpgroups take
-    // a role, and `Plan::checked` has proven that their register budgets add up.
+    // SAFETY: the thread that initialises the barriers is the first to use them; every other one that does has met its arrival. Whole
+    // warpgroups take a role, and `Plan::checked` has proven that their register budgets add up.
     unsafe {
-        if entry::thread_idx_x() == 0 {
-            tma::prefetch_map(maps.q);
-            tma::prefetch_map(maps.k);
-            tma::prefetch_map(maps.v);
-            tma::prefetch_map(maps.o);
-            rings.init::<V>();
-            // For TMA, which completes on them; no data is written before it that would need a proxy fence.
-            fence::mbarrier_init();
-        }
-        barrier::sync_all();
-
         if group == 0 {
+            if warp == 0 && warp::elect() {
+                // In the order of the first loads, which wait for them.
+                tma::prefetch_map(maps.k);
+                tma::prefetch_map(maps.q);
+                rings.init::<V>();
+                // For TMA, which completes on them; no data is written before it that would need a proxy fence.
+                fence::mbarrier_init();
+            } else if warp == 1 && warp::elect() {
+                tma::prefetch_map(maps.v);
+                tma::prefetch_map(maps.o);
+            }
+            // No wait: the lane that loads is the one that has made the barriers, since an election always has the same result.
+            ready.arrive();
             V::enter_producer();
             if warp == 0 && warp::elect() {
-                produce::<V, STAGES>(&params, maps, rings, walker);
+                produce::<V, STAGES, QUERIES>(&params, maps, rings, walker);
             }
         } else {
+            ready.sync();
             V::enter_consumer();
-            let o = smem.offset(const { V::PLAN.smem().o });
-            consume::<V, S, O, P, STAGES>(&params, maps, rings, walker, o, group - 1);
+            consume::<V, S, O, P, STAGES, QUERIES, SPLIT>(&params, maps, rings, walker, smem, group - 1);
         }
     }
 }
@@ -121,16 +135,21 @@ unsafe fn forward<V: Variant, const S: usize, const O: usize, const P: usize, co
 /// # Safety
 /// Called by one thread of the block.
 #[inline(always)]
-unsafe fn produce<V: Variant, const STAGES: u32>(
+unsafe fn produce<V: Variant, const STAGES: u32, const QUERIES: u32>(
     params: &ForwardParams,
     maps: Maps,
-    rings: Rings<STAGES>,
+    rings: Rings<STAGES, QUERIES>,
     mut walker: Walker,
 ) {
     let plan = const { V::PLAN };
     let (mut q, mut k, mut v) = (rings.q.split().0, rings.k.split().0, rings.v.split().0);
-    while let Some(Work { tile, blocks }) = walker.next::<V>() {
-        let kv_head = walk::div_rem(tile.head, params.group).0 as i32;
+    let mut work = walker.next::<V>();
+    // Everything that the block reads or writes in global memory comes after these loads. The next kernel's blocks may set themselves up
+    // from now on; they wait in their turn for all of this one.
+    grid::wait();
+    grid::launch_dependents();
+    while let Some(Work { tile, blocks }) = work {
+        let kv_head = params.group.div_rem(tile.head).0 as i32;
         let batch = tile.batch as i32;
         let keys = |block: u32| [0, (block * plan.bn) as i32, kv_head, batch];
         let rows = [0, (tile.m_block * plan.bm) as i32, tile.head as i32, batch];
@@ -140,7 +159,7 @@ unsafe fn produce<V: Variant, const STAGES: u32>(
                 load(&mut k, maps.k, plan.d, plan.bn, 1, keys(blocks - 1));
             }
             // Also for a tile without keys: its zeros may go out through Q's memory, which must be the consumers' by then.
-            load(&mut q, maps.q, plan.d, ROWS, plan.consumers(), rows);
+            load(&mut q, maps.q, plan.d, ROWS, plan.bm / ROWS, rows);
             let mut block = blocks;
             while block > 1 {
                 block -= 1;
@@ -151,6 +170,7 @@ unsafe fn produce<V: Variant, const STAGES: u32>(
                 load(&mut v, maps.v, plan.dv, plan.bn, 1, keys(0));
             }
         }
+        work = walker.next::<V>();
     }
     // No drain: the consumers wait for every stage, so no copy is in flight when the block ends.
 }
@@ -207,33 +227,45 @@ struct State<const O: usize, const P: usize> {
 /// Works through all tiles of the block for consumer warpgroup `group`.
 ///
 /// # Safety
-/// Called by all threads of that warpgroup, converged; `o` is the O tile of the plan's map.
+/// Called by all threads of that warpgroup, converged; `smem` is laid out by the plan's map.
 #[inline(always)]
-unsafe fn consume<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES: u32>(
+unsafe fn consume<
+    V: Variant,
+    const S: usize,
+    const O: usize,
+    const P: usize,
+    const STAGES: u32,
+    const QUERIES: u32,
+    const SPLIT: u32,
+>(
     params: &ForwardParams,
     maps: Maps,
-    rings: Rings<STAGES>,
+    rings: Rings<STAGES, QUERIES>,
     mut walker: Walker,
-    o: Smem<()>,
+    smem: Smem<()>,
     group: u32,
 ) {
     let plan = const { V::PLAN };
-    let seat = Seat { group, thread: entry::thread_idx_x() % WARPGROUP };
+    let seat = Seat::of::<V>(group);
     let knobs = Knobs { scale_log2: params.scale_log2, bound: V::Element::SUM_BOUND, exp2: plan.exp2 };
-    let (mut q, mut k, mut v) = (rings.q.split().1, rings.k.split().1, rings.v.split().1);
+    let mut q = rings.q.split().1;
+    let (mut k, mut v) = (rings.k.share::<SPLIT>(seat.part), rings.v.share::<SPLIT>(seat.part));
     let swizzle = const { Swizzle::of_span(Plan::panel(V::PLAN.d) * 2) };
     // In Q's memory it is the warpgroup's own rows of Q that O takes, which are wider where d is.
     let width = const { if V::PLAN.o_in_q() { V::PLAN.d } else { V::PLAN.dv } };
-    let o = o.offset(group * ROWS * width * 2);
+    let o = smem.offset(const { V::PLAN.smem().o } + seat.rows * width * 2);
+    let handed = merge::Handed::new(smem.offset(const { V::PLAN.smem().handed }), seat);
+    // Key blocks of all tiles so far, of which every other one is the warpgroup's where two split them.
+    let mut passed = 0;
     if group + 1 == plan.consumers() {
         seat.pass_turn::<V>(); // the first turn is warpgroup 0's
     }
 
     while let Some(work) = walker.next::<V>() {
         let tile = q.wait();
-        let queries = Descriptor::k_major(swizzle, tile.tile().offset(group * ROWS * plan.d * 2));
+        let queries = Descriptor::k_major(swizzle, tile.tile().offset(seat.rows * plan.d * 2));
         let ctx = Context { seat, knobs, queries };
-        let first_row = work.tile.m_block * plan.bm + group * ROWS;
+        let first_row = work.tile.m_block * plan.bm + seat.rows;
         let mut state = State { rows: Rows::new(), acc: [0.0; O], p: [0; P] };
 
         // The blocks that only other warpgroups' rows see.
@@ -243,22 +275,27 @@ unsafe fn consume<V: Variant, const S: usize, const O: usize, const P: usize, co
             block -= 1;
             skip::<V, STAGES>(seat, &mut k, &mut v, block);
         }
-        if own > 0 {
+        if const { SPLIT > 1 } {
+            block = block.saturating_sub((passed + seat.part) % SPLIT);
+            passed += work.blocks;
+        }
+        let has_keys = block > 0;
+        if has_keys {
             let limits = visible::<V>(walker.lengths, first_row, seat);
-            block -= 1;
-            first_step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut state, limits, block);
+            first_step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut state, limits, block - 1);
+            block = before::<SPLIT>(block);
             if V::Mask::PARTIAL_BLOCKS {
                 let whole = V::Mask::full_blocks(walker.lengths, first_row, plan.bn);
                 while block > whole {
-                    block -= 1;
                     step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut v, &mut state, |scores| {
-                        mask::apply(scores, in_block(limits, block, plan.bn));
+                        mask::apply(scores, in_block(limits, block - 1, plan.bn));
                     });
+                    block = before::<SPLIT>(block);
                 }
             }
             while block > 0 {
-                block -= 1;
                 step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut v, &mut state, |_| {});
+                block = before::<SPLIT>(block);
             }
         }
         // Every multiply with Q has been waited for: the next tile's may come, unless O leaves through this one's memory.
@@ -268,8 +305,15 @@ unsafe fn consume<V: Variant, const S: usize, const O: usize, const P: usize, co
             seat.release(tile);
             None
         };
-        if own > 0 {
+        if has_keys {
             last_step::<V, O, P, STAGES>(&ctx, &mut v, &mut state);
+        }
+        if const { SPLIT > 1 } {
+            // SAFETY: both warpgroups come here once a tile.
+            unsafe { handed.merge(seat, &mut state.rows, &mut state.acc, &knobs) };
+            if seat.part > 0 {
+                continue;
+            }
         }
 
         let (inverse, lse) = state.rows.finish::<WarpQuad>(&knobs);
@@ -297,6 +341,12 @@ unsafe fn consume<V: Variant, const S: usize, const O: usize, const P: usize, co
     if const { !V::PLAN.o_in_q() } && seat.thread == 0 {
         tma::wait_group_read::<0>();
     }
+}
+
+/// One past the warpgroup's next block, downwards, when it is done with the one below `block`.
+#[inline(always)]
+fn before<const SPLIT: u32>(block: u32) -> u32 {
+    if const { SPLIT > 1 } { block.saturating_sub(SPLIT) } else { block - 1 }
 }
 
 /// Keys that the thread's two rows see, counted from the thread's first column of block 0.

@@ -3,7 +3,8 @@
 //!
 //! `cargo xtask tune` tries other plans and writes what wins into the line; it keeps comments and leaves the other lines alone.
 
-use super::plan::{Exp2, Plan, Registers, Schedule};
+use super::knobs::equal;
+use super::plan::{Cost, Exp2, Plan, Registers, Schedule};
 
 /// A line of the table: a shape class and the knobs of its plan ([`KNOBS`](super::knobs::KNOBS)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,17 +15,25 @@ pub struct Line {
     pub dv: u32,
     /// With the causal mask.
     pub causal: bool,
+    /// Which problems of these it is for: empty for all, or a name that ends the kernel's.
+    pub class: &'static str,
     /// The knobs.
     pub knobs: &'static str,
 }
 
-/// `D DV MASK: "KNOBS";` a line.
+/// `D DV MASK [CLASS]: "KNOBS";` a line.
 macro_rules! table {
     (@causal full) => { false };
     (@causal causal) => { true };
-    ($($d:literal $dv:literal $mask:ident: $knobs:literal;)*) => {
+    ($($d:literal $dv:literal $mask:ident $($class:ident)?: $knobs:literal;)*) => {
         /// Every shape class.
-        pub const TABLE: &[Line] = &[$(Line { d: $d, dv: $dv, causal: table!(@causal $mask), knobs: $knobs }),*];
+        pub const TABLE: &[Line] = &[$(Line {
+            d: $d,
+            dv: $dv,
+            causal: table!(@causal $mask),
+            class: concat!($(stringify!($class))?),
+            knobs: $knobs,
+        }),*];
     };
 }
 
@@ -33,17 +42,22 @@ macro_rules! table {
 table! {
     32 32 full: "bm=192 bn=128 stages=2 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=persistent";
     32 32 causal: "bm=192 bn=128 stages=2 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=paired";
-    64 64 full: "bm=192 bn=128 stages=3 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=persistent";
-    64 64 causal: "bm=192 bn=128 stages=2 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=paired";
+    64 64 full: "bm=192 bn=128 stages=3 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=persistent cost=1500/1350";
+    64 64 full small: "bm=64 bn=64 split=2 stages=4 regs=240/24 exp2=0/1 turns=0 wait=2 schedule=persistent cost=700/330";
+    64 64 causal: "bm=192 bn=128 stages=2 q=2 regs=160/32 exp2=0/1 turns=1 wait=0 schedule=paired cost=1500/1500";
+    64 64 causal short: "bm=64 bn=80 stages=2 blocks=3 regs=136/24 exp2=0/1 turns=0 wait=0 schedule=paired cost=2500/1070";
+    64 64 causal small: "bm=64 bn=64 split=2 stages=4 regs=240/24 exp2=0/1 turns=0 wait=2 schedule=paired cost=900/390";
     96 96 full: "bm=192 bn=96 stages=2 regs=160/32 exp2=0/1 turns=1 wait=1 schedule=persistent";
     96 96 causal: "bm=192 bn=96 stages=2 regs=160/32 exp2=0/1 turns=1 wait=1 schedule=paired";
-    128 128 full: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 turns=1 wait=3 schedule=persistent";
-    128 128 causal: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 turns=1 wait=4 schedule=paired";
-    192 128 full: "bm=128 bn=96 stages=2 regs=240/24 exp2=0/1 turns=0 wait=3 schedule=persistent";
+    128 128 full: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 turns=1 wait=3 schedule=persistent cost=3050/1170";
+    128 128 full small: "bm=64 bn=64 split=2 stages=4 regs=240/24 exp2=0/1 turns=0 wait=2 schedule=persistent cost=2100/470";
+    128 128 causal: "bm=128 bn=128 stages=2 q=2 regs=240/24 exp2=0/1 turns=1 wait=4 schedule=paired cost=3050/1170";
+    128 128 causal small: "bm=64 bn=64 split=2 stages=4 regs=240/24 exp2=0/1 turns=0 wait=2 schedule=paired cost=2100/470";
+    192 128 full: "bm=128 bn=128 stages=2 regs=240/24 exp2=0/1 turns=1 wait=3 schedule=persistent";
     192 128 causal: "bm=128 bn=96 stages=2 regs=240/24 exp2=0/1 turns=1 wait=2 schedule=paired";
     192 192 full: "bm=128 bn=96 stages=2 regs=240/24 exp2=0/1 turns=1 wait=2 schedule=persistent";
     192 192 causal: "bm=128 bn=80 stages=2 regs=240/24 exp2=0/1 turns=1 wait=2 schedule=paired";
-    256 256 full: "bm=128 bn=64 stages=2 regs=240/24 exp2=0/1 turns=0 wait=2 schedule=persistent";
+    256 256 full: "bm=128 bn=80 stages=2 regs=240/24 exp2=0/1 turns=1 wait=2 schedule=persistent";
     256 256 causal: "bm=128 bn=64 stages=2 regs=240/24 exp2=0/1 turns=1 wait=4 schedule=paired";
 }
 
@@ -53,20 +67,29 @@ pub const BASE: Plan = Plan {
     dv: 0,
     bm: 128,
     bn: 128,
+    split: 1,
     stages: 2,
+    q_stages: 1,
+    per_sm: 1,
     regs: Registers { consumer: 240, producer: 24 },
     exp2: Exp2::HARDWARE,
     ping_pong: false,
     exp_under_output: 0,
     schedule: Schedule::Persistent,
+    cost: Cost { tile: 0, block: 0 },
 };
 
 /// The plan for head dimensions `(d, dv)`, causal or not.
 pub const fn plan(d: u32, dv: u32, causal: bool) -> Plan {
+    plan_of(d, dv, causal, "")
+}
+
+/// The plan of a class of problems with head dimensions `(d, dv)`, causal or not.
+pub const fn plan_of(d: u32, dv: u32, causal: bool, class: &str) -> Plan {
     let mut i = 0;
     while i < TABLE.len() {
         let line = TABLE[i];
-        if line.d == d && line.dv == dv && line.causal == causal {
+        if line.d == d && line.dv == dv && line.causal == causal && equal(line.class.as_bytes(), class.as_bytes()) {
             return variant(d, dv, line.knobs);
         }
         i += 1;
@@ -90,7 +113,7 @@ mod tests {
     #[test]
     fn a_shape_class_has_one_line() {
         for (i, line) in TABLE.iter().enumerate() {
-            let class = |line: &Line| (line.d, line.dv, line.causal);
+            let class = |line: &Line| (line.d, line.dv, line.causal, line.class);
             assert_eq!(TABLE.iter().position(|other| class(other) == class(line)), Some(i), "{line:?}");
         }
     }

@@ -127,9 +127,16 @@ impl<const STAGES: u32> Ring<STAGES> {
         let ring = self;
         // A fresh ring is empty: the producer's first wait, for the phase before the first, passes at once.
         (
-            Producer { ring, cursor: Cursor { stage: 0, parity: 1 } },
-            Consumer { ring, cursor: Cursor { stage: 0, parity: 0 } },
+            Producer { ring, cursor: Cursor { stage: 0, step: 1, parity: 1 } },
+            Consumer { ring, cursor: Cursor { stage: 0, step: 1, parity: 0 } },
         )
+    }
+
+    /// The reading end of consumer `part` of `PARTS` that take the stages in turn, each stage being one consumer's alone.
+    #[inline(always)]
+    pub const fn share<const PARTS: u32>(self, part: u32) -> Consumer<STAGES> {
+        const { assert!(STAGES.is_multiple_of(PARTS), "a stage is always the same consumer's") };
+        Consumer { ring: self, cursor: Cursor { stage: part, step: PARTS, parity: 0 } }
     }
 }
 
@@ -144,8 +151,8 @@ impl Ring<1> {
         let ring = self;
         let parity = rounds & 1;
         (
-            Producer { ring, cursor: Cursor { stage: 0, parity: parity ^ 1 } },
-            Consumer { ring, cursor: Cursor { stage: 0, parity } },
+            Producer { ring, cursor: Cursor { stage: 0, step: 1, parity: parity ^ 1 } },
+            Consumer { ring, cursor: Cursor { stage: 0, step: 1, parity } },
         )
     }
 }
@@ -154,16 +161,18 @@ impl Ring<1> {
 #[derive(Debug)]
 struct Cursor {
     stage: u32,
+    /// Stages from one of this role's to its next.
+    step: u32,
     parity: u32,
 }
 
 impl Cursor {
-    /// On to the next stage; the parity flips when the index wraps.
+    /// On to the role's next stage; the parity flips when the index wraps.
     #[inline(always)]
     const fn advance<const STAGES: u32>(&mut self) {
-        self.stage += 1;
-        if self.stage == STAGES {
-            self.stage = 0;
+        self.stage += self.step;
+        if self.stage >= STAGES {
+            self.stage -= STAGES;
             self.parity ^= 1;
         }
     }
@@ -331,13 +340,31 @@ mod tests {
 
     #[test]
     fn cursors_walk_the_ring_and_flip_once_a_round() {
-        let mut c = Cursor { stage: 0, parity: 1 };
+        let mut c = Cursor { stage: 0, step: 1, parity: 1 };
         let mut seen = std::vec::Vec::new();
         for _ in 0..7 {
             seen.push((c.stage, c.parity));
             c.advance::<3>();
         }
         assert_eq!(seen, [(0, 1), (1, 1), (2, 1), (0, 0), (1, 0), (2, 0), (0, 1)]);
+    }
+
+    #[test]
+    fn consumers_that_share_a_ring_have_the_stages_in_turn() {
+        // SAFETY: nothing waits on the host.
+        let ring: Ring<4> = unsafe { Ring::new(Smem::new(0x400), 0x4000, Smem::new(0x1_0000)) };
+        for part in 0..2 {
+            let mut consumer = ring.share::<2>(part);
+            let mut alone = ring.split().1;
+            for turn in 0..10 {
+                if turn % 2 == part {
+                    let found = (consumer.cursor.stage, consumer.cursor.parity);
+                    assert_eq!(found, (alone.cursor.stage, alone.cursor.parity), "part {part}, turn {turn}");
+                    consumer.cursor.advance::<4>();
+                }
+                alone.cursor.advance::<4>();
+            }
+        }
     }
 
     #[test]

@@ -15,7 +15,8 @@ macro_rules! fence {
 fence!(
     /// `fence.mbarrier_init.release.cluster`: makes this thread's `mbarrier.init`s visible to the cluster and to TMA.
     ///
-    /// Called by the initialising thread; a block or cluster barrier follows. Costs nothing in machine code. sm_90.
+    /// Called by the initialising thread, which may go on to use them; others do after a block or cluster barrier. Costs nothing in machine code.
+    /// sm_90.
     mbarrier_init: "fence.mbarrier_init.release.cluster;"
 );
 fence!(

@@ -168,6 +168,18 @@ pub unsafe fn st_shared_u32x4(ptr: Smem<u32>, x: [u32; 4]) {
     );
 }
 
+/// `st.shared.v4.b32`: four f32.
+///
+/// # Safety
+/// `ptr` is 16-byte aligned shared memory of this block that nobody reads or writes at the same time.
+#[inline(always)]
+pub unsafe fn st_shared_f32x4(ptr: Smem<f32>, x: [f32; 4]) {
+    ptx!(
+        "st.shared::cta.v4.b32 [{ptr}], {{{0}, {1}, {2}, {3}}};",
+        in(reg32) x[0], in(reg32) x[1], in(reg32) x[2], in(reg32) x[3], ptr = in(reg32) ptr.addr(), options(nostack)
+    );
+}
+
 /// `st.shared.v2.b32`: two f32.
 ///
 /// # Safety

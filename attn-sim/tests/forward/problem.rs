@@ -3,8 +3,10 @@
 use std::io::Read;
 use std::path::Path;
 
-use attn_kernel::forward::KERNELS;
+use attn_kernel::attn::divide::Divisor;
+use attn_kernel::attn::walk::Grid;
 use attn_kernel::forward::plan::{DType, Kernel as Built, panel};
+use attn_kernel::forward::{ForwardParams, KERNELS};
 use attn_sim::ptx::Module;
 use attn_sim::report::Finding;
 use attn_sim::tensor_map::{DataType, EncodeTiled, Interleave, L2Promotion, OobFill, Swizzle};
@@ -162,21 +164,22 @@ pub fn simulate_on(
     let m_blocks = (shape.q * pack).div_ceil(plan.bm as usize) as u32;
     let heads = shape.heads / pack;
     let tiles = m_blocks * (heads * shape.batch) as u32;
-    let numbers = [
-        shape.q as u32,
-        shape.k as u32,
-        heads as u32,
-        (heads / shape.kv_heads) as u32,
-        m_blocks,
-        tiles,
-        1,
-        (std::f32::consts::LOG2_E / (d as f32).sqrt()).to_bits(),
-        pack.ilog2(),
-        // The struct ends on 8 bytes.
-        0,
-    ];
-    let mut params: Vec<u8> = [lse, (shape.heads * shape.q) as u64, shape.q as u64].map(u64::to_le_bytes).concat();
-    params.extend(numbers.iter().flat_map(|n| n.to_le_bytes()));
+    let params = ForwardParams {
+        lse: lse as *mut f32,
+        lse_batch_stride: (shape.heads * shape.q) as u64,
+        lse_head_stride: shape.q as u64,
+        seqlen_q: shape.q as u32,
+        seqlen_k: shape.k as u32,
+        group: Divisor::new((heads / shape.kv_heads) as u32),
+        grid: Grid::new(m_blocks, heads as u32, shape.batch as u32, 1),
+        scale_log2: std::f32::consts::LOG2_E / (d as f32).sqrt(),
+        pack: pack.ilog2(),
+    };
+    // SAFETY: a structure of numbers without gaps, as its size says: 3 of 8 bytes and 30 of 4.
+    let params = unsafe {
+        const { assert!(size_of::<ForwardParams>() == 3 * 8 + 30 * 4) };
+        std::slice::from_raw_parts((&raw const params).cast::<u8>(), size_of::<ForwardParams>()).to_vec()
+    };
     let loaded = gpu.load_module(module.clone()).kernel(kernel.name)?;
     let launch = Launch {
         // Blocks of any schedule go round; a launcher gives those of a longest-first one a tile each.

@@ -37,7 +37,8 @@ pub fn name(case: &Case) -> String {
 /// # Errors
 /// The launch side's or the driver's.
 pub fn run(gpu: &Gpu, case: &Case) -> Result<Vec<u32>, Failure> {
-    let loaded = gpu.load(case, &Inputs::of(case))?;
+    let kernel = gpu.general_kernel(case)?;
+    let loaded = gpu.load_kernel(case, &Inputs::of(case), Some(kernel))?;
     let output = loaded.run()?;
     let (o, lse) = loaded.tensors(&output, case.precision);
     let bits: Vec<u16> = o.data.iter().map(|x| case.precision.to_bits(*x)).collect();

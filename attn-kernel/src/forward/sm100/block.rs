@@ -12,7 +12,7 @@ use crate::mem::{Smem, Tmem};
 use crate::pipe::named::NamedBarrier;
 use crate::pipe::ring::Ring;
 use crate::pipe::signal::Signals;
-use crate::ptx::{special, tcgen05, warp};
+use crate::ptx::{tcgen05, warp};
 
 /// Everything in shared memory that one role hands to another.
 #[derive(Clone, Copy)]
@@ -187,10 +187,7 @@ pub(super) struct Work {
 impl Walker {
     #[inline(always)]
     pub(super) fn new(p: &ForwardParams) -> Self {
-        // The divisions by these are of each role's own: shared between the roles, their constants would be registers that all keep.
-        let (m_blocks, section) = (special::fresh(p.m_blocks), special::fresh(p.heads_in_l2));
-        let grid = Grid { m_blocks, heads: special::fresh(p.heads), tiles: p.tiles, section };
-        Walker { grid, lengths: Lengths { q: p.seqlen_q, k: p.seqlen_k }, pack: p.pack, round: 0 }
+        Walker { grid: p.grid, lengths: Lengths { q: p.seqlen_q, k: p.seqlen_k }, pack: p.pack, round: 0 }
     }
 
     #[inline(always)]

@@ -3,7 +3,6 @@
 use super::block::{Shared, Walker, Work};
 use super::plan::{KEYS, ROWS};
 use super::{Maps, Variant};
-use crate::attn::walk;
 use crate::forward::ForwardParams;
 use crate::forward::plan::panel;
 use crate::pipe::ring::{Filling, Producer};
@@ -22,7 +21,7 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
 ) {
     let mut kv = shared.kv.split().0;
     while let Some(work) = walker.next::<V>() {
-        let kv_head = walk::div_rem(work.tile.head, params.group).0 as i32;
+        let kv_head = params.group.div_rem(work.tile.head).0 as i32;
         let at = |block: u32| [0, (block * KEYS) as i32, kv_head, work.tile.batch as i32];
         // SAFETY: each map's box is one panel of what it loads, and the panels fill the stage exactly.
         unsafe {

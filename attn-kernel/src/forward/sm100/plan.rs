@@ -138,6 +138,8 @@ impl Plan {
             v_box: (panel(self.dv), KEYS / self.v_parts),
             o_box: (panel(self.dv), ROWS),
             schedule: self.schedule,
+            per_sm: 1,
+            waits: false,
             max_pack: ROWS,
         }
     }

@@ -1,6 +1,6 @@
 //! Memory, barriers, roles and costs of a Hopper kernel, as lists; the kernel initialises its barriers with the same counts.
 
-use super::block::{INSIDE, TURN};
+use super::block::{HANDED, INSIDE, TAKEN, TURN, ready};
 use crate::forward::anatomy::{Barriers, Named, Region, Role, Signal, Warps};
 use crate::forward::cost::Work;
 use crate::forward::plan::{Plan, ROWS, WARPGROUP};
@@ -39,18 +39,20 @@ impl Plan {
     pub const fn arrivals(&self) -> Arrivals {
         let warps = self.consumers() * WARPGROUP / 32;
         // Where O reuses Q's memory, Q is given back by the one thread of a warpgroup that knows that O has left.
-        Arrivals { q: (1, if self.o_in_q() { self.consumers() } else { warps }), kv: (1, warps) }
+        // Where warpgroups split the keys, a stage is one warpgroup's alone.
+        Arrivals { q: (1, if self.o_in_q() { self.consumers() } else { warps }), kv: (1, warps / self.split) }
     }
 
     /// Every mbarrier, of a ring all `full` before all `empty`.
     pub const fn barrier_list(&self) -> [Barriers; 6] {
         let (stages, n) = (self.stages, self.arrivals());
-        let (k, v) = (16, 16 + 16 * stages);
+        let k = 16 * self.q_stages;
+        let v = k + 16 * stages;
         let q_means =
             if self.o_in_q() { "Q Kᵀ is done, and O has left its memory" } else { "the last Q Kᵀ is done" };
         [
-            barriers(full("Q full", "the Q tile is in shared memory"), 0, 1, n.q.0),
-            barriers(empty("Q empty", q_means), 8, 1, n.q.1),
+            barriers(full("Q full", "the Q tile is in shared memory"), 0, self.q_stages, n.q.0),
+            barriers(empty("Q empty", q_means), 8 * self.q_stages, self.q_stages, n.q.1),
             barriers(full("K full", "the stage holds a K tile"), k, stages, n.kv.0),
             barriers(empty("K empty", "Q Kᵀ of the stage is done"), k + 8 * stages, stages, n.kv.1),
             barriers(full("V full", "the stage holds a V tile"), v, stages, n.kv.0),
@@ -59,14 +61,21 @@ impl Plan {
     }
 
     /// The named barriers.
-    pub const fn named_list(&self) -> [Named; 2] {
+    pub const fn named_list(&self) -> [Named; 5] {
         let groups = self.consumers();
         let turns = if self.ping_pong && groups > 1 { groups } else { 0 };
         let turn = inside("turn", "the tensor cores are this warpgroup's");
         let met = inside("inside", "all threads of the warpgroup are here, with what they wrote of O");
+        let made = Signal { name: "ready", from: LOAD, to: CONSUMERS, means: "the mbarriers are initialised" };
+        let splits = if self.split > 1 { 1 } else { 0 };
+        let handed = inside("handed", "a warpgroup's O and row statistics are in shared memory");
+        let taken = inside("taken", "the other one has read them");
         [
             Named { signal: turn, first: TURN.id(), count: turns, threads: TURN.threads() },
             Named { signal: met, first: INSIDE.id(), count: groups, threads: INSIDE.threads() },
+            Named { signal: handed, first: HANDED.id(), count: splits, threads: HANDED.threads() },
+            Named { signal: taken, first: TAKEN.id(), count: splits, threads: TAKEN.threads() },
+            Named { signal: made, first: ready(self).id(), count: 1, threads: ready(self).threads() },
         ]
     }
 
@@ -96,17 +105,24 @@ impl Plan {
     }
 
     /// Shared memory in order. Where O reuses Q's memory it is listed there, and has no entry of its own.
-    pub const fn smem_regions(&self) -> [Region; 5] {
+    pub const fn smem_regions(&self) -> [Region; 6] {
         let map = self.smem();
         let shared = self.o_in_q();
         // A tile of O may be the larger one.
         let q = if shared { map.k - map.q } else { self.q_bytes() };
         let note = if shared { "O, after the last Q Kᵀ" } else { "" };
         [
-            Region { name: "Q", at: map.q, size: q, count: 1, note },
+            Region { name: "Q", at: map.q, size: q, count: self.q_stages, note },
             Region { name: "O", at: map.o, size: self.o_bytes(), count: if shared { 0 } else { 1 }, note: "" },
             Region { name: "K ring", at: map.k, size: self.k_bytes(), count: self.stages, note: "" },
             Region { name: "V ring", at: map.v, size: self.v_bytes(), count: self.stages, note: "" },
+            Region {
+                name: "handed over",
+                at: map.handed,
+                size: self.handed_bytes(),
+                count: self.split - 1,
+                note: "O and row statistics of the other keys",
+            },
             Region { name: "mbarriers", at: map.barriers, size: 8, count: self.barrier_count(), note: "" },
         ]
     }
@@ -126,7 +142,7 @@ impl Plan {
             tmem_loaded: 0,
             tmem_stored: 0,
             // Each warpgroup reads its 64 rows of Q, and all of K and V; its P lies in registers.
-            factors: self.consumers() as u64 * ((ROWS as u64 + keys) * d + keys * dv) * 2,
+            factors: (self.bm / ROWS) as u64 * ((ROWS as u64 + keys) * d + keys * dv) * 2,
             shared: 0,
             copied: keys * (d + dv) * 2,
         }
@@ -195,7 +211,7 @@ mod tests {
         for (name, plan) in plans() {
             let n = plan.arrivals();
             assert_eq!(n.kv, (1, plan.bm / 16), "{name}");
-            assert_eq!(n.q, (1, if plan.o_in_q() { plan.bm / 64 } else { plan.bm / 16 }), "{name}");
+            assert_eq!(n.q, (1, if plan.o_in_q() { plan.consumers() } else { 4 * plan.consumers() }), "{name}");
         }
     }
 }

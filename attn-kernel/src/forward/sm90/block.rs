@@ -6,26 +6,26 @@ use crate::attn::softmax::Quad;
 use crate::attn::walk::{self, Grid, Tile};
 use crate::entry;
 use crate::forward::ForwardParams;
-use crate::forward::plan::{Schedule, WARPGROUP};
+use crate::forward::plan::{Plan, ROWS, Schedule, WARPGROUP};
 use crate::mem::Smem;
 use crate::pipe::named::NamedBarrier;
 use crate::pipe::ring::{self, Ring};
-use crate::ptx::{math, special, warp};
+use crate::ptx::{math, warp};
 
-/// Barrier-guarded buffers: the Q tile as a ring of one, then K and V.
+/// Barrier-guarded buffers: Q, K and V.
 #[derive(Clone, Copy)]
-pub(super) struct Rings<const STAGES: u32> {
-    pub(super) q: Ring<1>,
+pub(super) struct Rings<const STAGES: u32, const QUERIES: u32> {
+    pub(super) q: Ring<QUERIES>,
     pub(super) k: Ring<STAGES>,
     pub(super) v: Ring<STAGES>,
 }
 
-impl<const STAGES: u32> Rings<STAGES> {
+impl<const STAGES: u32, const QUERIES: u32> Rings<STAGES, QUERIES> {
     #[inline(always)]
     pub(super) fn new<V: Variant>(smem: Smem<()>) -> Self {
         let (plan, map) = const { (V::PLAN, V::PLAN.smem()) };
         let q = smem.offset(map.barriers);
-        let k = q.offset(Ring::<1>::BARRIER_BYTES);
+        let k = q.offset(Ring::<QUERIES>::BARRIER_BYTES);
         let v = k.offset(Ring::<STAGES>::BARRIER_BYTES);
         // SAFETY: the plan's map gives each ring memory of its own, and `forward` initialises before the roles part.
         unsafe {
@@ -70,18 +70,14 @@ pub(super) struct Work {
 impl Walker {
     #[inline(always)]
     pub(super) fn new(p: &ForwardParams) -> Self {
-        let grid = Grid { m_blocks: p.m_blocks, heads: p.heads, tiles: p.tiles, section: p.heads_in_l2 };
-        Walker { grid, lengths: Lengths { q: p.seqlen_q, k: p.seqlen_k }, turn: 0 }
+        Walker { grid: p.grid, lengths: Lengths { q: p.seqlen_q, k: p.seqlen_k }, turn: 0 }
     }
 
     #[inline(always)]
     pub(super) fn next<V: Variant>(&mut self) -> Option<Work> {
         let (block, blocks) = (entry::block_idx_x(), entry::grid_dim_x());
         let tile = if const { matches!(V::PLAN.schedule, Schedule::Paired) } {
-            // What follows from these sizes is computed for every tile: kept from tile to tile it would be registers in the loops.
-            let Grid { m_blocks, tiles, section, .. } = self.grid;
-            let grid = Grid { m_blocks: special::fresh(m_blocks), tiles: special::fresh(tiles), section, ..self.grid };
-            walk::paired(&grid, block, blocks, &mut self.turn)?
+            walk::paired(&self.grid, block, blocks, &mut self.turn)?
         } else {
             let index = walk::index(self.turn, block, blocks, self.grid.tiles)?;
             self.turn += 1;
@@ -100,16 +96,37 @@ pub(super) const TURN: NamedBarrier = NamedBarrier::new(1, 2 * WARPGROUP);
 /// Named barriers inside each consumer warpgroup.
 pub(super) const INSIDE: NamedBarrier = NamedBarrier::new(4, WARPGROUP);
 
+/// What one of two warpgroups that split the keys has found lies in shared memory.
+pub(super) const HANDED: NamedBarrier = NamedBarrier::new(8, 2 * WARPGROUP);
+/// The other one has read it.
+pub(super) const TAKEN: NamedBarrier = NamedBarrier::new(9, 2 * WARPGROUP);
+
+/// The mbarriers are initialised: met by all threads of a block, of which the producer's only arrive.
+pub(super) const fn ready(plan: &Plan) -> NamedBarrier {
+    NamedBarrier::new(7, plan.threads())
+}
+
 /// A thread's place among the consumers.
 #[derive(Clone, Copy)]
 pub(super) struct Seat {
     /// Consumer warpgroup, from 0.
     pub(super) group: u32,
+    /// First row of the warpgroup within the tile.
+    pub(super) rows: u32,
+    /// Which of the key blocks are its own, where warpgroups split them.
+    pub(super) part: u32,
     /// Thread of the warpgroup.
     pub(super) thread: u32,
 }
 
 impl Seat {
+    /// The calling thread's place in consumer warpgroup `group`.
+    #[inline(always)]
+    pub(super) fn of<V: Variant>(group: u32) -> Self {
+        let split = const { V::PLAN.split };
+        Seat { group, rows: group / split * ROWS, part: group % split, thread: entry::thread_idx_x() % WARPGROUP }
+    }
+
     /// First of the thread's two rows within the warpgroup's 64; the other one is 8 further.
     #[inline(always)]
     pub(super) fn row(self) -> u32 {

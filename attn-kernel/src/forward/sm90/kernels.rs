@@ -21,18 +21,21 @@ pub const fn describe(name: &'static str, dtype: DType, causal: bool, plan: Plan
 }
 
 macro_rules! kernels {
-    ($($name:ident: $dtype:ident, $d:literal, $dv:literal, $mask:ident;)*) => {
+    ($($name:ident: $dtype:ident, $d:literal, $dv:literal, $mask:ident $(, $class:ident)?;)*) => {
         /// The kernels of this file.
         pub const KERNELS: &[Kernel] = &[$(describe(
             stringify!($name),
             DType::$dtype,
             <$mask as Mask>::PARTIAL_BLOCKS,
-            tune::plan($d, $dv, <$mask as Mask>::PARTIAL_BLOCKS),
+            tune::plan_of($d, $dv, <$mask as Mask>::PARTIAL_BLOCKS, concat!($(stringify!($class))?)),
         )),*];
 
         $(
         #[cfg(not(attn_variants))]
-        instance! { $name: $dtype, $mask, tune::plan($d, $dv, <$mask as Mask>::PARTIAL_BLOCKS) }
+        instance! {
+            $name: $dtype, $mask,
+            tune::plan_of($d, $dv, <$mask as Mask>::PARTIAL_BLOCKS, concat!($(stringify!($class))?))
+        }
         )*
     };
 }
@@ -82,7 +85,9 @@ macro_rules! instance {
                     const O: usize = PLAN.dv as usize / 2;
                     const P: usize = PLAN.bn as usize / 4;
                     // SAFETY: the caller's promise.
-                    unsafe { forward::<This, S, O, P, { PLAN.stages }>(params, Maps { q, k, v, o }) }
+                    unsafe {
+                        forward::<This, S, O, P, { PLAN.stages }, { PLAN.q_stages }, { PLAN.split }>(params, Maps { q, k, v, o })
+                    }
                 }
             }
         }
@@ -96,11 +101,16 @@ kernels! {
     fwd_sm90_bf16_d32: Bf16, 32, 32, Full;
     fwd_sm90_bf16_d32_causal: Bf16, 32, 32, Causal;
     fwd_sm90_bf16_d64: Bf16, 64, 64, Full;
+    fwd_sm90_bf16_d64_small: Bf16, 64, 64, Full, small;
     fwd_sm90_bf16_d64_causal: Bf16, 64, 64, Causal;
+    fwd_sm90_bf16_d64_causal_short: Bf16, 64, 64, Causal, short;
+    fwd_sm90_bf16_d64_causal_small: Bf16, 64, 64, Causal, small;
     fwd_sm90_bf16_d96: Bf16, 96, 96, Full;
     fwd_sm90_bf16_d96_causal: Bf16, 96, 96, Causal;
     fwd_sm90_bf16_d128: Bf16, 128, 128, Full;
+    fwd_sm90_bf16_d128_small: Bf16, 128, 128, Full, small;
     fwd_sm90_bf16_d128_causal: Bf16, 128, 128, Causal;
+    fwd_sm90_bf16_d128_causal_small: Bf16, 128, 128, Causal, small;
     fwd_sm90_bf16_d192_128: Bf16, 192, 128, Full;
     fwd_sm90_bf16_d192_128_causal: Bf16, 192, 128, Causal;
     fwd_sm90_bf16_d192: Bf16, 192, 192, Full;
@@ -110,11 +120,16 @@ kernels! {
     fwd_sm90_f16_d32: F16, 32, 32, Full;
     fwd_sm90_f16_d32_causal: F16, 32, 32, Causal;
     fwd_sm90_f16_d64: F16, 64, 64, Full;
+    fwd_sm90_f16_d64_small: F16, 64, 64, Full, small;
     fwd_sm90_f16_d64_causal: F16, 64, 64, Causal;
+    fwd_sm90_f16_d64_causal_short: F16, 64, 64, Causal, short;
+    fwd_sm90_f16_d64_causal_small: F16, 64, 64, Causal, small;
     fwd_sm90_f16_d96: F16, 96, 96, Full;
     fwd_sm90_f16_d96_causal: F16, 96, 96, Causal;
     fwd_sm90_f16_d128: F16, 128, 128, Full;
+    fwd_sm90_f16_d128_small: F16, 128, 128, Full, small;
     fwd_sm90_f16_d128_causal: F16, 128, 128, Causal;
+    fwd_sm90_f16_d128_causal_small: F16, 128, 128, Causal, small;
     fwd_sm90_f16_d192_128: F16, 192, 128, Full;
     fwd_sm90_f16_d192_128_causal: F16, 192, 128, Causal;
     fwd_sm90_f16_d192: F16, 192, 192, Full;
