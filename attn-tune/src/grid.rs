@@ -268,7 +268,8 @@ mod tests {
         let why: Vec<_> = grid.dropped.iter().map(|dropped| dropped.why.as_str()).collect();
         assert_eq!(why.iter().filter(|why| why.contains("whole k-steps")).count(), 2, "{why:?}");
         assert_eq!(why.iter().filter(|why| why.contains("shared memory")).count(), 2, "{why:?}");
-        assert!(grid.dropped[0].knobs.contains("bn=120 stages=2"));
+        let first = &grid.dropped[0].knobs;
+        assert!(first.contains("bn=120 ") && first.contains(" stages=2 "), "{first}");
     }
 
     #[test]
