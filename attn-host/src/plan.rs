@@ -174,7 +174,7 @@ impl Plan {
         &self.problem
     }
 
-    /// Blocks of the launch: persistent, no more than the device has multiprocessors.
+    /// Blocks of the launch: persistent, no more than the device runs at the same time.
     pub fn grid(&self) -> (u32, u32, u32) {
         (self.grid, 1, 1)
     }
