@@ -4,5 +4,6 @@ pub mod divide;
 pub mod exp2;
 pub mod mask;
 pub mod row;
+pub mod sequence;
 pub mod softmax;
 pub mod walk;

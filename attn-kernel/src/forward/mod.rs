@@ -5,12 +5,14 @@ pub mod cost;
 pub mod knobs;
 pub mod params;
 pub mod plan;
+pub mod serve;
 pub mod sm100;
 pub mod sm90;
 pub mod tune;
 
 pub use params::{ForwardParams, TensorMap};
-pub use plan::{AnyPlan, Arch, Cost, DType, Exp2, Kernel, Launch, Plan, Registers, Schedule};
+pub use plan::{AnyPlan, Arch, Cost, DType, Exp2, Family, Kernel, Launch, Plan, Registers, Schedule};
+pub use serve::ServeParams;
 
 /// Every forward kernel that `build-ptx` compiles and a launcher may choose.
 pub const KERNELS: &[Kernel] = &{

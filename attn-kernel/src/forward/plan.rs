@@ -3,7 +3,7 @@
 //! The kernel is compiled from it, the launcher sizes the launch from it, and [`Plan::checked`] refuses a plan that does
 //! not fit the hardware when the crate is compiled.
 
-use super::ForwardParams;
+use super::{ForwardParams, ServeParams};
 use crate::attn::walk::Grid;
 use crate::mem::{Bf16, Element, F16};
 
@@ -206,6 +206,7 @@ impl Plan {
             per_sm: self.per_sm,
             waits: true,
             max_pack: 1,
+            ragged: false,
         }
     }
 
@@ -399,6 +400,8 @@ pub struct Launch {
     pub waits: bool,
     /// Most query heads of a group that are packed into a tile's rows, a power of two. 1: none, and maps of Q and O of rank 4.
     pub max_pack: u32,
+    /// The kernel takes [`ServeParams`] and ragged maps; any group of up to a copy's rows of Q may be packed.
+    pub ragged: bool,
 }
 
 impl Launch {
@@ -443,7 +446,12 @@ impl Launch {
             self.o_box.0,
             self.o_box.1,
         ];
-        fnv(fnv(fnv(fnv(0xcbf2_9ce4_8422_2325, &sizes), &boxes), &ForwardParams::LAYOUT), &Grid::LAYOUT)
+        let common = fnv(fnv(0xcbf2_9ce4_8422_2325, &sizes), &boxes);
+        if self.ragged {
+            fnv(common, &ServeParams::LAYOUT)
+        } else {
+            fnv(fnv(common, &ForwardParams::LAYOUT), &Grid::LAYOUT)
+        }
     }
 
     /// Query heads that a problem with `group` query heads for each key/value head packs into a tile's rows: the largest power of two
@@ -475,10 +483,26 @@ pub struct Kernel {
     pub dtype: DType,
     /// Bottom-right aligned causal mask: query `i` sees keys `j <= i + seqlen_k - seqlen_q`.
     pub causal: bool,
+    /// Which problems it is for.
+    pub family: Family,
     /// What a launcher needs of the plan.
     pub launch: Launch,
     /// The plan itself.
     pub plan: AnyPlan,
+}
+
+/// Which problems a kernel is for, and what it is composed of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// Sequences of equal lengths in dense tensors, whole or causal.
+    Dense,
+    /// Everything that [`ServeParams`](super::ServeParams) says: sequences of different lengths, paged K and V, windows, splits, sinks.
+    Serve {
+        /// Softcap and ALiBi too.
+        modified: bool,
+    },
+    /// The same with softcap and ALiBi, on tiles for few queries.
+    Decode,
 }
 
 #[cfg(test)]

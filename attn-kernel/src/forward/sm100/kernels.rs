@@ -2,7 +2,7 @@
 
 use super::{Maps, Plan, Variant, forward, tune};
 use crate::attn::mask::{Causal, Full, Mask};
-use crate::forward::plan::{AnyPlan, Arch, DType, Kernel};
+use crate::forward::plan::{AnyPlan, Arch, DType, Family, Kernel};
 use crate::forward::{ForwardParams, TensorMap};
 use crate::mem::{Bf16, F16};
 use crate::ptx::regs;
@@ -18,6 +18,7 @@ macro_rules! kernels {
             arch: Arch::$arch,
             dtype: DType::$dtype,
             causal: <$mask as Mask>::PARTIAL_BLOCKS,
+            family: Family::Dense,
             launch: $name::PLAN.launch(),
             plan: AnyPlan::Sm100($name::PLAN),
         }),*];

@@ -141,6 +141,7 @@ impl Plan {
             per_sm: 1,
             waits: false,
             max_pack: ROWS,
+            ragged: false,
         }
     }
 

@@ -8,7 +8,7 @@ use super::Variant;
 #[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_90a"))]
 use super::{Maps, forward};
 use crate::attn::mask::{Causal, Full, Mask};
-use crate::forward::plan::{AnyPlan, Arch, DType, Kernel, Plan};
+use crate::forward::plan::{AnyPlan, Arch, DType, Family, Kernel, Plan};
 use crate::forward::tune;
 #[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_90a"))]
 use crate::forward::{ForwardParams, TensorMap};
@@ -17,7 +17,15 @@ use crate::ptx::regs;
 
 /// What is known of the kernel `name` that is compiled from `plan`.
 pub const fn describe(name: &'static str, dtype: DType, causal: bool, plan: Plan) -> Kernel {
-    Kernel { name, arch: Arch::Sm90a, dtype, causal, launch: plan.launch(), plan: AnyPlan::Sm90(plan) }
+    Kernel {
+        name,
+        arch: Arch::Sm90a,
+        dtype,
+        causal,
+        family: Family::Dense,
+        launch: plan.launch(),
+        plan: AnyPlan::Sm90(plan),
+    }
 }
 
 macro_rules! kernels {

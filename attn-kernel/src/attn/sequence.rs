@@ -1,0 +1,103 @@
+//! Sequences of different lengths in one problem: where each one's rows lie, and how a tensor map cuts off what follows them.
+
+use crate::ptx::ldst;
+
+/// Longest sequence that a ragged problem may have, and what stands for a window without an end: sums of a position, a length and a
+/// window stay inside `i32`.
+pub const UNLIMITED: u32 = 1 << 29;
+
+/// The rows of one sequence in tensors of many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// First row in Q and O.
+    pub q_start: u32,
+    /// Queries.
+    pub q_len: u32,
+    /// First row in K and V, or in their pages.
+    pub k_start: u32,
+    /// Keys.
+    pub k_len: u32,
+}
+
+/// One side of the sequences, queries or keys: where row counts come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Side {
+    /// Prefix sums of the lengths, `i32[batch + 1]`; null where every sequence has the same room.
+    pub cumulative: *const i32,
+    /// Rows in use, `i32[batch]`; null where all are.
+    pub used: *const i32,
+    /// Rows of the longest sequence, or of each where there are no prefix sums. No length is taken for larger.
+    pub longest: u32,
+    /// Rows from one sequence to the next where there are no prefix sums.
+    pub room: u32,
+}
+
+impl Side {
+    /// First row and length of sequence `batch`.
+    ///
+    /// # Safety
+    /// The arrays are null or device memory as long as they say, with an entry for `batch`.
+    #[inline(always)]
+    pub unsafe fn rows(&self, batch: u32) -> (u32, u32) {
+        let (mut start, mut length) = (batch * self.room, self.longest);
+        // SAFETY: the caller's promise.
+        unsafe {
+            if !self.cumulative.is_null() {
+                let at = self.cumulative.wrapping_add(batch as usize).cast();
+                start = ldst::ld_global_u32(at);
+                length = ldst::ld_global_u32(at.wrapping_add(1)).wrapping_sub(start);
+            }
+            if !self.used.is_null() {
+                length = ldst::ld_global_u32(self.used.wrapping_add(batch as usize).cast());
+            }
+        }
+        (start, within(length, self.longest))
+    }
+}
+
+/// A length that device memory gives, as far as it is allowed: a negative one is none.
+#[inline(always)]
+pub const fn within(length: u32, longest: u32) -> u32 {
+    if length as i32 <= 0 {
+        0
+    } else if length > longest {
+        longest
+    } else {
+        length
+    }
+}
+
+/// Coordinates of a copy of a box of `rows` rows that begins at row `start` of a tensor and of which the first `left` (or all, where there are
+/// more) belong to the sequence: along the bounded dimension, and along the one that has the whole tensor's length.
+///
+/// Both step by a row. The bounded one is `rows` long, so that it ends with the sequence, and the map's address lies `rows` rows before the
+/// tensor's, so that the sum of both is at least `rows`. What lies past the end is filled with zeros by a load, left alone by a store.
+#[inline(always)]
+pub const fn ragged(start: u32, left: u32, rows: u32) -> [i32; 2] {
+    let kept = if left < rows { left } else { rows };
+    [(rows - kept) as i32, (start + kept) as i32]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_touches_the_sequence_and_nothing_else() {
+        let rows = 8;
+        for (start, left) in [(0, 0), (0, 1), (5, 8), (5, 7), (3, 100), (0, 3)] {
+            let [a, c] = ragged(start, left, rows);
+            for row in 0..rows as i32 {
+                // The address counts from `rows` rows before the tensor.
+                let (inside, at) = (a + row < rows as i32, a + c + row - rows as i32);
+                assert_eq!(inside, row < left as i32, "start {start}, left {left}, row {row}");
+                assert_eq!(at, start as i32 + row, "start {start}, left {left}");
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_from_device_memory_are_bounded() {
+        assert_eq!([0, 5, 9, 10, 11, u32::MAX, 1 << 31].map(|l| within(l, 10)), [0, 5, 9, 10, 10, 0, 0]);
+    }
+}

@@ -1,0 +1,239 @@
+//! What a serving kernel is told: sequences of different lengths, paged K and V, windows, splits; and the order of its tiles.
+//!
+//! Serving kernels are the forward kernels composed of other parts: ragged sequences, a window for a mask, and
+//! modified scores. Their parameters are `(ServeParams, q, k, v, o)` with tensor maps of rank 5:
+//!
+//! | map | dimensions, innermost first | strides | box |
+//! |---|---|---|---|
+//! | K, V | head_dim, `chunk`, kv_heads, pages, rows of a page + `chunk` | row, head, page, row | panel, `chunk`, 1, 1, 1 |
+//! | Q, O | head_dim, pack, `queries`, heads / pack, rows + `queries` | head, row, pack of heads, row | panel, pack, `queries`, 1, 1 |
+//!
+//! The address of each is the tensor's less `chunk` or `queries` rows; [`ragged`](crate::attn::sequence::ragged) says why. Where K and V are not
+//! paged, each batch entry is a page, or all sequences together are one.
+
+use core::mem::offset_of;
+
+use crate::attn::divide::Divisor;
+use crate::attn::sequence::{Sequence, Side};
+use crate::ptx::ldst;
+
+/// The arguments of a serving kernel beside its tensor maps, by value, in this order and layout on both sides.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ServeParams {
+    /// Device address of LSE, f32, natural logarithm; null when it is not wanted. Element of query `i`: `batch * lse_batch_stride + head *
+    /// lse_head_stride + i`, with packed queries `head * lse_head_stride + q_start + i`.
+    pub lse: *mut f32,
+    /// Elements from one batch entry's LSE to the next; 0 with packed queries.
+    pub lse_batch_stride: u64,
+    /// Elements from one head's LSE to the next.
+    pub lse_head_stride: u64,
+    /// O of each split, f32, where there are several; else null. Element `((split * heads + head) * rows + row) * dv + column`, with `row`
+    /// the query's, counted as in LSE, batch entry after batch entry.
+    pub partial: *mut f32,
+    /// LSE of each split: element `(split * heads + head) * rows + row`.
+    pub partial_lse: *mut f32,
+    /// Queries of all sequences, by which the partial results of a head are laid out.
+    pub rows: u64,
+    /// Head dimension of V and O, as the problem has it.
+    pub dv: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// Prefix sums of the queries, `i32[batch + 1]`; null: every batch entry has its own room.
+    pub cu_q: *const i32,
+    /// Prefix sums of the keys; null: every batch entry has its own room, or pages.
+    pub cu_k: *const i32,
+    /// Queries in use of each batch entry, `i32[batch]`; null: all.
+    pub used_q: *const i32,
+    /// Keys in use of each batch entry; null: all.
+    pub used_k: *const i32,
+    /// Most queries of a sequence.
+    pub seqlen_q: u32,
+    /// Most keys of a sequence.
+    pub seqlen_k: u32,
+    /// Rows of Q from one batch entry to the next, where they are not packed.
+    pub q_room: u32,
+    /// Rows of O from one batch entry to the next, where they are not packed.
+    pub o_room: u32,
+    /// Pages of each sequence, `i32[batch][page_stride]`; null: not paged. A page that does not exist reads as zeros.
+    pub pages: *const i32,
+    /// Entries from one sequence's pages to the next's.
+    pub page_stride: u64,
+    /// Binary logarithm of the keys of a page; 31 where K and V are not paged.
+    pub page_shift: u32,
+    /// What a batch entry's number is multiplied with for its page where K and V are not paged: 1, or 0 with packed keys.
+    pub page_step: u32,
+    /// Rows of K or V that one copy brings: a divisor of a tile's keys and of a page.
+    pub chunk: u32,
+    /// Keys that a query sees before its own position, at most [`UNLIMITED`](crate::attn::sequence::UNLIMITED).
+    pub left: u32,
+    /// Keys that it sees after it.
+    pub right: u32,
+    /// Query heads, or packs of them, that share one key/value head.
+    pub group: Divisor,
+    /// Query heads that are packed into a tile's rows: row `r` of the `ROWS` of a copy is query `r / pack` of head `r % pack`.
+    pub pack: Divisor,
+    /// Queries of one copy of Q: `ROWS / pack`.
+    pub queries: u32,
+    /// The tiles.
+    pub units: Units,
+    /// `softmax_scale * log2(e)`; with a softcap `softcap * log2(e)`.
+    pub scale_log2: f32,
+    /// `2 * log2(e) * softmax_scale / softcap`; 0: no softcap.
+    pub cap: f32,
+    /// What a slope is divided by, to count in units of scores: `1 / softmax_scale`, or `1 / softcap`.
+    pub slope_scale: f32,
+    /// ALiBi slope of each query head, f32; null: none.
+    pub slopes: *const f32,
+    /// Elements from one batch entry's slopes to the next; 0: all have the same.
+    pub slopes_batch_stride: u64,
+    /// Sink of each query head, f32: a logit, natural logarithm, without value; null: none. Kernels of several splits leave it to the one that
+    /// combines them.
+    pub sinks: *const f32,
+    /// What K's elements are multiplied with, f32, of each key/value head, for each batch entry `descale_batch_stride` further; null: 1.
+    pub k_descale: *const f32,
+    /// What V's are.
+    pub v_descale: *const f32,
+    /// What Q's are: of each key/value head too.
+    pub q_descale: *const f32,
+    /// Elements from one batch entry's factors to the next; 0: all have the same.
+    pub descale_batch_stride: u64,
+}
+
+/// Which tiles there are, and their order: sections of heads that share the L2 cache, in each every query tile of every sequence, in each
+/// of these the section's heads, in each of these the splits.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Units {
+    /// The list that the schedule kernel has written, [`LIST_HEADER_WORDS`] and then entries; null: every batch entry has `m_blocks` query tiles.
+    pub list: *const u32,
+    /// Query tiles of a batch entry, without a list.
+    pub m_blocks: Divisor,
+    /// Entries, without a list: `m_blocks * batch`.
+    pub entries: u32,
+    /// Heads, or packs of them.
+    pub heads: u32,
+    /// Heads of a section, a divisor of `heads`.
+    pub section: Divisor,
+    /// Splits.
+    pub splits: Divisor,
+}
+
+/// What stands before the entries of a list, in 32-bit words: the count of entries, and 7 words that are 0.
+pub const LIST_HEADER_WORDS: u32 = 8;
+/// Words of an entry: the tile of the sequence, the batch entry, then [`Sequence`]'s words, and two that are 0.
+pub const LIST_ENTRY_WORDS: u32 = 8;
+
+/// One unit of work: a query tile of a head (or of a pack of heads) of a sequence, and a split of its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Query tile of the sequence.
+    pub m_block: u32,
+    /// Head, or pack of heads.
+    pub head: u32,
+    /// Batch entry.
+    pub batch: u32,
+    /// Which of the splits of the tile's key blocks.
+    pub split: u32,
+    /// The sequence.
+    pub sequence: Sequence,
+}
+
+impl ServeParams {
+    /// The side of the queries.
+    #[inline(always)]
+    pub fn queries_side(&self) -> Side {
+        Side { cumulative: self.cu_q, used: self.used_q, longest: self.seqlen_q, room: self.q_room }
+    }
+
+    /// The side of the keys.
+    #[inline(always)]
+    pub fn keys_side(&self) -> Side {
+        Side { cumulative: self.cu_k, used: self.used_k, longest: self.seqlen_k, room: 0 }
+    }
+
+    /// Unit `index`, or `None` past the last. Without a list it may be one without queries: a tile past the sequence's end.
+    ///
+    /// # Safety
+    /// The addresses are those of device memory as the fields say, and the list has been written.
+    #[inline(always)]
+    pub unsafe fn unit(&self, index: u32) -> Option<Unit> {
+        let units = &self.units;
+        let (index, split) = units.splits.div_rem(index);
+        // SAFETY: the caller's promise.
+        let entries = if units.list.is_null() { units.entries } else { unsafe { ldst::ld_global_u32(units.list) } };
+        let of_section = entries * units.section.get();
+        if of_section == 0 {
+            return None;
+        }
+        let section = index / of_section;
+        let (entry, head) = units.section.div_rem(index - section * of_section);
+        let head = section * units.section.get() + head;
+        if head >= units.heads {
+            return None;
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            if units.list.is_null() {
+                let (batch, rank) = units.m_blocks.div_rem(entry);
+                let (q_start, q_len) = self.queries_side().rows(batch);
+                let (k_start, k_len) = self.keys_side().rows(batch);
+                let sequence = Sequence { q_start, q_len, k_start, k_len };
+                // The longest first, where a mask makes tiles of different lengths.
+                Some(Unit { m_block: units.m_blocks.get() - 1 - rank, head, batch, split, sequence })
+            } else {
+                let words = units.list.wrapping_add((LIST_HEADER_WORDS + entry * LIST_ENTRY_WORDS) as usize);
+                let [m_block, batch, q_start, q_len] = ldst::ld_global_u32x4(words);
+                let [k_start, k_len, ..] = ldst::ld_global_u32x4(words.wrapping_add(4));
+                Some(Unit { m_block, head, batch, split, sequence: Sequence { q_start, q_len, k_start, k_len } })
+            }
+        }
+    }
+
+    /// Bytes of the struct, then where each field lies: equal on both sides, or they read different numbers.
+    pub(super) const LAYOUT: [u32; 43] = [
+        size_of::<Self>() as u32,
+        offset_of!(Self, lse) as u32,
+        offset_of!(Self, lse_batch_stride) as u32,
+        offset_of!(Self, lse_head_stride) as u32,
+        offset_of!(Self, partial) as u32,
+        offset_of!(Self, partial_lse) as u32,
+        offset_of!(Self, rows) as u32,
+        offset_of!(Self, dv) as u32,
+        offset_of!(Self, heads) as u32,
+        offset_of!(Self, cu_q) as u32,
+        offset_of!(Self, cu_k) as u32,
+        offset_of!(Self, used_q) as u32,
+        offset_of!(Self, used_k) as u32,
+        offset_of!(Self, seqlen_q) as u32,
+        offset_of!(Self, seqlen_k) as u32,
+        offset_of!(Self, q_room) as u32,
+        offset_of!(Self, o_room) as u32,
+        offset_of!(Self, pages) as u32,
+        offset_of!(Self, page_stride) as u32,
+        offset_of!(Self, page_shift) as u32,
+        offset_of!(Self, page_step) as u32,
+        offset_of!(Self, chunk) as u32,
+        offset_of!(Self, left) as u32,
+        offset_of!(Self, right) as u32,
+        offset_of!(Self, group) as u32,
+        offset_of!(Self, pack) as u32,
+        offset_of!(Self, queries) as u32,
+        offset_of!(Self, units) as u32,
+        offset_of!(Self, scale_log2) as u32,
+        offset_of!(Self, cap) as u32,
+        offset_of!(Self, slope_scale) as u32,
+        offset_of!(Self, slopes) as u32,
+        offset_of!(Self, slopes_batch_stride) as u32,
+        offset_of!(Self, sinks) as u32,
+        offset_of!(Self, k_descale) as u32,
+        offset_of!(Self, v_descale) as u32,
+        offset_of!(Self, q_descale) as u32,
+        offset_of!(Self, descale_batch_stride) as u32,
+        offset_of!(Units, list) as u32,
+        offset_of!(Units, m_blocks) as u32,
+        offset_of!(Units, entries) as u32,
+        offset_of!(Units, section) as u32,
+        offset_of!(Units, splits) as u32,
+    ];
+}
