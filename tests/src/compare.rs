@@ -2,7 +2,7 @@
 //!
 //! An output passes when its largest error is at most
 //! `2 * max|lowp - ref| + 2 * max|(ref + 0.3) - 0.3 - ref|`: twice what a naive program of the same precision errs on the
-//! same inputs, plus twice what the format loses in one addition. LSE is compared directly. Where NaN and infinities
+//! same inputs (three times where scores are capped), plus twice what the format loses in one addition. LSE is compared directly. Where NaN and infinities
 //! stand is compared before any size of error, since a NaN compares false with every bound.
 
 use std::fmt;
@@ -13,6 +13,12 @@ use crate::precision::Precision;
 
 /// Largest accepted error of an LSE, natural-log units.
 pub const LSE_BOUND: f64 = 1e-3;
+
+/// How much more than a naive program an answer may err.
+pub const FACTOR: f64 = 2.0;
+
+/// The same where scores go through a softcap, which a kernel does not compute as the naive program does.
+pub const FACTOR_SOFTCAP: f64 = 3.0;
 
 /// What a passing comparison measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,8 +86,8 @@ impl Mismatch {
     }
 }
 
-/// The error that an output in `precision` may have.
-pub fn bound(reference: &[f64], lowp: &[f32], precision: Precision) -> Result<f64, Mismatch> {
+/// The error that an output in `precision` may have, `factor` times the naive program's and the format's own.
+pub fn bound(reference: &[f64], lowp: &[f32], precision: Precision, factor: f64) -> Result<f64, Mismatch> {
     let (mut naive, mut rounding) = (0f64, 0f64);
     for (r, l) in reference.iter().zip(lowp).filter(|(r, _)| r.is_finite()) {
         if !l.is_finite() {
@@ -92,7 +98,7 @@ pub fn bound(reference: &[f64], lowp: &[f32], precision: Precision) -> Result<f6
         let there_and_back = precision.round(precision.round(rounded + 0.3) - 0.3);
         rounding = rounding.max(f64::from((there_and_back - rounded).abs()));
     }
-    Ok(2.0 * naive + 2.0 * rounding)
+    Ok(factor * naive + 2.0 * rounding)
 }
 
 /// Compares a kernel's answer with the reference; `lse` is `None` when the kernel was not asked for it.
@@ -103,7 +109,19 @@ pub fn check(
     lowp: &Answer<f32>,
     precision: Precision,
 ) -> Result<Report, Mismatch> {
-    let bound = bound(&reference.o.data, &lowp.o.data, precision)?;
+    check_within(FACTOR, o, lse, reference, lowp, precision)
+}
+
+/// The same with another factor on the naive program's error.
+pub fn check_within(
+    factor: f64,
+    o: &Dense<f32>,
+    lse: Option<&Dense<f32>>,
+    reference: &Answer<f64>,
+    lowp: &Answer<f32>,
+    precision: Precision,
+) -> Result<Report, Mismatch> {
+    let bound = bound(&reference.o.data, &lowp.o.data, precision, factor)?;
     let error = worst("o", o, &reference.o, bound)?;
     let lse_error = lse.map(|lse| worst("lse", lse, &reference.lse, LSE_BOUND)).transpose()?;
     Ok(Report { error, bound, lse_error })

@@ -8,7 +8,7 @@ use crate::case::Case;
 use crate::dense::{Dense, Dims};
 use crate::layout::Layout;
 use crate::names::named;
-use crate::oracle::Attention;
+use crate::oracle::{Attention, Window};
 use crate::sample::Sample;
 
 named! {
@@ -82,7 +82,7 @@ impl Inputs {
 
     /// The problem that these inputs belong to.
     pub fn attention(&self, case: &Case) -> Attention<'_> {
-        Attention { q: &self.q, k: &self.k, v: &self.v, scale: case.scale(), causal: case.causal }
+        Attention::new(&self.q, &self.k, &self.v, case.scale()).window(Window::causal(case.causal))
     }
 
     fn minilm(q: Dims, k: Dims, v: Dims) -> Self {

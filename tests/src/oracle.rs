@@ -1,14 +1,20 @@
 //! Softmax attention on the CPU, written from its definition: nothing here comes from the kernels, masks included.
 //!
 //! [`Attention::reference`] computes in f64 from the same rounded inputs as the kernel. [`Attention::lowp`] is what a
-//! straightforward 16-bit program gives: scores, scaled scores and probabilities each rounded to the format, sums in
+//! straightforward 16-bit program gives: scores, each step of what is done to them and probabilities rounded to the format, sums in
 //! f32. How far the second is from the first says how much error a case's numbers invite.
+
+use std::ops::Range;
 
 use num_traits::{Float, NumAssign};
 use rayon::prelude::*;
 
 use crate::dense::{Dense, Dims};
 use crate::precision::Precision;
+
+mod rules;
+
+pub use rules::{Modifiers, Window};
 
 /// An attention problem with its inputs. Heads of K and V divide those of Q; Q and K have equal width.
 #[derive(Clone, Copy, Debug)]
@@ -21,8 +27,10 @@ pub struct Attention<'a> {
     pub v: &'a Dense<f32>,
     /// Factor on the scores.
     pub scale: f32,
-    /// Query `i` sees keys `j <= i + seqlen_k - seqlen_q` only.
-    pub causal: bool,
+    /// The keys that each query sees.
+    pub window: Window,
+    /// What is done to the scaled scores.
+    pub modifiers: Modifiers<'a>,
 }
 
 /// Output and log-sum-exp.
@@ -37,7 +45,22 @@ pub struct Answer<T> {
 /// Rows that one task computes: enough to pay for its transposed copy of K.
 const ROWS: usize = 64;
 
-impl Attention<'_> {
+impl<'a> Attention<'a> {
+    /// Every query sees every key, and scores are only scaled.
+    pub fn new(q: &'a Dense<f32>, k: &'a Dense<f32>, v: &'a Dense<f32>, scale: f32) -> Self {
+        Attention { q, k, v, scale, window: Window::default(), modifiers: Modifiers::default() }
+    }
+
+    /// The same with another window.
+    pub fn window(self, window: Window) -> Self {
+        Attention { window, ..self }
+    }
+
+    /// The same with other scores.
+    pub fn modifiers(self, modifiers: Modifiers<'a>) -> Self {
+        Attention { modifiers, ..self }
+    }
+
     /// The answer in f64.
     pub fn reference(&self) -> Answer<f64> {
         self.all_rows(|batch, head, rows| self.reference_rows(batch, head, rows))
@@ -49,15 +72,8 @@ impl Attention<'_> {
     }
 
     /// Some rows of one head in f64: outputs row after row, and their LSE.
-    pub fn reference_rows(&self, batch: usize, head: usize, rows: std::ops::Range<usize>) -> (Vec<f64>, Vec<f64>) {
-        self.rows(
-            batch,
-            head,
-            rows,
-            |scores| scores.iter_mut().for_each(|s| *s *= f64::from(self.scale)),
-            |_| {},
-            |_| {},
-        )
+    pub fn reference_rows(&self, batch: usize, head: usize, rows: Range<usize>) -> (Vec<f64>, Vec<f64>) {
+        self.rows(batch, head, rows, |x| x)
     }
 
     /// Some rows of one head in `precision`.
@@ -65,37 +81,41 @@ impl Attention<'_> {
         &self,
         batch: usize,
         head: usize,
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
         precision: Precision,
     ) -> (Vec<f32>, Vec<f32>) {
-        let round = |values: &mut [f32]| values.iter_mut().for_each(|x| *x = precision.round(*x));
-        let scale = |s: &mut [f32]| s.iter_mut().for_each(|s| *s = precision.round(precision.round(*s) * self.scale));
-        self.rows(batch, head, rows, scale, round, round)
+        self.rows(batch, head, rows, |x| precision.round(x))
     }
 
     /// For each column of V, the largest magnitude of `p_j v_j` in the row's weighted sum, in f64.
     pub fn largest_terms(&self, batch: usize, head: usize, i: usize) -> Vec<f64> {
-        let kv_head = head / (self.q.dims.heads / self.k.dims.heads);
-        let mut p = vec![0.0; self.k.dims.seq];
-        let p = &mut p[..self.visible(i)];
+        let kv_head = self.kv_head(head);
+        let keys = self.keys(i);
         let kt = transposed::<f64>(self.k.head(batch, kv_head), self.k.dims.width);
-        dot_products(self.q.row(batch, head, i), &kt, self.k.dims.seq, p);
-        p.iter_mut().for_each(|s| *s *= f64::from(self.scale));
-        softmax(p);
+        let mut p = vec![0.0; keys.len()];
+        self.scores(batch, head, i, &kt, &mut p, |x| x);
+        softmax(&mut p, self.sink(head));
         let mut largest = vec![0.0; self.v.dims.width];
-        for (p, v) in p.iter().zip(self.v.head(batch, kv_head).chunks_exact(self.v.dims.width)) {
+        for (p, v) in p.iter().zip(self.v.head(batch, kv_head).chunks_exact(self.v.dims.width).skip(keys.start)) {
             largest.iter_mut().zip(v).for_each(|(l, v): (&mut f64, _)| *l = l.max((p * f64::from(*v)).abs()));
         }
         largest
     }
 
-    /// Keys that query `i` sees: the first this many.
-    fn visible(&self, i: usize) -> usize {
-        let (sq, sk) = (self.q.dims.seq, self.k.dims.seq);
-        if self.causal { (i + 1 + sk).saturating_sub(sq).min(sk) } else { sk }
+    fn kv_head(&self, head: usize) -> usize {
+        head / (self.q.dims.heads / self.k.dims.heads)
     }
 
-    fn all_rows<T>(&self, rows: impl Fn(usize, usize, std::ops::Range<usize>) -> (Vec<T>, Vec<T>) + Sync) -> Answer<T>
+    /// Keys that query `i` sees.
+    fn keys(&self, i: usize) -> Range<usize> {
+        self.window.keys(i, self.q.dims.seq, self.k.dims.seq)
+    }
+
+    fn sink<F: From<f32>>(&self, head: usize) -> Option<F> {
+        self.modifiers.sinks.map(|sinks| sinks[head].into())
+    }
+
+    fn all_rows<T>(&self, rows: impl Fn(usize, usize, Range<usize>) -> (Vec<T>, Vec<T>) + Sync) -> Answer<T>
     where
         T: Copy + Send + Sync,
     {
@@ -116,34 +136,51 @@ impl Attention<'_> {
         Answer { o, lse }
     }
 
-    /// The one algorithm behind both answers; the closures say where it rounds.
+    /// The one algorithm behind both answers; `round` is what the program keeps of each value that it writes down.
     fn rows<F: Float + NumAssign + From<f32>>(
         &self,
         batch: usize,
         head: usize,
-        rows: std::ops::Range<usize>,
-        scale: impl Fn(&mut [F]),
-        round_p: impl Fn(&mut [F]),
-        round_o: impl Fn(&mut [F]),
+        rows: Range<usize>,
+        round: impl Fn(F) -> F,
     ) -> (Vec<F>, Vec<F>) {
-        let kv_head = head / (self.q.dims.heads / self.k.dims.heads);
-        let width = self.v.dims.width;
+        let (kv_head, width) = (self.kv_head(head), self.v.dims.width);
         let kt = transposed::<F>(self.k.head(batch, kv_head), self.k.dims.width);
         let v: Vec<F> = self.v.head(batch, kv_head).iter().map(|x| (*x).into()).collect();
         let mut scores = vec![F::zero(); self.k.dims.seq];
         let (mut o, mut lse) = (vec![F::zero(); rows.len() * width], Vec::with_capacity(rows.len()));
         for (i, o) in rows.zip(o.chunks_exact_mut(width)) {
-            let p = &mut scores[..self.visible(i)];
-            dot_products(self.q.row(batch, head, i), &kt, self.k.dims.seq, p);
-            scale(p);
-            lse.push(softmax(p));
-            round_p(p);
-            for (p, v) in p.iter().zip(v.chunks_exact(width)) {
-                o.iter_mut().zip(v).for_each(|(o, v)| *o += *p * *v);
+            let keys = self.keys(i);
+            let p = &mut scores[keys.clone()];
+            self.scores(batch, head, i, &kt, p, &round);
+            lse.push(softmax(p, self.sink(head)));
+            for (p, v) in p.iter().zip(v.chunks_exact(width).skip(keys.start)) {
+                let p = round(*p);
+                o.iter_mut().zip(v).for_each(|(o, v)| *o += p * *v);
             }
-            round_o(o);
+            o.iter_mut().for_each(|o| *o = round(*o));
         }
         (o, lse)
+    }
+
+    /// The scores of query `i` with the keys that it sees, of which `kt` is the transpose.
+    fn scores<F: Float + NumAssign + From<f32>>(
+        &self,
+        batch: usize,
+        head: usize,
+        i: usize,
+        kt: &[F],
+        scores: &mut [F],
+        round: impl Fn(F) -> F,
+    ) {
+        let (queries, keys, seen) = (self.q.dims.seq, self.k.dims.seq, self.keys(i));
+        if seen.is_empty() {
+            return;
+        }
+        let scale: F = self.scale.into();
+        dot_products(self.q.row(batch, head, i), kt, (keys, seen.start), scores);
+        scores.iter_mut().for_each(|s| *s = round(round(*s) * scale));
+        self.modifiers.apply(head, (i, queries, keys), seen, scores, round);
     }
 }
 
@@ -157,33 +194,34 @@ fn transposed<F: Float + From<f32>>(rows: &[f32], width: usize) -> Vec<F> {
     out
 }
 
-/// `out[j] = q . k[j]`, where `kt` is K transposed with `n` columns, so that the inner loop runs along memory.
-fn dot_products<F: Float + NumAssign + From<f32>>(q: &[f32], kt: &[F], n: usize, out: &mut [F]) {
+/// `out[j] = q . k[first + j]`, where `kt` is K transposed with `n` columns, so that the inner loop runs along memory.
+fn dot_products<F: Float + NumAssign + From<f32>>(q: &[f32], kt: &[F], (n, first): (usize, usize), out: &mut [F]) {
     out.fill(F::zero());
     for (q, k) in q.chunks(4).zip(kt.chunks(4 * n)) {
         if let [a, b, c, d] = *q {
             let (a, b, c, d): (F, F, F, F) = (a.into(), b.into(), c.into(), d.into());
-            let (ka, kb, kc, kd) = (&k[..n], &k[n..2 * n], &k[2 * n..3 * n], &k[3 * n..]);
+            let [ka, kb, kc, kd] = [0, 1, 2, 3].map(|c| &k[c * n + first..(c + 1) * n]);
             for ((((o, ka), kb), kc), kd) in out.iter_mut().zip(ka).zip(kb).zip(kc).zip(kd) {
                 *o += a * *ka + b * *kb + c * *kc + d * *kd;
             }
         } else {
             for (q, k) in q.iter().zip(k.chunks(n)) {
                 let q: F = (*q).into();
-                out.iter_mut().zip(k).for_each(|(o, k)| *o += q * *k);
+                out.iter_mut().zip(&k[first..]).for_each(|(o, k)| *o += q * *k);
             }
         }
     }
 }
 
-/// Scores to probabilities in place; returns their log-sum-exp. A row with no finite score gets zeros and `-inf`.
-fn softmax<F: Float + NumAssign>(scores: &mut [F]) -> F {
-    let max = scores.iter().copied().fold(F::neg_infinity(), F::max);
+/// Scores to probabilities in place; returns their log-sum-exp, with the sink's part in it. Where no score is above `-inf`, that is
+/// `-inf` and the probabilities are zeros.
+fn softmax<F: Float + NumAssign>(scores: &mut [F], sink: Option<F>) -> F {
+    let max = scores.iter().copied().chain(sink).fold(F::neg_infinity(), F::max);
     if max == F::neg_infinity() && !scores.iter().any(|s| s.is_nan()) {
         scores.fill(F::zero());
         return max;
     }
-    let mut sum = F::zero();
+    let mut sum = sink.map_or(F::zero(), |sink| (sink - max).exp());
     for s in scores.iter_mut() {
         *s = (*s - max).exp();
         sum += *s;

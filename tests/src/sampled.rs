@@ -8,7 +8,7 @@ use crate::case::Case;
 use crate::compare::{self, Mismatch, Report};
 use crate::dense::{Dense, Dims};
 use crate::layout::{Placement, View};
-use crate::oracle::{Answer, Attention};
+use crate::oracle::{Answer, Attention, Window};
 
 /// Rows of a sampled block.
 const ROWS: usize = 32;
@@ -98,7 +98,7 @@ impl Block {
         let widen = |bits| case.precision.from_bits(bits);
         let of = |i: usize, head| one_head(&place.qkv[i].1, batch, head).gather(qkv[i], widen);
         let (q, k, v) = (of(0, head), of(1, kv_head), of(2, kv_head));
-        let attention = Attention { q: &q, k: &k, v: &v, scale: case.scale(), causal: case.causal };
+        let attention = Attention::new(&q, &k, &v, case.scale()).window(Window::causal(case.causal));
         let rows = first..case.seqlen_q.min(first + ROWS);
         Block {
             head: (batch, head),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::case::Case;
 use crate::input::Inputs;
-use crate::oracle::Attention;
+use crate::oracle::{Attention, Window};
 
 struct Problem {
     inputs: Inputs,
@@ -30,7 +30,7 @@ impl Problem {
         let (mut inputs, mut causal, mut scale) = (self.inputs.clone(), self.causal, self.scale);
         change(&mut inputs, &mut causal, &mut scale);
         let Inputs { q, k, v } = &inputs;
-        let wrong = Attention { q, k, v, scale, causal }.reference();
+        let wrong = Attention::new(q, k, v, scale).window(Window::causal(causal)).reference();
         let o = wrong.o.data.iter().map(|x| self.precision.round(*x as f32)).collect();
         let lse = wrong.lse.data.iter().map(|x| *x as f32).collect();
         (Dense { dims: wrong.o.dims, data: o }, Dense { dims: wrong.lse.dims, data: lse })
@@ -62,7 +62,7 @@ fn the_naive_answer_passes_with_room() {
     for line in LINES {
         let problem = Problem::new(line);
         let error = worst("o", &problem.lowp.o, &problem.reference.o, f64::INFINITY).expect("finite");
-        let bound = bound(&problem.reference.o.data, &problem.lowp.o.data, problem.precision).expect("finite");
+        let bound = bound(&problem.reference.o.data, &problem.lowp.o.data, problem.precision, FACTOR).expect("finite");
         assert!(error > 0.0 && 2.0 * error < bound, "{line}: {error} of {bound}");
     }
 }
@@ -112,7 +112,7 @@ fn a_wrong_value_column_is_refused_by_the_output_alone() {
 fn one_bad_element_is_found_and_named() {
     let problem = Problem::new(LINES[0]);
     let (mut o, lse) = problem.answer(|_, _, _| ());
-    let bound = bound(&problem.reference.o.data, &problem.lowp.o.data, problem.precision).expect("finite");
+    let bound = bound(&problem.reference.o.data, &problem.lowp.o.data, problem.precision, FACTOR).expect("finite");
     let i = o.row_start(1, 3, 77) + 5;
     o.data[i] += 2.0 * bound as f32;
     match problem.check(&o, &lse) {
@@ -152,7 +152,7 @@ fn nan_and_infinity_are_compared_by_place() {
 #[test]
 fn an_overflowing_naive_answer_gives_no_bound() {
     assert_eq!(
-        bound(&[1.0], &[f32::NAN], Precision::F16),
+        bound(&[1.0], &[f32::NAN], Precision::F16, FACTOR),
         Err(Mismatch::NoBound { precision: Precision::F16 }),
         "a NaN bound would accept everything"
     );
@@ -162,8 +162,14 @@ fn an_overflowing_naive_answer_gives_no_bound() {
 fn the_rounding_term_is_the_formats_own() {
     // With an exact naive answer only the probe remains. In bf16 1.7 + 0.3 steps over 2, where the grid doubles to 1/64:
     // 1.703125 + 0.3 gives 2, minus 0.3 gives 1.703125; 1.9 becomes 2.203125 and comes back as 1.90625.
-    let of = |value: f64, precision| bound(&[value], &[value as f32], precision);
+    let of = |value: f64, precision| bound(&[value], &[value as f32], precision, FACTOR);
     let (bf16, f16) = (of(1.9, Precision::Bf16).expect("finite"), of(1.9, Precision::F16).expect("finite"));
     assert!(bf16 > 2.0 * f16, "{bf16} {f16}");
     assert!((1e-3..0.04).contains(&bf16), "{bf16}");
+}
+
+#[test]
+fn the_factor_is_on_the_naive_programs_error_alone() {
+    let of = |factor| bound(&[1.0], &[1.125], Precision::F16, factor).expect("finite");
+    assert_eq!(of(FACTOR_SOFTCAP) - of(FACTOR), 0.125);
 }
