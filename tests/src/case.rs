@@ -83,6 +83,29 @@ impl Case {
         }
     }
 
+    /// Takes one word of a line; `false` when it is none of this type's.
+    pub(crate) fn set(&mut self, word: &str) -> Result<bool, CaseError> {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        match key {
+            "bf16" | "f16" => self.precision = parse(word, key)?,
+            "causal" => self.causal = true,
+            "lse" => self.lse = true,
+            "b" => self.batch = parse(word, value)?,
+            "h" => self.heads = parse(word, value)?,
+            "hk" => self.kv_heads = parse(word, value)?,
+            "sq" => self.seqlen_q = parse(word, value)?,
+            "sk" => self.seqlen_k = parse(word, value)?,
+            "d" => self.head_dim = parse(word, value)?,
+            "dv" => self.head_dim_v = parse(word, value)?,
+            "scale" => self.scale = Some(parse(word, value)?),
+            "layout" => self.layout = parse(word, value)?,
+            "input" => self.input = parse(word, value)?,
+            "seed" => self.seed = parse(word, value)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
     /// The factor on the scores.
     pub fn scale(&self) -> f32 {
         self.scale.unwrap_or(1.0 / (self.head_dim as f32).sqrt())
@@ -95,6 +118,13 @@ impl Case {
 
     /// The case itself when its fields agree with each other.
     pub fn checked(self) -> Result<Self, CaseError> {
+        self.sizes()?;
+        self.layout.accepts(&self).map_err(CaseError::Contradiction)?;
+        Ok(self)
+    }
+
+    /// Whether a problem can have these sizes.
+    pub(crate) fn sizes(&self) -> Result<(), CaseError> {
         let zero =
             [self.batch, self.heads, self.kv_heads, self.seqlen_q, self.seqlen_k, self.head_dim, self.head_dim_v];
         if zero.contains(&0) {
@@ -103,8 +133,13 @@ impl Case {
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(CaseError::Contradiction(format!("hk={} does not divide h={}", self.kv_heads, self.heads)));
         }
-        self.layout.accepts(&self).map_err(CaseError::Contradiction)?;
-        Ok(self)
+        Ok(())
+    }
+}
+
+impl Default for Case {
+    fn default() -> Self {
+        Case::new(Precision::Bf16, 1, 64)
     }
 }
 
@@ -129,32 +164,18 @@ impl FromStr for Case {
     type Err = CaseError;
 
     fn from_str(line: &str) -> Result<Self, CaseError> {
-        let mut case = Case::new(Precision::Bf16, 1, 64);
+        let mut case = Case::default();
         for word in line.split_whitespace() {
-            let (key, value) = word.split_once('=').unwrap_or((word, ""));
-            match key {
-                "bf16" | "f16" => case.precision = parse(word, key)?,
-                "causal" => case.causal = true,
-                "lse" => case.lse = true,
-                "b" => case.batch = parse(word, value)?,
-                "h" => case.heads = parse(word, value)?,
-                "hk" => case.kv_heads = parse(word, value)?,
-                "sq" => case.seqlen_q = parse(word, value)?,
-                "sk" => case.seqlen_k = parse(word, value)?,
-                "d" => case.head_dim = parse(word, value)?,
-                "dv" => case.head_dim_v = parse(word, value)?,
-                "scale" => case.scale = Some(parse(word, value)?),
-                "layout" => case.layout = parse(word, value)?,
-                "input" => case.input = parse(word, value)?,
-                "seed" => case.seed = parse(word, value)?,
-                _ => return Err(CaseError::Unknown(word.into())),
+            if !case.set(word)? {
+                return Err(CaseError::Unknown(word.into()));
             }
         }
         case.checked()
     }
 }
 
-fn parse<T: FromStr>(word: &str, value: &str) -> Result<T, CaseError>
+/// The value of a word, as the field has it.
+pub(crate) fn parse<T: FromStr>(word: &str, value: &str) -> Result<T, CaseError>
 where
     T::Err: fmt::Display,
 {

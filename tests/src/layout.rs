@@ -34,7 +34,7 @@ named! {
 /// Elements between batch entries of [`Layout::Far`].
 const FAR: usize = (1 << 30) + 64;
 /// Guard elements before and after every output.
-const GUARD: usize = 1024;
+pub(crate) const GUARD: usize = 1024;
 
 /// One device allocation. The host holds only the parts that matter: `chunks` pieces of `chunk` elements, back to back
 /// here and `stride` elements apart on the device.
@@ -49,11 +49,11 @@ pub struct Arena {
 }
 
 impl Arena {
-    fn whole(len: usize) -> Self {
+    pub(crate) fn whole(len: usize) -> Self {
         Arena { chunk: len, chunks: 1, stride: len }
     }
 
-    fn far(chunk: usize, batch: usize) -> Self {
+    pub(crate) fn far(chunk: usize, batch: usize) -> Self {
         Arena { chunk, chunks: batch, stride: FAR }
     }
 
@@ -84,7 +84,7 @@ pub struct View {
 }
 
 impl View {
-    fn new(offset: usize, dims: Dims, [batch, seq, head]: [usize; 3]) -> Self {
+    pub(crate) fn new(offset: usize, dims: Dims, [batch, seq, head]: [usize; 3]) -> Self {
         View { offset, batch, seq, head, dims }
     }
 
@@ -99,7 +99,7 @@ impl View {
     }
 
     /// Elements from the arena's start to one past the tensor's last.
-    fn end(&self) -> usize {
+    pub(crate) fn end(&self) -> usize {
         let Dims { batch, seq, heads, width } = self.dims;
         self.offset + (batch - 1) * self.batch + (seq - 1) * self.seq + (heads - 1) * self.head + width
     }
@@ -179,7 +179,7 @@ impl Layout {
         Placement { qkv, inputs, o: self.output(o), lse: self.lse(Dims { width: 1, ..q }) }
     }
 
-    fn view(self, offset: usize, dims: Dims, shared: bool) -> View {
+    pub(crate) fn view(self, offset: usize, dims: Dims, shared: bool) -> View {
         let Dims { batch, seq, heads, width } = dims;
         let strides = match self {
             Layout::Bhsd => [heads * seq * width, width, seq * width],
@@ -225,7 +225,7 @@ impl Layout {
 }
 
 /// Tensors that share an arena lie head after head within a token.
-fn packed(dims: &[Dims; 3], arena: &[usize; 3]) -> ([(usize, View); 3], Vec<Arena>) {
+pub(crate) fn packed(dims: &[Dims; 3], arena: &[usize; 3]) -> ([(usize, View); 3], Vec<Arena>) {
     let mut token = [0; 3];
     let offsets = [0, 1, 2].map(|i| {
         let offset = token[arena[i]];

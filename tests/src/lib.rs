@@ -15,6 +15,7 @@
 //! | [`launch_path`] | what a launch costs the CPU, and how soon a process has its first answer |
 //! | [`probe`] | single instructions, recorded on hardware |
 //! | [`recorded`] | what a GPU answered, for the simulator to agree with |
+//! | [`serve`] | problems of serving engines, in all of these respects |
 //! | [`sample`], [`demo`] | inputs and expected outputs in a safetensors file, and the main job on them |
 
 pub mod bench;
@@ -35,5 +36,6 @@ pub mod probe;
 pub mod recorded;
 pub mod sample;
 pub mod sampled;
+pub mod serve;
 pub mod suite;
 pub mod tune;

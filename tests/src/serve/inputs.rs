@@ -1,0 +1,176 @@
+//! What the sequences of a serving problem hold, and what is right.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use crate::case::Case;
+use crate::dense::{Dense, Dims};
+use crate::input::{Input, Inputs};
+use crate::oracle::{Answer, Attention};
+use crate::serve::case::ServeCase;
+
+/// The inputs of every sequence, and those of the heads.
+#[derive(Clone, Debug)]
+pub struct ServeInputs {
+    /// Q, K and V of each sequence: its rows in use, as a batch of one.
+    pub sequences: Vec<Inputs>,
+    /// ALiBi slope of each head.
+    pub slopes: Vec<f32>,
+    /// Sink of each head.
+    pub sinks: Vec<f32>,
+}
+
+impl ServeInputs {
+    /// The inputs that a case names. A sequence's do not depend on the others, beyond what they share.
+    pub fn of(case: &ServeCase) -> Self {
+        let sequences = (0..case.base.batch).into_par_iter().map(|b| sequence(case, b)).collect();
+        let mut inputs = ServeInputs { sequences, slopes: slopes(case), sinks: sinks(case) };
+        if let Some(paging) = case.paging() {
+            inputs.share(paging.page_size * paging.shared);
+        }
+        if let Some(poisoned) = case.poisoned {
+            let Inputs { q, k, v } = &mut inputs.sequences[poisoned];
+            [q, k, v].into_iter().for_each(|t| t.data.fill(f32::NAN));
+        }
+        inputs
+    }
+
+    /// The first `rows` keys and values of the sequences that have as many become those of the first such.
+    fn share(&mut self, rows: usize) {
+        let mut with = self.sequences.iter_mut().filter(|inputs| inputs.k.dims.seq >= rows);
+        let Some(first) = with.next().map(|inputs| inputs.clone()) else { return };
+        for inputs in with {
+            for (to, from) in [(&mut inputs.k, &first.k), (&mut inputs.v, &first.v)] {
+                for head in 0..from.dims.heads {
+                    let (to_start, from_start) = (to.row_start(0, head, 0), from.row_start(0, head, 0));
+                    let n = rows * from.dims.width;
+                    to.data[to_start..to_start + n].copy_from_slice(&from.data[from_start..from_start + n]);
+                }
+            }
+        }
+    }
+
+    /// The problem of one sequence.
+    pub fn attention(&self, case: &ServeCase, sequence: usize) -> Attention<'_> {
+        let Inputs { q, k, v } = &self.sequences[sequence];
+        Attention::new(q, k, v, case.base.scale())
+            .window(case.visible())
+            .modifiers(case.modifiers(&self.slopes, &self.sinks))
+    }
+
+    /// The answers of all sequences, the rows in use one below another.
+    pub fn reference(&self, case: &ServeCase) -> Answer<f64> {
+        self.all(case, |attention| attention.reference())
+    }
+
+    /// The same of a naive program in the case's precision.
+    pub fn lowp(&self, case: &ServeCase) -> Answer<f32> {
+        self.all(case, |attention| attention.lowp(case.base.precision))
+    }
+
+    fn all<T: Copy + Send>(&self, case: &ServeCase, answer: impl Fn(Attention<'_>) -> Answer<T> + Sync) -> Answer<T> {
+        let answers: Vec<Answer<T>> =
+            (0..self.sequences.len()).into_par_iter().map(|b| answer(self.attention(case, b))).collect();
+        let of = |part: fn(&Answer<T>) -> &Dense<T>| stacked(case, answers.iter().map(part).collect());
+        Answer { o: of(|answer| &answer.o), lse: of(|answer| &answer.lse) }
+    }
+}
+
+/// Tensors of single sequences as one, the sequences' rows one below another.
+pub fn stacked<T: Copy>(case: &ServeCase, parts: Vec<&Dense<T>>) -> Dense<T> {
+    let width = parts[0].dims.width;
+    let dims = Dims { batch: 1, seq: parts.iter().map(|part| part.dims.seq).sum(), heads: case.base.heads, width };
+    let data = (0..dims.heads).flat_map(|head| parts.iter().flat_map(move |part| part.head(0, head)));
+    Dense { dims, data: data.copied().collect() }
+}
+
+/// The sequence that a row of [`stacked`] tensors belongs to, and its row in there.
+pub fn unstacked(case: &ServeCase, mut row: usize) -> (usize, usize) {
+    for b in 0..case.base.batch {
+        match row.checked_sub(case.queries(b)) {
+            Some(rest) => row = rest,
+            None => return (b, row),
+        }
+    }
+    (case.base.batch, row)
+}
+
+fn sequence(case: &ServeCase, b: usize) -> Inputs {
+    let (seqlen_q, seqlen_k) = (case.queries(b), case.keys(b));
+    // Kinds that single out a key need one.
+    let input = if seqlen_q.min(seqlen_k) == 0 { Input::Normal } else { case.base.input };
+    // Seeds of neighbouring cases and of neighbouring sequences do not meet.
+    let seed = case.base.seed.wrapping_mul(1 << 20).wrapping_add(b as u64);
+    Inputs::of(&Case { batch: 1, seqlen_q, seqlen_k, input, seed, ..case.base })
+}
+
+/// The geometric series of slopes that models are trained with.
+fn slopes(case: &ServeCase) -> Vec<f32> {
+    let heads = case.base.heads;
+    (1..=heads).map(|h| (-8.0 * h as f32 / heads as f32).exp2()).collect()
+}
+
+/// Random sinks, of which every fifth is none, the third among them.
+fn sinks(case: &ServeCase) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(case.base.seed);
+    rng.set_stream(3);
+    (0..case.base.heads).map(|h| if h % 5 == 2 { f32::NEG_INFINITY } else { rng.random_range(-3.0..4.0) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inputs(line: &str) -> (ServeCase, ServeInputs) {
+        let case: ServeCase = line.parse().expect(line);
+        let inputs = ServeInputs::of(&case);
+        (case, inputs)
+    }
+
+    #[test]
+    fn answers_are_those_of_each_sequence() {
+        let (case, inputs) = inputs("bf16 h=4 hk=2 d=16 dv=8 varlen=5,0,17 klens=9,3,0 usedq=2,0,17 window=3:0 sinks");
+        let answer = inputs.reference(&case);
+        assert_eq!(answer.o.dims, Dims { batch: 1, seq: 19, heads: 4, width: 8 });
+        for (row, (b, i)) in [(0, (0, 0)), (1, (0, 1)), (2, (2, 0)), (18, (2, 16))] {
+            assert_eq!(unstacked(&case, row), (b, i));
+            let own = inputs.attention(&case, b).reference();
+            for head in 0..4 {
+                assert_eq!(answer.o.row(0, head, row), own.o.row(0, head, i));
+                assert_eq!(answer.lse.row(0, head, row), own.lse.row(0, head, i));
+            }
+        }
+        // A sequence without keys: its sinks remain.
+        assert_eq!(answer.lse.row(0, 1, 18)[0], f64::from(inputs.sinks[1]));
+        assert_eq!(answer.lse.row(0, 2, 18)[0], f64::NEG_INFINITY);
+    }
+
+    #[test]
+    fn shared_pages_hold_the_same_and_the_rest_does_not() {
+        let (_, inputs) = inputs("bf16 h=2 hk=2 d=16 dv=8 usedk=40,16,33,50 page=16:2");
+        let k = |b: usize, h, j| inputs.sequences[b].k.row(0, h, j);
+        for j in 0..32 {
+            assert_eq!((k(0, 1, j), k(0, 0, j)), (k(2, 1, j), k(3, 0, j)));
+        }
+        assert_ne!(k(0, 1, 32), k(2, 1, 32));
+        assert_ne!(k(0, 1, 0), k(1, 1, 0), "one page is not two");
+        assert_eq!(inputs.sequences[0].v.row(0, 1, 31), inputs.sequences[3].v.row(0, 1, 31));
+    }
+
+    #[test]
+    fn poison_stays_in_its_sequence() {
+        let (case, inputs) = inputs("bf16 h=1 hk=1 d=8 dv=8 varlen=3,4,5 klens=same causal poison=1");
+        let answer = inputs.reference(&case);
+        let nan: Vec<bool> = answer.lse.data.iter().map(|lse| lse.is_nan()).collect();
+        assert_eq!(nan, [[false; 3].as_slice(), &[true; 4], &[false; 5]].concat());
+    }
+
+    #[test]
+    fn a_sequences_inputs_do_not_depend_on_its_neighbours() {
+        let (_, a) = inputs("f16 h=2 hk=1 d=8 dv=8 varlen=3,4,5 klens=same seed=3");
+        let (_, b) = inputs("f16 h=2 hk=1 d=8 dv=8 varlen=9,4 klens=same seed=3");
+        assert_eq!(a.sequences[1].k, b.sequences[1].k);
+        assert_ne!(a.sequences[1].k.data[..8], a.sequences[2].k.data[..8]);
+    }
+}
