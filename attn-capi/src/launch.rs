@@ -33,7 +33,7 @@ impl Tensors {
         let some = |address: u64| (address != 0).then_some(DevicePtr(address));
         let Tensors { q, k, v, o, lse, workspace, .. } = self;
         let [q, k, v, o] = [q, k, v, o].map(DevicePtr);
-        attn_host::Tensors { q, k, v, o, lse: some(lse), workspace: some(workspace) }
+        attn_host::Tensors { lse: some(lse), workspace: some(workspace), ..attn_host::Tensors::new(q, k, v, o) }
     }
 }
 

@@ -208,7 +208,14 @@ mod tests {
     fn a_contiguous_problem_is_attn_hosts() {
         let shape = Shape { batch: 2, seqlen_q: 5, seqlen_k: 7, heads: 4, kv_heads: 2, head_dim: 64, head_dim_v: 32 };
         let problem = Problem::contiguous(ATTN_DTYPE_F16, shape).to_host().expect("possible");
-        assert_eq!(problem, attn_host::Problem::new(DType::F16, shape));
+        let rows = attn_host::Strides::contiguous;
+        let expected = attn_host::Problem::new(DType::F16, shape)
+            .strides_q(rows(5, 4, 64))
+            .strides_k(rows(7, 2, 64))
+            .strides_v(rows(7, 2, 32))
+            .strides_o(rows(5, 4, 32))
+            .lse_strides(4 * 5, 5);
+        assert_eq!(problem, expected);
     }
 
     #[test]

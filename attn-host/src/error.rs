@@ -212,6 +212,62 @@ pub enum Error {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// The softcap is not allowed.
+    #[error("softcap is {value}; allowed: {allowed}")]
+    Softcap {
+        /// Its value.
+        value: f32,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// Two things that a problem was told make no sense together.
+    #[error("{first} together with {second}; allowed: {allowed}")]
+    Combination {
+        /// The one.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// A launch lacks what its problem needs.
+    #[error("{argument} is absent; the problem has {feature}, so it is needed")]
+    Missing {
+        /// What is absent.
+        argument: &'static str,
+        /// What needs it.
+        feature: &'static str,
+    },
+    /// A launch has what its problem was not told of, and which would be ignored.
+    #[error("{argument} is given, but the problem has no {feature}; allowed: absent")]
+    NotPlanned {
+        /// What is given.
+        argument: &'static str,
+        /// What the problem would have to have.
+        feature: &'static str,
+    },
+    /// An entry of an array of lengths or pages is not allowed.
+    #[error("{argument}[{index}] is {value}; allowed: {allowed}")]
+    Entry {
+        /// The array.
+        argument: &'static str,
+        /// Index of the entry, counted over all dimensions.
+        index: usize,
+        /// Its value.
+        value: i64,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// An array of lengths or pages has another length than the problem says.
+    #[error("{argument} has {entries} entries; allowed: {allowed}")]
+    Entries {
+        /// The array.
+        argument: &'static str,
+        /// Its entries.
+        entries: usize,
+        /// What is allowed.
+        allowed: String,
+    },
     /// A buffer is smaller than the shape and strides reach.
     #[error("{argument} has {elements} elements; its shape and strides reach {needed}")]
     BufferTooSmall {
@@ -253,6 +309,14 @@ pub enum Unsupported {
     /// The element type differs.
     #[error("dtype is {got}, it computes in {have}")]
     DType {
+        /// The problem's.
+        got: &'static str,
+        /// The kernel's.
+        have: &'static str,
+    },
+    /// The problem is more than the kernel computes.
+    #[error("the problem has {got}, it computes {have}")]
+    Feature {
         /// The problem's.
         got: &'static str,
         /// The kernel's.

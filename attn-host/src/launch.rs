@@ -28,7 +28,9 @@ impl Stream {
     pub const DEFAULT: Stream = Stream(ptr::null_mut());
 }
 
-/// Where the tensors of a launch lie.
+/// Where the tensors of a launch lie: `Tensors { lse: Some(lse), ..Tensors::new(q, k, v, o) }`.
+///
+/// What only some problems have must be there for these and absent for all others; only the workspace may be there without need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tensors {
     /// Q, read.
@@ -41,8 +43,43 @@ pub struct Tensors {
     pub o: DevicePtr,
     /// LSE, written, f32; not computed when absent.
     pub lse: Option<DevicePtr>,
-    /// [`Plan::workspace_bytes`] bytes; may be absent when that is zero.
+    /// [`Plan::workspace_bytes`] bytes, aligned to 256 bytes; may be absent when that is zero.
     pub workspace: Option<DevicePtr>,
+    /// Prefix sums of the lengths of packed queries, `i32[batch + 1]` from 0: [`Problem::packed_q`](crate::Problem::packed_q).
+    pub cu_seqlens_q: Option<DevicePtr>,
+    /// Prefix sums of the lengths of packed keys, `i32[batch + 1]` from 0: [`Problem::packed_k`](crate::Problem::packed_k).
+    pub cu_seqlens_k: Option<DevicePtr>,
+    /// Queries of each sequence, `i32[batch]`: [`Problem::seqused_q`](crate::Problem::seqused_q).
+    pub seqused_q: Option<DevicePtr>,
+    /// Keys of each sequence, `i32[batch]`: [`Problem::seqused_k`](crate::Problem::seqused_k).
+    pub seqused_k: Option<DevicePtr>,
+    /// Pages of each sequence, `i32[batch][table_width]`: [`Problem::paged`](crate::Problem::paged).
+    pub page_table: Option<DevicePtr>,
+    /// Sink of each query head, `f32[heads]`: [`Problem::sinks`](crate::Problem::sinks).
+    pub sinks: Option<DevicePtr>,
+    /// Slopes, `f32[heads]` or `f32[batch][heads]`: [`Problem::alibi`](crate::Problem::alibi).
+    pub alibi_slopes: Option<DevicePtr>,
+}
+
+impl Tensors {
+    /// The tensors that every launch has, and none of the others.
+    pub const fn new(q: DevicePtr, k: DevicePtr, v: DevicePtr, o: DevicePtr) -> Self {
+        Tensors {
+            q,
+            k,
+            v,
+            o,
+            lse: None,
+            workspace: None,
+            cu_seqlens_q: None,
+            cu_seqlens_k: None,
+            seqused_q: None,
+            seqused_k: None,
+            page_table: None,
+            sinks: None,
+            alibi_slopes: None,
+        }
+    }
 }
 
 /// One tensor of a launch: where it must lie and how far it reaches.

@@ -5,6 +5,8 @@ use attn_kernel::forward::DType;
 use crate::error::Error;
 use crate::problem::{Problem, Shape, Strides};
 
+mod serving;
+
 /// Coordinates of a tensor map are signed 32-bit.
 const MAX_COUNT: u64 = i32::MAX as u64;
 /// Leaves room for a whole tile past the last row in signed 32-bit arithmetic.
@@ -16,7 +18,8 @@ const STRIDE_UNIT: u64 = 16;
 /// ... and below this many.
 const STRIDE_LIMIT: u64 = 1 << 40;
 
-/// A checked tensor `(batch, heads, seq, dim)` in elements, innermost dimension first.
+/// A checked tensor `(batch, heads, seq, dim)` in elements, innermost dimension first. Packed sequences are one batch entry, pages are
+/// batch entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     /// `dim, seq, heads, batch`.
@@ -34,7 +37,7 @@ pub(crate) struct Layouts {
     pub(crate) k: Layout,
     pub(crate) v: Layout,
     pub(crate) o: Layout,
-    /// Dimensions `seqlen_q, heads, batch, 1`; the first stride is the head's.
+    /// Dimensions `queries, heads, batch, 1`; the first stride is the head's.
     pub(crate) lse: Layout,
 }
 
@@ -42,23 +45,27 @@ impl Layouts {
     pub(crate) fn of(problem: &Problem) -> Result<Self, Error> {
         check_sizes(&problem.shape)?;
         check_scale(problem.scale)?;
-        let Shape { batch, seqlen_q, seqlen_k, heads, kv_heads, head_dim, head_dim_v } = problem.shape;
-        let rows = |argument, dims, strides: Strides| Tensor {
+        serving::check(problem)?;
+        let Shape { heads, kv_heads, head_dim, head_dim_v, .. } = problem.shape;
+        let [(q_entries, queries), (k_entries, keys)] = problem.entries();
+        let entry = if problem.serving.paged.is_some() { "page" } else { "batch" };
+        let rows = |argument, dims, strides: Strides, entry| Tensor {
             argument,
             dims,
             strides: [strides.seq, strides.head, strides.batch],
-            names: ["seq", "head", "batch"],
+            names: ["seq", "head", entry],
         };
-        let q = rows("q", [head_dim, seqlen_q, heads, batch], problem.q).for_tensor_map(problem.dtype)?;
-        let k = rows("k", [head_dim, seqlen_k, kv_heads, batch], problem.k).for_tensor_map(problem.dtype)?;
-        let v = rows("v", [head_dim_v, seqlen_k, kv_heads, batch], problem.v).for_tensor_map(problem.dtype)?;
-        let output = rows("o", [head_dim_v, seqlen_q, heads, batch], problem.o);
+        let [q, k, v, o] = problem.strides();
+        let q = rows("q", [head_dim, queries, heads, q_entries], q, "batch").for_tensor_map(problem.dtype)?;
+        let k = rows("k", [head_dim, keys, kv_heads, k_entries], k, entry).for_tensor_map(problem.dtype)?;
+        let v = rows("v", [head_dim_v, keys, kv_heads, k_entries], v, entry).for_tensor_map(problem.dtype)?;
+        let output = rows("o", [head_dim_v, queries, heads, q_entries], o, "batch");
         let o = output.for_tensor_map(problem.dtype)?;
         output.without_overlap()?;
-        let (batch_stride, head_stride) = problem.lse;
+        let (batch_stride, head_stride) = problem.strides_of_lse();
         let lse = Tensor {
             argument: "lse",
-            dims: [seqlen_q, heads, batch, 1],
+            dims: [queries, heads, q_entries, 1],
             strides: [head_stride, batch_stride, 0],
             names: ["head", "batch", "none"],
         };

@@ -20,7 +20,7 @@
 //!     let plan = Plan::new(&device, &problem)?; // keep it, and launch it as often as you like
 //!     println!("{plan}");
 //!     let [q, k, v, o] = [q, k, v, o].map(DevicePtr);
-//!     let tensors = Tensors { q, k, v, o, lse: None, workspace: None };
+//!     let tensors = Tensors::new(q, k, v, o);
 //!     // SAFETY: the addresses are tensors of this shape on this device, alive and left alone until the stream is done.
 //!     unsafe { plan.launch(&tensors, Stream(stream)) }
 //! }
@@ -121,7 +121,7 @@ pub use error::{DriverVersion, Error, Unsupported};
 pub use kernels::KERNEL_DIR;
 pub use launch::{DevicePtr, Stream, Tensors};
 pub use plan::{Plan, Spans};
-pub use problem::{Mask, Problem, Shape, Strides};
+pub use problem::{Alibi, Mask, PagedKv, Problem, Shape, Splits, Strides};
 #[cfg(any(feature = "cust", feature = "cudarc"))]
 pub use typed::Element;
 #[cfg(feature = "cust")]

@@ -1,112 +1,50 @@
-//! What is to be computed: shape, element type, mask, scale and strides.
+//! What is to be computed: shape, element type, mask, scale and strides, and all that makes a problem more than a dense one.
 
 use std::fmt;
 
 pub(crate) use attn_kernel::forward::DType;
 
-/// Which keys a query sees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Mask {
-    /// Every key.
-    #[default]
-    None,
-    /// Bottom-right aligned causal: query `i` sees keys `j <= i + seqlen_k - seqlen_q`. A query that sees no key gets
-    /// zeros and an LSE of minus infinity.
-    Causal,
-}
+pub use mask::Mask;
+pub(crate) use serving::Serving;
+pub use serving::{Alibi, PagedKv, Splits};
+pub use shape::{Shape, Strides};
 
-impl Mask {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Mask::None => "no mask",
-            Mask::Causal => "a causal mask",
-        }
-    }
-}
+mod mask;
+mod serving;
+mod shape;
 
-/// Sizes of a dense problem. Q is `(batch, seqlen_q, heads, head_dim)`, K `(batch, seqlen_k, kv_heads, head_dim)`,
-/// V `(batch, seqlen_k, kv_heads, head_dim_v)`, O `(batch, seqlen_q, heads, head_dim_v)`, LSE `(batch, heads, seqlen_q)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Shape {
-    /// Independent sequences.
-    pub batch: u64,
-    /// Queries of each.
-    pub seqlen_q: u64,
-    /// Keys and values of each.
-    pub seqlen_k: u64,
-    /// Query heads, a multiple of `kv_heads`.
-    pub heads: u64,
-    /// Key/value heads; each serves `heads / kv_heads` neighbouring query heads.
-    pub kv_heads: u64,
-    /// Elements of a query or key.
-    pub head_dim: u64,
-    /// Elements of a value or output row.
-    pub head_dim_v: u64,
-}
-
-impl fmt::Display for Shape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shape { batch, seqlen_q, seqlen_k, heads, kv_heads, head_dim, head_dim_v } = self;
-        write!(f, "b={batch} sq={seqlen_q} sk={seqlen_k} h={heads} hkv={kv_heads} d={head_dim} dv={head_dim_v}")
-    }
-}
-
-/// Elements from one batch entry, sequence position or head to the next. The last dimension is contiguous.
+/// A forward problem: `O = softmax(scale * Q K^T + mask) V` and its LSE.
 ///
-/// A stride of zero repeats the same data (inputs only). The stride of a dimension of size 1 is never used and may be
-/// anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Strides {
-    /// From one batch entry to the next.
-    pub batch: i64,
-    /// From one sequence position to the next.
-    pub seq: i64,
-    /// From one head to the next.
-    pub head: i64,
-}
-
-impl Strides {
-    /// Strides of a contiguous `(batch, seq, heads, dim)` tensor. Saturates where the product leaves `i64`; such a
-    /// stride is refused when the problem is planned.
-    pub fn contiguous(seq: u64, heads: u64, dim: u64) -> Self {
-        let clamp = |x: u64| i64::try_from(x).unwrap_or(i64::MAX);
-        let row = heads.saturating_mul(dim);
-        Strides { batch: clamp(seq.saturating_mul(row)), seq: clamp(row), head: clamp(dim) }
-    }
-}
-
-/// A dense forward problem: `O = softmax(scale * Q K^T + mask) V` and its LSE.
-///
-/// Nothing is checked before [`Plan::new`](crate::Plan::new).
+/// Nothing is checked before [`Plan::new`](crate::Plan::new). A problem is dense until it is told otherwise. What lies in device memory and
+/// only a launch reads, lengths and page numbers above all, comes with the launch's [`Tensors`](crate::Tensors).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Problem {
     pub(crate) dtype: DType,
     pub(crate) shape: Shape,
     pub(crate) mask: Mask,
     pub(crate) scale: f32,
-    pub(crate) q: Strides,
-    pub(crate) k: Strides,
-    pub(crate) v: Strides,
-    pub(crate) o: Strides,
-    pub(crate) lse: (i64, i64),
+    pub(crate) serving: Serving,
+    q: Option<Strides>,
+    k: Option<Strides>,
+    v: Option<Strides>,
+    o: Option<Strides>,
+    lse: Option<(i64, i64)>,
 }
 
 impl Problem {
     /// A problem on contiguous tensors, without a mask, with the scale `1 / sqrt(head_dim)`.
     pub fn new(dtype: DType, shape: Shape) -> Self {
-        let Shape { seqlen_q, seqlen_k, heads, kv_heads, head_dim, head_dim_v, .. } = shape;
-        let lse = Strides::contiguous(heads, 1, seqlen_q);
         Problem {
             dtype,
             shape,
             mask: Mask::None,
-            scale: (1.0 / (head_dim as f64).sqrt()) as f32,
-            q: Strides::contiguous(seqlen_q, heads, head_dim),
-            k: Strides::contiguous(seqlen_k, kv_heads, head_dim),
-            v: Strides::contiguous(seqlen_k, kv_heads, head_dim_v),
-            o: Strides::contiguous(seqlen_q, heads, head_dim_v),
-            lse: (lse.batch, lse.head),
+            scale: (1.0 / (shape.head_dim as f64).sqrt()) as f32,
+            serving: Serving::default(),
+            q: None,
+            k: None,
+            v: None,
+            o: None,
+            lse: None,
         }
     }
 
@@ -115,34 +53,129 @@ impl Problem {
         Problem { mask, ..self }
     }
 
+    /// Sets a window for the mask: [`Mask::Window`].
+    pub fn window(self, left: Option<u64>, right: Option<u64>) -> Self {
+        self.mask(Mask::Window { left, right })
+    }
+
     /// Sets the factor on `Q K^T`: finite and above zero.
     pub fn scale(self, scale: f32) -> Self {
         Problem { scale, ..self }
     }
 
+    /// The queries of all sequences lie one sequence after the other in `(total_q, heads, head_dim)`, O likewise in
+    /// `(total_q, heads, head_dim_v)`, LSE in `(heads, total_q)`, and a launch has the prefix sums of their lengths in `cu_seqlens_q`,
+    /// `i32[batch + 1]`. `seqlen_q` is then the longest; a sequence may be empty, and none is taken for longer than `seqlen_q`.
+    pub fn packed_q(self, total_q: u64) -> Self {
+        self.with(|serving| serving.packed_q = Some(total_q))
+    }
+
+    /// The same of the keys: K is `(total_k, kv_heads, head_dim)`, V `(total_k, kv_heads, head_dim_v)`, and a launch has `cu_seqlens_k`.
+    pub fn packed_k(self, total_k: u64) -> Self {
+        self.with(|serving| serving.packed_k = Some(total_k))
+    }
+
+    /// A launch says in `seqused_q`, `i32[batch]`, how many of each sequence's queries there are; O and LSE of the others are not written.
+    pub fn seqused_q(self) -> Self {
+        self.with(|serving| serving.seqused_q = true)
+    }
+
+    /// A launch says in `seqused_k`, `i32[batch]`, how many of each sequence's keys there are, in a cache say.
+    pub fn seqused_k(self) -> Self {
+        self.with(|serving| serving.seqused_k = true)
+    }
+
+    /// K and V lie in pages, and a launch has their numbers in `page_table`. The batch stride of K and V is then the page's.
+    pub fn paged(self, paged: PagedKv) -> Self {
+        self.with(|serving| serving.paged = Some(paged))
+    }
+
+    /// Scores become `softcap * tanh(score / softcap)`, after the scale: finite and above zero.
+    pub fn softcap(self, softcap: f32) -> Self {
+        self.with(|serving| serving.softcap = Some(softcap))
+    }
+
+    /// A launch has in `sinks`, `f32[heads]`, a logit for each query head that takes part in the softmax, unscaled, and has no value. It is
+    /// part of the LSE.
+    pub fn sinks(self) -> Self {
+        self.with(|serving| serving.sinks = true)
+    }
+
+    /// A launch has slopes in `alibi_slopes`.
+    pub fn alibi(self, alibi: Alibi) -> Self {
+        self.with(|serving| serving.alibi = Some(alibi))
+    }
+
+    /// Whether to split the keys. Without this call a dense problem is computed by the dense kernels, which do not, and any other one as
+    /// with [`Splits::Auto`].
+    pub fn splits(self, splits: Splits) -> Self {
+        self.with(|serving| serving.splits = Some(splits))
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Serving)) -> Self {
+        change(&mut self.serving);
+        self
+    }
+
     /// Sets Q's strides: multiples of 8 elements, zero to repeat.
     pub fn strides_q(self, strides: Strides) -> Self {
-        Problem { q: strides, ..self }
+        Problem { q: Some(strides), ..self }
     }
 
     /// Sets K's strides: multiples of 8 elements, zero to repeat.
     pub fn strides_k(self, strides: Strides) -> Self {
-        Problem { k: strides, ..self }
+        Problem { k: Some(strides), ..self }
     }
 
     /// Sets V's strides: multiples of 8 elements, zero to repeat.
     pub fn strides_v(self, strides: Strides) -> Self {
-        Problem { v: strides, ..self }
+        Problem { v: Some(strides), ..self }
     }
 
     /// Sets O's strides: multiples of 8 elements, such that no two elements share memory.
     pub fn strides_o(self, strides: Strides) -> Self {
-        Problem { o: strides, ..self }
+        Problem { o: Some(strides), ..self }
     }
 
     /// Sets the f32 elements from one batch entry's, and from one head's, LSE to the next. Queries are contiguous.
     pub fn lse_strides(self, batch: i64, head: i64) -> Self {
-        Problem { lse: (batch, head), ..self }
+        Problem { lse: Some((batch, head)), ..self }
+    }
+
+    /// Whether it is a problem for the dense kernels.
+    pub(crate) fn is_dense(&self) -> bool {
+        self.serving.beyond_dense().is_none() && matches!(self.mask.reach(), (None, None | Some(0)))
+    }
+
+    /// Sequences or pages of each tensor, and the rows of each: of Q and O, then of K and V.
+    pub(crate) fn entries(&self) -> [(u64, u64); 2] {
+        let Shape { batch, seqlen_q, seqlen_k, .. } = self.shape;
+        let q = self.serving.packed_q.map_or((batch, seqlen_q), |total| (1, total));
+        let k = match (self.serving.paged, self.serving.packed_k) {
+            (Some(paged), _) => (paged.pages, paged.page_size),
+            (None, Some(total)) => (1, total),
+            (None, None) => (batch, seqlen_k),
+        };
+        [q, k]
+    }
+
+    /// The strides of Q, K, V and O: those that were set, else contiguous ones.
+    pub(crate) fn strides(&self) -> [Strides; 4] {
+        let Shape { heads, kv_heads, head_dim, head_dim_v, .. } = self.shape;
+        let [(_, queries), (_, keys)] = self.entries();
+        [
+            self.q.unwrap_or_else(|| Strides::contiguous(queries, heads, head_dim)),
+            self.k.unwrap_or_else(|| Strides::contiguous(keys, kv_heads, head_dim)),
+            self.v.unwrap_or_else(|| Strides::contiguous(keys, kv_heads, head_dim_v)),
+            self.o.unwrap_or_else(|| Strides::contiguous(queries, heads, head_dim_v)),
+        ]
+    }
+
+    /// Elements from one batch entry's LSE, and from one head's, to the next.
+    pub(crate) fn strides_of_lse(&self) -> (i64, i64) {
+        let [(_, queries), _] = self.entries();
+        let contiguous = Strides::contiguous(self.shape.heads, 1, queries);
+        self.lse.unwrap_or((contiguous.batch, contiguous.head))
     }
 
     /// The element type of Q, K, V and O.
@@ -155,20 +188,13 @@ impl Problem {
         self.shape
     }
 
-    /// Query-key pairs of one head that the mask leaves visible.
+    /// Query-key pairs of one head of one sequence that the mask leaves visible, where the sequence is as long as it may be.
     pub fn visible_pairs(&self) -> u128 {
-        let (sq, sk) = (u128::from(self.shape.seqlen_q), u128::from(self.shape.seqlen_k));
-        match self.mask {
-            Mask::None => sq * sk,
-            // Query i sees i + sk - sq + 1 keys where that is positive: the last min(sq, sk) queries see sk, sk - 1, ...
-            Mask::Causal => {
-                let rows = sq.min(sk);
-                rows * sk - rows * rows.saturating_sub(1) / 2
-            }
-        }
+        self.mask.visible_pairs(self.shape.seqlen_q, self.shape.seqlen_k)
     }
 
-    /// Floating-point operations of the two matrix products: `2 b h (d + dv)` for every visible pair.
+    /// Floating-point operations of the two matrix products: `2 b h (d + dv)` for every visible pair. Where sequences have lengths of their
+    /// own, an upper bound; [`Mask::visible_pairs`] counts a sequence's.
     pub fn flops(&self) -> f64 {
         let Shape { batch, heads, head_dim, head_dim_v, .. } = self.shape;
         2.0 * batch as f64 * heads as f64 * (head_dim as f64 + head_dim_v as f64) * self.visible_pairs() as f64
@@ -177,7 +203,8 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}, {}, scale {}", dtype_name(self.dtype), self.shape, self.mask.name(), self.scale)
+        let Problem { shape, mask, scale, serving, .. } = self;
+        write!(f, "{} {shape}, {mask}, scale {scale}{serving}", dtype_name(self.dtype))
     }
 }
 
@@ -198,15 +225,6 @@ mod tests {
     }
 
     #[test]
-    fn causal_pairs_equal_a_count_over_the_mask() {
-        for (sq, sk) in [(1, 1), (5, 5), (3, 7), (7, 3), (1, 9), (9, 1)] {
-            let counted = (0..sq).flat_map(|i| (0..sk).map(move |j| (i, j))).filter(|&(i, j)| j + sq <= i + sk).count();
-            let problem = Problem::new(DType::Bf16, shape(sq, sk)).mask(Mask::Causal);
-            assert_eq!(problem.visible_pairs(), counted as u128, "sq={sq} sk={sk}");
-        }
-    }
-
-    #[test]
     fn flops_count_both_products() {
         let problem = Problem::new(DType::Bf16, shape(5, 7));
         assert_eq!(problem.flops(), 2.0 * 2.0 * 4.0 * (64.0 + 32.0) * 35.0);
@@ -215,11 +233,46 @@ mod tests {
     #[test]
     fn default_strides_are_contiguous() {
         let problem = Problem::new(DType::F16, shape(5, 7));
-        assert_eq!(problem.q, Strides { batch: 5 * 4 * 64, seq: 4 * 64, head: 64 });
-        assert_eq!(problem.k, Strides { batch: 7 * 2 * 64, seq: 2 * 64, head: 64 });
-        assert_eq!(problem.v, Strides { batch: 7 * 2 * 32, seq: 2 * 32, head: 32 });
-        assert_eq!(problem.o, Strides { batch: 5 * 4 * 32, seq: 4 * 32, head: 32 });
-        assert_eq!(problem.lse, (4 * 5, 5));
+        let [q, k, v, o] = problem.strides();
+        assert_eq!(q, Strides { batch: 5 * 4 * 64, seq: 4 * 64, head: 64 });
+        assert_eq!(k, Strides { batch: 7 * 2 * 64, seq: 2 * 64, head: 64 });
+        assert_eq!(v, Strides { batch: 7 * 2 * 32, seq: 2 * 32, head: 32 });
+        assert_eq!(o, Strides { batch: 5 * 4 * 32, seq: 4 * 32, head: 32 });
+        assert_eq!(problem.strides_of_lse(), (4 * 5, 5));
         assert_eq!(problem.scale, 0.125);
+    }
+    #[test]
+    fn packed_and_paged_tensors_are_contiguous_in_their_own_rows() {
+        let paged = PagedKv { page_size: 16, pages: 9, table_width: 3 };
+        let problem = Problem::new(DType::F16, shape(5, 7)).paged(paged).packed_q(6);
+        assert_eq!(problem.entries(), [(1, 6), (9, 16)]);
+        assert_eq!(problem.strides()[1], Strides { batch: 16 * 2 * 64, seq: 2 * 64, head: 64 });
+        assert_eq!(problem.strides_of_lse(), (4 * 6, 6));
+        let packed = Problem::new(DType::F16, shape(5, 7)).packed_k(11);
+        assert_eq!(packed.entries(), [(2, 5), (1, 11)]);
+        let own = Strides { batch: 1, seq: 2, head: 3 };
+        assert_eq!(packed.strides_v(own).strides()[2], own);
+    }
+
+    #[test]
+    fn a_problem_prints_what_it_is() {
+        let plain = Problem::new(DType::Bf16, shape(5, 7)).to_string();
+        assert_eq!(plain, "bf16 b=2 sq=5 sk=7 h=4 hkv=2 d=64 dv=32, no mask, scale 0.125");
+        let all = Problem::new(DType::Bf16, shape(5, 7))
+            .window(Some(3), Some(0))
+            .packed_q(6)
+            .paged(PagedKv { page_size: 16, pages: 9, table_width: 3 })
+            .seqused_k()
+            .softcap(30.0)
+            .sinks()
+            .alibi(Alibi::PerHead)
+            .to_string();
+        assert!(
+            all.ends_with(
+                "a window of 3 keys before and 0 after, scale 0.125, 6 packed queries, 9 pages of 16 keys, \
+                 seqused_k, sinks, softcap 30, alibi"
+            ),
+            "{all}"
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use attn_kernel::attn::mask::{Causal, Lengths, Mask as _};
 use attn_kernel::forward::sm100::Plan;
-use attn_kernel::forward::{AnyPlan, Cost, DType, KERNELS, Kernel, Plan as HopperPlan, Schedule};
+use attn_kernel::forward::{AnyPlan, Cost, DType, Family, KERNELS, Kernel, Plan as HopperPlan, Schedule};
 
 use crate::device::DeviceInfo;
 use crate::error::{Error, Unsupported};
@@ -41,8 +41,15 @@ pub(crate) fn eligible(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) 
     if kernel.dtype != problem.dtype {
         return Err(Unsupported::DType { got: dtype_name(problem.dtype), have: dtype_name(kernel.dtype) });
     }
-    if mask_of(kernel) != problem.mask {
-        return Err(Unsupported::Mask { got: problem.mask.name(), have: mask_of(kernel).name() });
+    match (kernel.family, problem.serving.beyond_dense()) {
+        (Family::Dense, None) if mask_of(kernel).reach() != problem.mask.reach() => {
+            return Err(Unsupported::Mask { got: problem.mask.name(), have: mask_of(kernel).name() });
+        }
+        (Family::Dense, Some(got)) => return Err(Unsupported::Feature { got, have: "dense tensors" }),
+        (Family::Serve { modified: false }, _) if problem.serving.modified() => {
+            return Err(Unsupported::Feature { got: "softcap or alibi", have: "plain scores" });
+        }
+        _ => {}
     }
     for (argument, got, have) in
         [("head_dim", problem.shape.head_dim, launch.d), ("head_dim_v", problem.shape.head_dim_v, launch.dv)]
@@ -116,6 +123,7 @@ fn tile_time(kernel: &Kernel) -> u64 {
 pub(crate) fn choose(problem: &Problem, device: &DeviceInfo) -> Result<&'static Kernel, Error> {
     let best = KERNELS
         .iter()
+        .filter(|kernel| (kernel.family == Family::Dense) == problem.is_dense())
         .filter(|kernel| eligible(kernel, problem, device).is_ok())
         .min_by_key(|kernel| cost(kernel, problem, device));
     best.ok_or_else(|| refusal(problem, device))
@@ -137,9 +145,10 @@ fn refusal(problem: &Problem, device: &DeviceInfo) -> Error {
     let furthest = reasons.max_by_key(|(_, reason)| match reason {
         Unsupported::Architecture { .. } => 0,
         Unsupported::DType { .. } => 1,
-        Unsupported::Mask { .. } => 2,
-        Unsupported::HeadDim { .. } => 3,
-        Unsupported::SharedMemory { .. } => 4,
+        Unsupported::Feature { .. } => 2,
+        Unsupported::Mask { .. } => 3,
+        Unsupported::HeadDim { .. } => 4,
+        Unsupported::SharedMemory { .. } => 5,
     });
     match furthest {
         Some((kernel, reason)) if !matches!(reason, Unsupported::Architecture { .. }) => {

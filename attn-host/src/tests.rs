@@ -9,12 +9,8 @@ use crate::{Device, DevicePtr, Error, Mask, Plan, Problem, Shape, Stream, Stride
 const SHAPE: Shape =
     Shape { batch: 2, seqlen_q: 1000, seqlen_k: 700, heads: 8, kv_heads: 2, head_dim: 128, head_dim_v: 128 };
 const TENSORS: Tensors = Tensors {
-    q: DevicePtr(0x10_0000),
-    k: DevicePtr(0x20_0000),
-    v: DevicePtr(0x30_0000),
-    o: DevicePtr(0x40_0000),
     lse: Some(DevicePtr(0x50_0004)),
-    workspace: None,
+    ..Tensors::new(DevicePtr(0x10_0000), DevicePtr(0x20_0000), DevicePtr(0x30_0000), DevicePtr(0x40_0000))
 };
 
 fn problem() -> Problem {

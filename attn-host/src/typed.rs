@@ -55,14 +55,10 @@ impl Extents {
             return Err(Error::ElementType { argument: "q, k, v and o", found, allowed });
         }
         let Spans { q, k, v, o, lse } = plan.spans();
-        Ok(Tensors {
-            q: reaching("q", self.q, q)?,
-            k: reaching("k", self.k, k)?,
-            v: reaching("v", self.v, v)?,
-            o: reaching("o", self.o, o)?,
-            lse: self.lse.map(|extent| reaching("lse", extent, lse)).transpose()?,
-            workspace: None,
-        })
+        let (q, k) = (reaching("q", self.q, q)?, reaching("k", self.k, k)?);
+        let (v, o) = (reaching("v", self.v, v)?, reaching("o", self.o, o)?);
+        let lse = self.lse.map(|extent| reaching("lse", extent, lse)).transpose()?;
+        Ok(Tensors { lse, ..Tensors::new(q, k, v, o) })
     }
 }
 

@@ -220,12 +220,8 @@ impl Gpu {
         let lse = case.lse.then(|| allocate(&place.lse.1)).transpose()?;
         let qkv = place.qkv.map(|(arena, view)| address(&inputs[arena], view.offset));
         let tensors = Tensors {
-            q: qkv[0],
-            k: qkv[1],
-            v: qkv[2],
-            o: address(&o, place.o.0.offset),
             lse: lse.as_ref().map(|lse| address(lse, place.lse.0.offset)),
-            workspace: None,
+            ..Tensors::new(qkv[0], qkv[1], qkv[2], address(&o, place.o.0.offset))
         };
         Ok(Loaded { gpu: self, plan, place, arenas, tensors, _inputs: inputs, o, lse })
     }

@@ -54,14 +54,9 @@ impl Pool {
     /// Queues one launch.
     pub fn launch(&self, gpu: &Gpu, plan: &Plan, place: &Placement) -> Result<(), GpuError> {
         let [q, k, v] = [0, 1, 2].map(|i: usize| DevicePtr(self.qkv[i].as_device_ptr().as_raw()));
-        let tensors = Tensors {
-            q,
-            k,
-            v,
-            o: DevicePtr(self.o.as_device_ptr().as_raw() + 2 * place.o.0.offset as u64),
-            lse: Some(DevicePtr(self.lse.as_device_ptr().as_raw() + 4 * place.lse.0.offset as u64)),
-            workspace: None,
-        };
+        let o = DevicePtr(self.o.as_device_ptr().as_raw() + 2 * place.o.0.offset as u64);
+        let lse = DevicePtr(self.lse.as_device_ptr().as_raw() + 4 * place.lse.0.offset as u64);
+        let tensors = Tensors { lse: Some(lse), ..Tensors::new(q, k, v, o) };
         // SAFETY: the buffers are as long as the longest line needs and live in `self`; plan and stream belong to the
         // context that `gpu` keeps; launches run one after another in that stream.
         unsafe { plan.launch(&tensors, gpu.raw_stream()) }.map_err(GpuError::from)

@@ -1,0 +1,111 @@
+//! What a problem may be beyond dense tensors and softmax: sequences of different lengths, pages, changed scores, splits.
+
+use std::fmt;
+
+/// K and V in pages that a table deals out: K is `(pages, page_size, kv_heads, head_dim)`, V likewise, and key `j` of sequence `b` is row
+/// `j % page_size` of page `table[b][j / page_size]`.
+///
+/// The table is device memory, which no launch looks at on the host: a page that is not below `pages` reads as zeros, never as foreign
+/// memory. [`check_page_table`](crate::check_page_table) finds such where the table is at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PagedKv {
+    /// Keys of a page: a power of two from 16.
+    pub page_size: u64,
+    /// Pages that there are.
+    pub pages: u64,
+    /// Entries of the table for each sequence: `i32[batch][table_width]`. Those past a sequence's last key are never read.
+    pub table_width: u64,
+}
+
+/// ALiBi: `slope * |position of the query - key|` is taken from each score, after a softcap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Alibi {
+    /// A slope for each query head: `f32[heads]`.
+    PerHead,
+    /// A slope for each sequence and query head: `f32[batch][heads]`.
+    PerSequenceAndHead,
+}
+
+/// Into how many parts the keys of a tile are split, for multiprocessors that would have nothing to do otherwise. The parts' results go
+/// through the workspace and are combined by a second kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Splits {
+    /// As many as should be fastest for the sizes that the problem says, with sequences as long as they may be.
+    #[default]
+    Auto,
+    /// As many as this, 1 to [`Splits::MOST`]. The result of a sequence then does not depend on the others in the batch, bit by bit.
+    Exactly(u32),
+}
+
+impl Splits {
+    /// The most parts that keys are split into.
+    pub const MOST: u32 = 128;
+}
+
+/// What dense problems do not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Serving {
+    /// Queries of all sequences, where they are packed.
+    pub(crate) packed_q: Option<u64>,
+    /// Keys of all sequences, where they are packed.
+    pub(crate) packed_k: Option<u64>,
+    pub(crate) seqused_q: bool,
+    pub(crate) seqused_k: bool,
+    pub(crate) paged: Option<PagedKv>,
+    pub(crate) softcap: Option<f32>,
+    pub(crate) sinks: bool,
+    pub(crate) alibi: Option<Alibi>,
+    pub(crate) splits: Option<Splits>,
+}
+
+impl Serving {
+    /// The scores are changed before the softmax.
+    pub(crate) fn modified(&self) -> bool {
+        self.softcap.is_some() || self.alibi.is_some()
+    }
+
+    /// The first thing that dense kernels do not have, beside a window.
+    pub(crate) fn beyond_dense(&self) -> Option<&'static str> {
+        let found = [
+            (self.packed_q.is_some(), "packed queries (cu_seqlens_q)"),
+            (self.packed_k.is_some(), "packed keys (cu_seqlens_k)"),
+            (self.seqused_q, "seqused_q"),
+            (self.seqused_k, "seqused_k"),
+            (self.paged.is_some(), "paged K and V"),
+            (self.softcap.is_some(), "softcap"),
+            (self.sinks, "sinks"),
+            (self.alibi.is_some(), "alibi"),
+            (self.splits.is_some(), "splits"),
+        ];
+        found.into_iter().find_map(|(is, name)| is.then_some(name))
+    }
+}
+
+impl fmt::Display for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(total) = self.packed_q {
+            write!(f, ", {total} packed queries")?;
+        }
+        if let Some(total) = self.packed_k {
+            write!(f, ", {total} packed keys")?;
+        }
+        if let Some(PagedKv { page_size, pages, .. }) = self.paged {
+            write!(f, ", {pages} pages of {page_size} keys")?;
+        }
+        for (is, name) in [(self.seqused_q, "seqused_q"), (self.seqused_k, "seqused_k"), (self.sinks, "sinks")] {
+            if is {
+                write!(f, ", {name}")?;
+            }
+        }
+        if let Some(softcap) = self.softcap {
+            write!(f, ", softcap {softcap}")?;
+        }
+        match self.alibi {
+            None => Ok(()),
+            Some(Alibi::PerHead) => write!(f, ", alibi"),
+            Some(Alibi::PerSequenceAndHead) => write!(f, ", alibi for each sequence"),
+        }
+    }
+}
