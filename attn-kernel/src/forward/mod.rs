@@ -3,6 +3,7 @@
 pub mod anatomy;
 pub mod cost;
 pub mod knobs;
+pub mod narrow;
 pub mod params;
 pub mod plan;
 pub mod serve;

@@ -10,7 +10,7 @@ pub mod umma;
 
 pub use addr::Smem;
 pub use descriptor::Descriptor;
-pub use element::{Bf16, Element, F16};
+pub use element::{Bf16, E4m3, Element, F16, Format, Operand};
 pub use swizzle::Swizzle;
 pub use tile::Layout;
 pub use tmem::Tmem;

@@ -3,7 +3,7 @@
 //! The operand's descriptor is wgmma's ([`Descriptor`]) with a version number: bits 48:46 are 1, and the swizzle is a field of three
 //! bits, 63:61 (0 none, 2 128 B, 4 64 B, 6 32 B), whose upper two are wgmma's. Canonical layouts and steps along K are the same.
 
-use super::{Descriptor, Element};
+use super::{Descriptor, Format, Operand};
 
 /// Bit 46, as a bit of the high half.
 const VERSION: u32 = 1 << 14;
@@ -74,9 +74,13 @@ pub enum Factor {
 }
 
 impl Factor {
-    /// The factor of a 16-bit element type.
-    pub const fn of<E: Element>() -> Self {
-        if E::IS_BF16 { Factor::Bf16 } else { Factor::F16 }
+    /// The factor of an element type.
+    pub const fn of<E: Operand>() -> Self {
+        match E::FORMAT {
+            Format::Bf16 => Factor::Bf16,
+            Format::F16 => Factor::F16,
+            Format::E4m3 => Factor::E4m3,
+        }
     }
 
     /// Its number in the descriptor; numbers repeat among kinds.

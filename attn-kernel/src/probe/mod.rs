@@ -10,6 +10,7 @@ pub mod arith;
 pub mod cluster;
 pub mod copy;
 pub mod matrix;
+pub mod narrow;
 #[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_90a"))]
 pub mod overlap;
 pub mod ring;
@@ -41,7 +42,16 @@ impl Probe {
     }
 }
 
-/// The probes other than the multiplies of [`wgmma::MULTIPLIES`] and Blackwell's of [`mod@tcgen05`].
+/// The probes other than the multiplies of [`wgmma::MULTIPLIES`], those of [`narrow::CHANGES`] and Blackwell's of [`mod@tcgen05`].
 #[cfg(not(target_arch = "nvptx64"))]
-pub const PROBES: &[Probe] =
-    &[arith::PROBE, cluster::PROBE, copy::RANKS, copy::BULK, matrix::PROBE, overlap::PROBE, ring::PROBE, warp::PROBE];
+pub const PROBES: &[Probe] = &[
+    arith::PROBE,
+    cluster::PROBE,
+    copy::RANKS,
+    copy::BULK,
+    matrix::PROBE,
+    narrow::PACK,
+    overlap::PROBE,
+    ring::PROBE,
+    warp::PROBE,
+];

@@ -1,25 +1,27 @@
-//! Every form of the warpgroup multiply that the kernels use, each as a kernel of its own: `D[64, N] = A[64, 64] B[N, 64]^T`.
+//! Every form of the warpgroup multiply that the kernels use, each as a kernel of its own: `D[64, N] = A[64, 64] B[N, 64]^T`, with twice as
+//! many columns of 8-bit elements.
 
 use crate::entry::{dynamic_shared, thread_idx_x};
 use crate::forward::plan::WARPGROUP;
 use crate::kernel;
-use crate::mem::{Bf16, Element, F16, Layout, Smem, Swizzle};
+use crate::mem::{Bf16, E4m3, F16, Format, Layout, Operand, Smem, Swizzle};
 use crate::ptx::{barrier, fence, ldst, matrix, wgmma};
 
 /// Rows of A and D.
 pub const M: u32 = 64;
-/// Columns of A and B: four k-steps.
+/// 16-bit columns of A and B: four k-steps. Two 8-bit elements are taken for a column.
 pub const K: u32 = 64;
 
 /// A multiply probe: 128 threads, one block, parameters `(a: *const u16, b: *const u16, d: *mut f32)`.
 ///
-/// `a` is 64 x 64, `b` is N x 64 and `d` is 64 x N, all dense and row-major, whatever the layout in shared memory.
+/// `a` is 64 x 64, `b` is N x 64 and `d` is 64 x N, all dense and row-major, whatever the layout in shared memory. Of 8-bit elements `a` and
+/// `b` have 128 columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Multiply {
     /// Entry point.
     pub name: &'static str,
-    /// bf16, or f16.
-    pub bf16: bool,
+    /// Of A and B.
+    pub format: Format,
     /// Columns of D.
     pub n: u32,
     /// A comes from registers.
@@ -47,7 +49,7 @@ macro_rules! multiplies {
             let b = layout(swizzle, $mn_major, $n);
             Multiply {
                 name: stringify!($name),
-                bf16: $e::IS_BF16,
+                format: $e::FORMAT,
                 n: $n,
                 a_in_registers: multiplies!(@registers $form),
                 b,
@@ -102,7 +104,7 @@ unsafe fn fill_one(layout: Layout, tile: Smem<u16>, from: *const u16) {
 
 /// Both operands from shared memory.
 #[inline(always)]
-unsafe fn ss<E: Element, const R: usize, const TB: u32>(
+unsafe fn ss<E: Operand, const R: usize, const TB: u32>(
     a: Layout,
     a_tile: Smem<u16>,
     b: Layout,
@@ -125,7 +127,7 @@ unsafe fn ss<E: Element, const R: usize, const TB: u32>(
 
 /// A through registers, read from its swizzled tile by `ldmatrix`.
 #[inline(always)]
-unsafe fn rs<E: Element, const R: usize, const TB: u32>(
+unsafe fn rs<E: Operand, const R: usize, const TB: u32>(
     a: Layout,
     a_tile: Smem<u16>,
     b: Layout,
@@ -219,4 +221,12 @@ multiplies! {
     probe_wgmma_f16_ss_mn_n64: F16, 64, ss, true, B128;
     probe_wgmma_f16_rs_k_n96: F16, 96, rs, false, B64;
     probe_wgmma_f16_rs_mn_n128: F16, 128, rs, true, B128;
+    // e4m3, which is K-major only.
+    probe_wgmma_e4m3_ss_n64: E4m3, 64, ss, false, B128;
+    probe_wgmma_e4m3_ss_n128: E4m3, 128, ss, false, B128;
+    probe_wgmma_e4m3_ss_n96_b64: E4m3, 96, ss, false, B64;
+    probe_wgmma_e4m3_ss_n64_b32: E4m3, 64, ss, false, B32;
+    probe_wgmma_e4m3_rs_n64: E4m3, 64, rs, false, B128;
+    probe_wgmma_e4m3_rs_n128_b64: E4m3, 128, rs, false, B64;
+    probe_wgmma_e4m3_rs_n256: E4m3, 256, rs, false, B128;
 }

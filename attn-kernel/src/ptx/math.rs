@@ -107,6 +107,31 @@ pub fn shr(x: u32, by: u32) -> u32 {
     }
 }
 
+/// `prmt.b32`: four bytes of the eight of `a` and `b`. The four lowest digits of `selector` in base 16, the lowest first, number them: 0 to 3
+/// are `a`'s, 4 to 7 `b`'s, and 8 more gives eight times the byte's highest bit. sm_20.
+#[inline(always)]
+pub fn prmt(a: u32, b: u32, selector: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let d: u32;
+        ptx!(
+            "prmt.b32 {d}, {a}, {b}, {selector};",
+            a = in(reg32) a, b = in(reg32) b, selector = in(reg32) selector, d = lateout(reg32) d,
+            options(pure, nomem, nostack)
+        );
+        d
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    {
+        let bytes = (u64::from(b) << 32 | u64::from(a)).to_le_bytes();
+        u32::from_le_bytes([0, 4, 8, 12].map(|shift| {
+            let digit = selector >> shift & 15;
+            let byte = bytes[digit as usize & 7];
+            if digit < 8 { byte } else { (byte as i8 >> 7) as u8 }
+        }))
+    }
+}
+
 macro_rules! packed {
     ($(#[$doc:meta])* $name:ident($($x:ident: $x0:ident $x1:ident),*): $asm:literal, $scalar:path) => {
         $(#[$doc])*

@@ -18,6 +18,7 @@ pub mod bulk;
 pub mod cluster;
 pub mod convert;
 pub mod fence;
+pub mod float8;
 pub mod grid;
 pub mod ldst;
 pub mod math;

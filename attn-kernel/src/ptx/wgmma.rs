@@ -1,9 +1,11 @@
-//! Hopper's warpgroup matrix multiply: `D[64, N] (+)= A[64, 16] B[N, 16]^T`, asynchronous, four warps together. sm_90a.
+//! Hopper's warpgroup matrix multiply: `D[64, N] (+)= A[64, 16] B[N, 16]^T`, asynchronous, four warps together; of 8-bit elements 32
+//! columns of A and B, the same 32 bytes, and both K-major. sm_90a.
 //!
 //! `D` is `R = N / 2` f32 per thread. With `w` the warp of the warpgroup, `g = lane / 4`, `q = lane % 4`, register `i` is row
 //! `16 w + g + 8 ((i >> 1) & 1)`, column `8 (i >> 2) + 2 q + (i & 1)`. `A` comes from shared memory (`ss`) or registers (`rs`), `B` from
 //! shared memory. As a register operand, `A` is four packed pairs: rows `g` and `g + 8` at columns `2q, 2q + 1`, then both rows at
-//! columns 8 further, so `P[64, 16 j ..]` is `pack(D[8j], D[8j + 1])` and the three pairs after it.
+//! columns 8 further, so `P[64, 16 j ..]` is `pack(D[8j], D[8j + 1])` and the three pairs after it. Of 8-bit elements it is the same bytes:
+//! rows `g` and `g + 8` at columns `4q` to `4q + 3`, then both rows at columns 16 further.
 //!
 //! # What keeps two multiplies in flight
 //!
@@ -28,7 +30,7 @@
 //!    shuffle a `BRA.DIV`, every multiply a `WARPSYNC`. A `bar.warp.sync` at the end of that loop is enough. A warp that the compiler cannot be
 //!    sure of takes the stage from lane 0 ([`Consumer::wait_converged`](crate::pipe::ring::Consumer::wait_converged)).
 
-use crate::mem::{Descriptor, Element};
+use crate::mem::{Descriptor, Format, Operand};
 use crate::ptx;
 
 /// B's tile is K-major: the reduction dimension is contiguous.
@@ -102,15 +104,15 @@ macro_rules! registers {
     };
 }
 
-/// One multiply. `$access` is `inout` or `out` for the accumulators, `$a_set` what makes A's descriptor, `$a` the template of A,
-/// `$tail` what follows B. Descriptors come in halves and are put together by moves that cost nothing.
+/// One multiply of `$types`. `$access` is `inout` or `out` for the accumulators, `$a_set` what makes A's descriptor, `$a` the template of A,
+/// `$add` whether D is added and `$major` the majors that follow. Descriptors come in halves and are put together by moves that cost nothing.
 macro_rules! mma {
-    (($types:literal, $access:ident, $acc:ident, $a_set:literal, $a:literal, $tail:literal, $($operand:tt)*), $first:literal $($i:literal)*) => {
+    (($types:literal, $access:ident, $acc:ident, $a_set:literal, $a:literal, $add:literal, $major:literal, $($operand:tt)*), $first:literal $($i:literal)*) => {
         ptx!(
             concat!(
                 "{{ .reg .b64 a, b; ", $a_set, "mov.b64 b, {{{bl}, {bh}}}; ",
-                "wgmma.mma_async.sync.aligned.m64n{n}k16.f32.", $types, " {{",
-                "{", $first, "}", $(",{", $i, "}",)* "}}, ", $a, ", b, ", $tail, "; }}"
+                "wgmma.mma_async.sync.aligned.m64n{n}", $types, " {{",
+                "{", $first, "}", $(",{", $i, "}",)* "}}, ", $a, ", b, ", $add, ", 1, 1", $major, "; }}"
             ),
             $access(reg32) $acc[$first], $($access(reg32) $acc[$i],)* $($operand)*
             options(nostack)
@@ -118,25 +120,31 @@ macro_rules! mma {
     };
 }
 
+/// One multiply of the format of `$e`. `$major` is what gives the majors, and `$tb` B's, where the format leaves a choice.
 macro_rules! typed {
-    ($e:ident, $r:ident, $access:ident, $acc:ident, $a_set:literal, $a:literal, $tail:literal, $($operand:tt)*) => {
-        if const { $e::IS_BF16 } {
-            registers!($r, mma("bf16.bf16", $access, $acc, $a_set, $a, $tail, $($operand)*))
-        } else {
-            registers!($r, mma("f16.f16", $access, $acc, $a_set, $a, $tail, $($operand)*))
+    ($e:ident, $r:ident, $access:ident, $acc:ident, $a_set:literal, $a:literal, $add:literal, $major:literal $tb:ident, $($operand:tt)*) => {
+        match const { $e::FORMAT } {
+            Format::Bf16 => registers!($r, mma("k16.f32.bf16.bf16", $access, $acc, $a_set, $a, $add, $major, $($operand)* tb = const $tb,)),
+            Format::F16 => registers!($r, mma("k16.f32.f16.f16", $access, $acc, $a_set, $a, $add, $major, $($operand)* tb = const $tb,)),
+            Format::E4m3 => {
+                // Evaluated for the other formats too.
+                const { assert!($tb == K_MAJOR || $e::FORMAT.bytes() > 1, "8-bit operands are K-major") };
+                registers!($r, mma("k32.f32.e4m3.e4m3", $access, $acc, $a_set, $a, $add, "", $($operand)*))
+            }
         }
     };
 }
 
-/// `wgmma.mma_async`, A and B from shared memory: `acc += A B`. A is K-major; B is [`K_MAJOR`] or [`MN_MAJOR`] by `TB`.
+/// `wgmma.mma_async`, A and B from shared memory: `acc += A B`. A is K-major; B is [`K_MAJOR`] or [`MN_MAJOR`] by `TB`, of 8-bit elements
+/// K-major.
 ///
 /// # Safety
 /// As [`fence`], after a [`fence`]. The tiles are complete and stay so, and nobody reads or writes `acc`, until a [`wait_with`] that covers
 /// this multiply's group.
 #[inline(always)]
-pub unsafe fn ss<E: Element, const R: usize, const TB: u32>(acc: &mut [f32; R], a: Descriptor, b: Descriptor) {
-    typed!(E, R, inout, acc, "mov.b64 a, {{{al}, {ah}}}; ", "a", "1, 1, 1, 0, {tb}",
-        al = in(reg32) a.low(), ah = in(reg32) a.high(), bl = in(reg32) b.low(), bh = in(reg32) b.high(), tb = const TB, n = const R * 2,)
+pub unsafe fn ss<E: Operand, const R: usize, const TB: u32>(acc: &mut [f32; R], a: Descriptor, b: Descriptor) {
+    typed!(E, R, inout, acc, "mov.b64 a, {{{al}, {ah}}}; ", "a", "1", ", 0, {tb}" TB,
+        al = in(reg32) a.low(), ah = in(reg32) a.high(), bl = in(reg32) b.low(), bh = in(reg32) b.high(), n = const R * 2,)
 }
 
 /// [`ss`] without an addend: `A B`. The accumulator's old registers are not read, so nothing has to clear them.
@@ -144,10 +152,10 @@ pub unsafe fn ss<E: Element, const R: usize, const TB: u32>(acc: &mut [f32; R], 
 /// # Safety
 /// As [`ss`], for the returned registers.
 #[inline(always)]
-pub unsafe fn ss_zero<E: Element, const R: usize, const TB: u32>(a: Descriptor, b: Descriptor) -> [f32; R] {
+pub unsafe fn ss_zero<E: Operand, const R: usize, const TB: u32>(a: Descriptor, b: Descriptor) -> [f32; R] {
     let mut acc = [0.0; R];
-    typed!(E, R, out, acc, "mov.b64 a, {{{al}, {ah}}}; ", "a", "0, 1, 1, 0, {tb}",
-        al = in(reg32) a.low(), ah = in(reg32) a.high(), bl = in(reg32) b.low(), bh = in(reg32) b.high(), tb = const TB, n = const R * 2,);
+    typed!(E, R, out, acc, "mov.b64 a, {{{al}, {ah}}}; ", "a", "0", ", 0, {tb}" TB,
+        al = in(reg32) a.low(), ah = in(reg32) a.high(), bl = in(reg32) b.low(), bh = in(reg32) b.high(), n = const R * 2,);
     acc
 }
 
@@ -156,10 +164,10 @@ pub unsafe fn ss_zero<E: Element, const R: usize, const TB: u32>(a: Descriptor, 
 /// # Safety
 /// As [`ss`]; `a`'s registers are not written either until the wait.
 #[inline(always)]
-pub unsafe fn rs<E: Element, const R: usize, const TB: u32>(acc: &mut [f32; R], a: [u32; 4], b: Descriptor) {
-    typed!(E, R, inout, acc, "", "{{{a0}, {a1}, {a2}, {a3}}}", "1, 1, 1, {tb}",
+pub unsafe fn rs<E: Operand, const R: usize, const TB: u32>(acc: &mut [f32; R], a: [u32; 4], b: Descriptor) {
+    typed!(E, R, inout, acc, "", "{{{a0}, {a1}, {a2}, {a3}}}", "1", ", {tb}" TB,
         a0 = in(reg32) a[0], a1 = in(reg32) a[1], a2 = in(reg32) a[2], a3 = in(reg32) a[3],
-        bl = in(reg32) b.low(), bh = in(reg32) b.high(), tb = const TB, n = const R * 2,)
+        bl = in(reg32) b.low(), bh = in(reg32) b.high(), n = const R * 2,)
 }
 
 /// [`rs`] without an addend: `A B`.
@@ -167,11 +175,11 @@ pub unsafe fn rs<E: Element, const R: usize, const TB: u32>(acc: &mut [f32; R], 
 /// # Safety
 /// As [`rs`], for the returned registers.
 #[inline(always)]
-pub unsafe fn rs_zero<E: Element, const R: usize, const TB: u32>(a: [u32; 4], b: Descriptor) -> [f32; R] {
+pub unsafe fn rs_zero<E: Operand, const R: usize, const TB: u32>(a: [u32; 4], b: Descriptor) -> [f32; R] {
     let mut acc = [0.0; R];
-    typed!(E, R, out, acc, "", "{{{a0}, {a1}, {a2}, {a3}}}", "0, 1, 1, {tb}",
+    typed!(E, R, out, acc, "", "{{{a0}, {a1}, {a2}, {a3}}}", "0", ", {tb}" TB,
         a0 = in(reg32) a[0], a1 = in(reg32) a[1], a2 = in(reg32) a[2], a3 = in(reg32) a[3],
-        bl = in(reg32) b.low(), bh = in(reg32) b.high(), tb = const TB, n = const R * 2,);
+        bl = in(reg32) b.low(), bh = in(reg32) b.high(), n = const R * 2,);
     acc
 }
 

@@ -3,6 +3,7 @@
 
 mod copies;
 mod matrix;
+mod narrow;
 mod tcgen05;
 mod values;
 mod wgmma;
@@ -123,10 +124,12 @@ fn compare(name: &str, got: &[u32], want: &[f32], columns: u32) {
 
 #[test]
 fn every_committed_probe_has_a_test() {
-    use attn_kernel::probe::{PROBES, tcgen05, wgmma};
+    use attn_kernel::probe::{PROBES, narrow, tcgen05, wgmma};
     let blackwell = [tcgen05::SS, tcgen05::PAIR, tcgen05::TS, tcgen05::REGISTERS].map(|probe| probe.name);
-    let common = PROBES.iter().filter(|probe| !probe.hopper_only).map(|probe| probe.name);
-    let hopper = PROBES.iter().map(|probe| probe.name).chain(wgmma::MULTIPLIES.iter().map(|probe| probe.name));
+    let changes = narrow::CHANGES.iter().map(|change| change.probe.name);
+    let common = PROBES.iter().filter(|probe| !probe.hopper_only).map(|probe| probe.name).chain(changes.clone());
+    let multiplies = wgmma::MULTIPLIES.iter().map(|probe| probe.name);
+    let hopper = PROBES.iter().map(|probe| probe.name).chain(multiplies).chain(changes);
     let lists = [
         ("sm_90a", hopper.collect::<Vec<_>>()),
         ("sm_100a", common.chain(blackwell).collect()),

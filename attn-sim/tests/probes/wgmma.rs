@@ -1,19 +1,30 @@
 //! Hopper's multiplies: each form against a plain product, and two in flight at once.
 
 use attn_kernel::forward::plan::WARPGROUP;
+use attn_kernel::mem::Format;
 use attn_kernel::probe::wgmma::{K, M, MULTIPLIES, Multiply};
 use attn_kernel::probe::{Probe, overlap};
+use attn_kernel::ptx::float8;
 use attn_sim::report::Kind;
 use half::{bf16, f16};
 
-use super::{Setup, compare, half_bytes, product, values};
+use super::{Setup, bytes, compare, half_bytes, product, values};
+
+/// Numbers in a format of the tensor cores.
+fn encoded(format: Format, x: &[f32]) -> Vec<u8> {
+    match format {
+        Format::Bf16 => half_bytes(x.iter().map(|x| bf16::from_f32(*x).to_bits())),
+        Format::F16 => half_bytes(x.iter().map(|x| f16::from_f32(*x).to_bits())),
+        Format::E4m3 => bytes(x.as_chunks().0.iter().map(|four| float8::pack_e4m3(*four))),
+    }
+}
 
 fn check(multiply: &Multiply, seed: u64) {
-    let (a, b) = (values(M * K, 1), values(multiply.n * K, 2));
-    let bits = |x: &f32| if multiply.bf16 { bf16::from_f32(*x).to_bits() } else { f16::from_f32(*x).to_bits() };
+    let k = 2 * K / multiply.format.bytes();
+    let (a, b) = (values(M * k, 1), values(multiply.n * k, 2));
     let mut setup = Setup::new("sm_90a", seed);
-    setup.input(&half_bytes(a.iter().map(bits)));
-    setup.input(&half_bytes(b.iter().map(bits)));
+    setup.input(&encoded(multiply.format, &a));
+    setup.input(&encoded(multiply.format, &b));
     let out = setup.output((M * multiply.n) as usize);
     setup.run(Probe {
         name: multiply.name,
@@ -23,7 +34,7 @@ fn check(multiply: &Multiply, seed: u64) {
         hopper_only: true,
     });
     let got = setup.words(out, (M * multiply.n) as usize);
-    compare(multiply.name, &got, &product(&a, &b, K, 1.0), multiply.n);
+    compare(multiply.name, &got, &product(&a, &b, k, 1.0), multiply.n);
 }
 
 #[test]

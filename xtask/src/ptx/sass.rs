@@ -11,7 +11,7 @@ use crate::toolchain::Toolchain;
 /// How often the instructions that decide about speed occur.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Counts {
-    /// Matrix multiplies: HGMMA on Hopper, UTCHMMA on Blackwell.
+    /// Matrix multiplies: HGMMA on Hopper, UTCHMMA on Blackwell; QGMMA and UTCQMMA of 8-bit factors.
     pub mma: u32,
     /// Special functions, exp2 above all.
     pub mufu: u32,
@@ -33,7 +33,7 @@ pub fn count(sass: &str) -> Counts {
     let mut counts = Counts::default();
     for name in sass.lines().filter_map(mnemonic) {
         match name {
-            "HGMMA" | "UTCHMMA" | "UTCQMMA" => counts.mma += 1,
+            "HGMMA" | "QGMMA" | "UTCHMMA" | "UTCQMMA" => counts.mma += 1,
             "MUFU" => counts.mufu += 1,
             "LDL" => counts.ldl += 1,
             "STL" => counts.stl += 1,
