@@ -51,12 +51,13 @@ fn architectures(prebuilt: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
 }
 
 fn add(dir: &Path, table: &mut String) -> Result<(), Box<dyn Error>> {
+    let arch = dir.file_name().unwrap_or_default().to_string_lossy();
     let manifest: Manifest = serde_json::from_slice(&fs::read(dir.join("manifest.json"))?)?;
     for Kernel { name, cubin, ptx, plan } in manifest.kernels {
         let (cubin, ptx) = (dir.join(cubin), dir.join(ptx));
         writeln!(
             table,
-            "    Embedded {{ name: {name:?}, cubin: include_bytes!({cubin:?}), ptx: include_bytes!({ptx:?}), plan: 0x{plan} }},"
+            "    Embedded {{ name: {name:?}, arch: {arch:?}, cubin: include_bytes!({cubin:?}), ptx: include_bytes!({ptx:?}), plan: 0x{plan} }},"
         )?;
     }
     Ok(())

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use attn_kernel::forward::{ForwardParams, Kernel, TensorMap};
+use attn_kernel::companion::EntryPoint;
+use attn_kernel::forward::{ForwardParams, TensorMap};
 
 use crate::device::Device;
 use crate::driver::Driver;
@@ -111,7 +112,7 @@ pub(crate) fn device() -> Device {
 }
 
 /// Code that the fake loads.
-pub(crate) fn code(_: &Kernel) -> Result<KernelCode, crate::Error> {
+pub(crate) fn code(_: &EntryPoint) -> Result<KernelCode, crate::Error> {
     Ok(KernelCode::from_parts(Some(b"cubin".to_vec()), Some(b"ptx".to_vec())))
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
-use attn_kernel::forward::Kernel;
+use attn_kernel::companion::EntryPoint;
 use flate2::read::GzDecoder;
 use serde_json::Value;
 
@@ -21,6 +21,7 @@ const MANIFEST: &str = "manifest.json";
 /// One kernel that travels inside the crate.
 struct Embedded {
     name: &'static str,
+    arch: &'static str,
     cubin: &'static [u8],
     /// PTX, gzip.
     ptx: &'static [u8],
@@ -53,7 +54,7 @@ impl Code {
     }
 
     /// The PTX text with a terminating zero, if there is one.
-    pub(crate) fn ptx(&self, kernel: &Kernel) -> Result<Option<Vec<u8>>, Error> {
+    pub(crate) fn ptx(&self, kernel: &EntryPoint) -> Result<Option<Vec<u8>>, Error> {
         let mut text = match &self.ptx {
             Ptx::Absent => return Ok(None),
             Ptx::Text(text) => text.clone(),
@@ -74,15 +75,15 @@ fn unpack(packed: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 /// The code of a kernel: from the folder that [`KERNEL_DIR`] names, else the embedded one.
-pub(crate) fn find(kernel: &Kernel) -> Result<Code, Error> {
+pub(crate) fn find(kernel: &EntryPoint) -> Result<Code, Error> {
     match env::var_os(KERNEL_DIR).filter(|dir| !dir.is_empty()) {
         Some(dir) => from_folder(kernel, Path::new(&dir)),
         None => embedded(kernel, EMBEDDED),
     }
 }
 
-fn embedded(kernel: &Kernel, table: &[Embedded]) -> Result<Code, Error> {
-    let found = table.iter().find(|embedded| embedded.name == kernel.name).ok_or_else(|| Error::NoKernel {
+fn embedded(kernel: &EntryPoint, table: &[Embedded]) -> Result<Code, Error> {
+    let found = table.iter().find(|embedded| (embedded.name, embedded.arch) == (kernel.name, kernel.arch.name())).ok_or_else(|| Error::NoKernel {
         kernel: kernel.name,
         reason: format!(
             "{} kernels are built in, this one is not; cargo xtask build-ptx --out DIR builds it, {KERNEL_DIR}=DIR uses it",
@@ -94,7 +95,7 @@ fn embedded(kernel: &Kernel, table: &[Embedded]) -> Result<Code, Error> {
 }
 
 /// The code of a kernel from a folder of freshly built ones.
-pub(crate) fn from_folder(kernel: &Kernel, dir: &Path) -> Result<Code, Error> {
+pub(crate) fn from_folder(kernel: &EntryPoint, dir: &Path) -> Result<Code, Error> {
     for dir in [&dir.join(kernel.arch.name()), dir] {
         let file = |extension: &str| read(&dir.join(format!("{}.{extension}", kernel.name)));
         let (cubin, ptx) = (file("cubin")?, file("ptx")?);
@@ -108,7 +109,7 @@ pub(crate) fn from_folder(kernel: &Kernel, dir: &Path) -> Result<Code, Error> {
 }
 
 /// The plan that the folder's manifest notes for a kernel.
-fn noted_plan(kernel: &Kernel, dir: &Path) -> Result<String, Error> {
+fn noted_plan(kernel: &EntryPoint, dir: &Path) -> Result<String, Error> {
     let path = dir.join(MANIFEST);
     let unknown = |what: &str| Error::KernelFile {
         path: path.clone(),
@@ -123,8 +124,8 @@ fn noted_plan(kernel: &Kernel, dir: &Path) -> Result<String, Error> {
 }
 
 /// Refuses code that was compiled from another plan than this program's.
-fn of_plan(kernel: &Kernel, place: impl FnOnce() -> String, found: &str) -> Result<(), Error> {
-    let needed = fingerprint(kernel.launch.fingerprint());
+fn of_plan(kernel: &EntryPoint, place: impl FnOnce() -> String, found: &str) -> Result<(), Error> {
+    let needed = fingerprint(kernel.fingerprint);
     if found != needed {
         return Err(Error::ForeignPlan { kernel: kernel.name, place: place(), found: found.to_owned(), needed });
     }
@@ -147,7 +148,8 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use attn_kernel::forward::KERNELS;
+    use attn_kernel::companion::COMPANIONS;
+    use attn_kernel::forward::{Arch, KERNELS};
     use flate2::{Compression, read::GzEncoder};
     use std::path::PathBuf;
 
@@ -173,11 +175,15 @@ mod tests {
         }
     }
 
-    fn plan(kernel: &Kernel) -> u64 {
-        kernel.launch.fingerprint()
+    fn kernel(index: usize) -> EntryPoint {
+        KERNELS[index].entry_point()
     }
 
-    fn manifest(kernel: &Kernel, plan: u64) -> Vec<u8> {
+    fn in_table(kernel: &EntryPoint, ptx: &'static [u8], plan: u64) -> Embedded {
+        Embedded { name: kernel.name, arch: kernel.arch.name(), cubin: b"machine code", ptx, plan }
+    }
+
+    fn manifest(kernel: &EntryPoint, plan: u64) -> Vec<u8> {
         format!(r#"{{"kernels": [{{"name": "other"}}, {{"name": "{}", "plan": "{plan:016x}"}}]}}"#, kernel.name).into()
     }
 
@@ -185,61 +191,69 @@ mod tests {
     fn embedded_code_is_found_by_name_and_unpacked() {
         let mut packed = Vec::new();
         GzEncoder::new(&b".version 8.0"[..], Compression::best()).read_to_end(&mut packed).expect("packs");
-        let table =
-            [Embedded { name: KERNELS[1].name, cubin: b"machine code", ptx: packed.leak(), plan: plan(&KERNELS[1]) }];
-        let code = embedded(&KERNELS[1], &table).expect("is in the table");
+        let kernel = kernel(1);
+        let code = embedded(&kernel, &[in_table(&kernel, packed.leak(), kernel.fingerprint)]).expect("is in the table");
         assert_eq!(code.cubin.as_deref(), Some(&b"machine code"[..]));
-        assert_eq!(code.ptx(&KERNELS[1]), Ok(Some(b".version 8.0\0".to_vec())));
+        assert_eq!(code.ptx(&kernel), Ok(Some(b".version 8.0\0".to_vec())));
+    }
+
+    #[test]
+    fn a_name_of_several_architectures_is_told_apart() {
+        let [hopper, blackwell] = [Arch::Sm90a, Arch::Sm100a].map(|arch| COMPANIONS[0].entry_point(arch));
+        let table = [in_table(&hopper, b"", hopper.fingerprint)];
+        assert!(embedded(&hopper, &table).is_ok());
+        assert!(matches!(embedded(&blackwell, &table), Err(Error::NoKernel { .. })));
     }
 
     #[test]
     fn a_kernel_that_is_not_embedded_is_named() {
-        let found = embedded(&KERNELS[0], &[]).expect_err("an empty table");
+        let found = embedded(&kernel(0), &[]).expect_err("an empty table");
         assert!(matches!(found, Error::NoKernel { kernel, .. } if kernel == KERNELS[0].name), "{found}");
     }
 
     #[test]
     fn damaged_embedded_ptx_is_an_error() {
-        let table = [Embedded { name: KERNELS[0].name, cubin: b"", ptx: b"not gzip", plan: plan(&KERNELS[0]) }];
-        let found = embedded(&KERNELS[0], &table).expect("found").ptx(&KERNELS[0]);
+        let kernel = kernel(0);
+        let table = [in_table(&kernel, b"not gzip", kernel.fingerprint)];
+        let found = embedded(&kernel, &table).expect("found").ptx(&kernel);
         assert!(matches!(found, Err(Error::NoKernel { .. })), "{found:?}");
     }
 
     #[test]
     fn a_folder_is_searched_by_architecture_first() {
         let folder = Folder::new("order");
-        let kernel = &KERNELS[0];
+        let kernel = &kernel(0);
         folder.write(&format!("{}.cubin", kernel.name), b"flat");
         folder.write(&format!("{}.ptx", kernel.name), b"text");
-        folder.write(MANIFEST, &manifest(kernel, plan(kernel)));
+        folder.write(MANIFEST, &manifest(kernel, kernel.fingerprint));
         let code = from_folder(kernel, &folder.0).expect("both forms are there");
         assert_eq!(code.cubin.as_deref(), Some(&b"flat"[..]));
         assert_eq!(code.ptx(kernel), Ok(Some(b"text\0".to_vec())));
         folder.write(&format!("sm_90a/{}.cubin", kernel.name), b"nested");
-        folder.write("sm_90a/manifest.json", &manifest(kernel, plan(kernel)));
+        folder.write("sm_90a/manifest.json", &manifest(kernel, kernel.fingerprint));
         let code = from_folder(kernel, &folder.0).expect("both forms are there");
         assert_eq!(code.cubin.as_deref(), Some(&b"nested"[..]));
     }
 
     #[test]
     fn code_of_another_plan_is_refused() {
-        let (folder, kernel) = (Folder::new("plan"), &KERNELS[0]);
+        let (folder, kernel, other) = (Folder::new("plan"), &kernel(0), &kernel(1));
         folder.write(&format!("{}.ptx", kernel.name), b"text");
         let refused = || from_folder(kernel, &folder.0).expect_err("not this program's plan");
         let unknown = |part: &str| matches!(refused(), Error::KernelFile { reason, .. } if reason.contains(part));
         assert!(unknown("no such file"), "{}", refused());
         folder.write(MANIFEST, b"kernels");
         assert!(unknown("expected value"), "{}", refused());
-        folder.write(MANIFEST, &manifest(&KERNELS[1], plan(kernel)));
+        folder.write(MANIFEST, &manifest(other, kernel.fingerprint));
         assert!(unknown("no plan of kernel fwd_sm90_bf16_d32"), "{}", refused());
         folder.write(MANIFEST, &manifest(kernel, 0xabc));
-        let needed = format!("{:016x}", plan(kernel));
+        let needed = format!("{:016x}", kernel.fingerprint);
         assert!(
             matches!(refused(), Error::ForeignPlan { found, needed: own, .. } if found == "0000000000000abc" && own == needed),
             "{}",
             refused()
         );
-        let table = [Embedded { name: kernel.name, cubin: b"", ptx: b"", plan: plan(kernel) + 1 }];
+        let table = [in_table(kernel, b"", kernel.fingerprint + 1)];
         let found = embedded(kernel, &table).expect_err("not this program's plan");
         assert!(matches!(&found, Error::ForeignPlan { place, .. } if place == "this program"), "{found}");
     }
@@ -247,7 +261,7 @@ mod tests {
     #[test]
     fn an_empty_folder_has_no_kernel_and_an_unreadable_file_is_named() {
         let folder = Folder::new("empty");
-        let kernel = &KERNELS[0];
+        let kernel = &kernel(0);
         let found = from_folder(kernel, &folder.0).expect_err("nothing there");
         assert!(matches!(&found, Error::NoKernel { reason, .. } if reason.contains(KERNEL_DIR)), "{found}");
         let file = folder.0.join(format!("{}.cubin", kernel.name));

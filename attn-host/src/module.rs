@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use attn_kernel::forward::Kernel;
+use attn_kernel::companion::EntryPoint;
 
 use crate::device::Device;
 use crate::error::Error;
@@ -22,8 +22,8 @@ static LOADED: LazyLock<Mutex<HashMap<(u64, &'static str), Handle>>> = LazyLock:
 /// `find` gives the code; it is called when the kernel is not loaded yet.
 pub(crate) fn entry_point(
     device: &Device,
-    kernel: &'static Kernel,
-    find: impl FnOnce(&Kernel) -> Result<Code, Error>,
+    kernel: &EntryPoint,
+    find: impl FnOnce(&EntryPoint) -> Result<Code, Error>,
 ) -> Result<Handle, Error> {
     // A panic while the lock was held leaves a map without the new entry, which is as good as before.
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,7 +46,7 @@ pub(crate) fn entry_point(
 }
 
 /// Loads the machine code or, where the driver does not take it, has the driver compile the PTX.
-fn load(device: &Device, kernel: &Kernel, code: &Code) -> Result<Handle, Error> {
+fn load(device: &Device, kernel: &EntryPoint, code: &Code) -> Result<Handle, Error> {
     let driver = device.driver;
     let mut refusals = Vec::new();
     for (form, image) in [("machine code", code.cubin.clone()), ("PTX", code.ptx(kernel)?)] {
@@ -76,15 +76,14 @@ fn means_too_old(code: sys::Code) -> bool {
     )
 }
 
-fn prepare(device: &Device, kernel: &'static Kernel, module: Handle) -> Result<Handle, Error> {
+fn prepare(device: &Device, kernel: &EntryPoint, module: Handle) -> Result<Handle, Error> {
     let driver = device.driver;
     let name = CString::new(kernel.name).expect("kernel names are Rust identifiers");
     let function = driver.function(module, &name)?;
-    let (found, needed) =
-        (driver.function_attribute(function, attribute::MAX_THREADS_PER_BLOCK)?, kernel.launch.threads);
+    let (found, needed) = (driver.function_attribute(function, attribute::MAX_THREADS_PER_BLOCK)?, kernel.threads);
     if found < needed {
         return Err(Error::StaleKernel { kernel: kernel.name, found, needed });
     }
-    driver.set_function_attribute(function, attribute::MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel.launch.shared)?;
+    driver.set_function_attribute(function, attribute::MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel.shared)?;
     Ok(function)
 }

@@ -6,6 +6,7 @@ use std::ptr;
 
 use attn_kernel::attn::divide::Divisor;
 use attn_kernel::attn::walk::Grid;
+use attn_kernel::companion::EntryPoint;
 use attn_kernel::forward::{ForwardParams, KERNELS, Kernel, Launch};
 
 use crate::device::{Device, DeviceInfo};
@@ -94,7 +95,7 @@ impl Plan {
         kernel: &'static Kernel,
         dir: &std::path::Path,
     ) -> Result<Self, Error> {
-        let find = |kernel: &Kernel| kernels::from_folder(kernel, dir);
+        let find = |kernel: &EntryPoint| kernels::from_folder(kernel, dir);
         Self::with_loader(device, problem, find, |problem, info| {
             select::eligible(kernel, problem, info)
                 .map_err(|reason| Error::Unsupported { kernel: kernel.name, reason })?;
@@ -119,7 +120,7 @@ impl Plan {
     pub(crate) fn with_loader(
         device: &Device,
         problem: &Problem,
-        find: impl FnOnce(&Kernel) -> Result<kernels::Code, Error>,
+        find: impl Fn(&EntryPoint) -> Result<kernels::Code, Error>,
         choose: impl FnOnce(&Problem, &DeviceInfo) -> Result<&'static Kernel, Error>,
     ) -> Result<Self, Error> {
         let layouts = Layouts::of(problem)?;
@@ -127,7 +128,7 @@ impl Plan {
         let maps = Maps::of(kernel, problem, &layouts)?;
         let params = params(kernel, problem, &layouts, device)?;
         current_is(device.driver, device.context)?;
-        let function = module::entry_point(device, kernel, find)?;
+        let function = module::entry_point(device, &kernel.entry_point(), find)?;
         let info = device.info();
         Ok(Plan {
             driver: device.driver,

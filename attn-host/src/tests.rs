@@ -323,7 +323,7 @@ fn code_of_another_plan_is_stale_and_unloaded() {
 #[test]
 fn a_kernel_without_code_says_where_it_was_looked_for() {
     fake::reset();
-    let missing = |kernel: &attn_kernel::forward::Kernel| {
+    let missing = |kernel: &attn_kernel::companion::EntryPoint| {
         Err::<Code, _>(Error::NoKernel { kernel: kernel.name, reason: "nowhere".to_owned() })
     };
     let found = Plan::with_loader(&fake::device(), &problem(), missing, select::choose).expect_err("no code");

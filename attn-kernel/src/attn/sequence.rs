@@ -39,20 +39,47 @@ impl Side {
     /// The arrays are null or device memory as long as they say, with an entry for `batch`.
     #[inline(always)]
     pub unsafe fn rows(&self, batch: u32) -> (u32, u32) {
-        let (mut start, mut length) = (batch * self.room, self.longest);
+        // SAFETY: the caller's promise.
+        self.rows_of(unsafe { self.load(batch) })
+    }
+
+    /// What memory says of sequence `batch`. Nothing waits for it, so that loads for several sequences are under way together.
+    ///
+    /// # Safety
+    /// As [`rows`](Self::rows).
+    #[inline(always)]
+    pub unsafe fn load(&self, batch: u32) -> Loaded {
+        let at = |array: *const i32| array.wrapping_add(batch as usize).cast::<u32>();
+        let mut loaded = Loaded { start: batch * self.room, limit: self.longest };
         // SAFETY: the caller's promise.
         unsafe {
             if !self.cumulative.is_null() {
-                let at = self.cumulative.wrapping_add(batch as usize).cast();
-                start = ldst::ld_global_u32(at);
-                length = ldst::ld_global_u32(at.wrapping_add(1)).wrapping_sub(start);
+                loaded.start = ldst::ld_global_u32(at(self.cumulative));
             }
             if !self.used.is_null() {
-                length = ldst::ld_global_u32(self.used.wrapping_add(batch as usize).cast());
+                loaded.limit = ldst::ld_global_u32(at(self.used));
+            } else if !self.cumulative.is_null() {
+                loaded.limit = ldst::ld_global_u32(at(self.cumulative).wrapping_add(1));
             }
         }
-        (start, within(length, self.longest))
+        loaded
     }
+
+    /// First row and length by what memory says.
+    #[inline(always)]
+    pub fn rows_of(&self, Loaded { start, limit }: Loaded) -> (u32, u32) {
+        let ends = self.used.is_null() && !self.cumulative.is_null();
+        (start, within(if ends { limit.wrapping_sub(start) } else { limit }, self.longest))
+    }
+}
+
+/// What memory says of a sequence's rows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Loaded {
+    /// The first.
+    start: u32,
+    /// One past the last, by the prefix sums; else how many there are.
+    limit: u32,
 }
 
 /// A length that device memory gives, as far as it is allowed: a negative one is none.

@@ -1,18 +1,22 @@
 //! Forward attention: `O = softmax(scale * Q K^T + mask) V`, and the row statistic `LSE`.
 
 pub mod anatomy;
+pub mod combine;
 pub mod cost;
 pub mod knobs;
 pub mod narrow;
 pub mod params;
 pub mod plan;
+pub mod schedule;
 pub mod serve;
 pub mod sm100;
 pub mod sm90;
 pub mod tune;
 
+pub use combine::CombineParams;
 pub use params::{ForwardParams, TensorMap};
 pub use plan::{AnyPlan, Arch, Cost, DType, Exp2, Family, Kernel, Launch, Plan, Registers, Schedule};
+pub use schedule::ScheduleParams;
 pub use serve::ServeParams;
 
 /// Every forward kernel that `build-ptx` compiles and a launcher may choose.

@@ -354,7 +354,7 @@ impl Plan {
 }
 
 /// FNV-1a over 32-bit words.
-const fn fnv(mut hash: u64, words: &[u32]) -> u64 {
+pub(crate) const fn fnv(mut hash: u64, words: &[u32]) -> u64 {
     let mut i = 0;
     while i < words.len() {
         hash = (hash ^ words[i] as u64).wrapping_mul(0x0100_0000_01b3);

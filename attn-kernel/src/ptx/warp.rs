@@ -76,6 +76,14 @@ pub fn ballot(value: bool) -> u32 {
     bits
 }
 
+/// `redux.sync.or`: the bits that any lane's `bits` has, the same in every lane. sm_80. All 32 lanes call it together.
+#[inline(always)]
+pub fn or(bits: u32) -> u32 {
+    let all: u32;
+    ptx!("redux.sync.or.b32 {all}, {bits}, 0xffffffff;", all = lateout(reg32) all, bits = in(reg32) bits, options(nomem, nostack));
+    all
+}
+
 /// `vote.sync.any`: whether any lane's `value` is true, the same answer in every lane. sm_70. All 32 lanes call it together.
 #[inline(always)]
 pub fn any(value: bool) -> bool {
