@@ -28,7 +28,7 @@ pub const LSE_POISON: u32 = 0xFFFB_FFFB;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Device memory left alone when a case's size is weighed against what is free.
-const RESERVE: usize = 1 << 30;
+pub(crate) const RESERVE: usize = 1 << 30;
 
 /// Why a case did not run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -344,19 +344,19 @@ pub fn problem(case: &Case, place: &Placement) -> Problem {
     }
 }
 
-fn allocate<T: DeviceCopy>(arena: &Arena) -> Result<DeviceBuffer<T>, CudaError> {
+pub(crate) fn allocate<T: DeviceCopy>(arena: &Arena) -> Result<DeviceBuffer<T>, CudaError> {
     // SAFETY: whatever a launch or a comparison reads is uploaded or written first.
     unsafe { DeviceBuffer::uninitialized(arena.device_len()) }
 }
 
-fn upload<T: DeviceCopy>(buffer: &DeviceBuffer<T>, arena: &Arena, data: &[T]) -> Result<(), CudaError> {
+pub(crate) fn upload<T: DeviceCopy>(buffer: &DeviceBuffer<T>, arena: &Arena, data: &[T]) -> Result<(), CudaError> {
     for (i, piece) in data.chunks_exact(arena.chunk).enumerate() {
         buffer.index(i * arena.stride..i * arena.stride + arena.chunk).copy_from(piece)?;
     }
     Ok(())
 }
 
-fn download<T: DeviceCopy + Default>(buffer: &DeviceBuffer<T>, arena: &Arena) -> Result<Vec<T>, CudaError> {
+pub(crate) fn download<T: DeviceCopy + Default>(buffer: &DeviceBuffer<T>, arena: &Arena) -> Result<Vec<T>, CudaError> {
     let mut data = vec![T::default(); arena.host_len()];
     for (i, piece) in data.chunks_exact_mut(arena.chunk).enumerate() {
         buffer.index(i * arena.stride..i * arena.stride + arena.chunk).copy_to(piece)?;
@@ -364,6 +364,6 @@ fn download<T: DeviceCopy + Default>(buffer: &DeviceBuffer<T>, arena: &Arena) ->
     Ok(data)
 }
 
-fn address<T: DeviceCopy>(buffer: &DeviceBuffer<T>, offset: usize) -> DevicePtr {
+pub(crate) fn address<T: DeviceCopy>(buffer: &DeviceBuffer<T>, offset: usize) -> DevicePtr {
     DevicePtr(buffer.as_device_ptr().as_raw() + (offset * size_of::<T>()) as u64)
 }

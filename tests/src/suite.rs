@@ -6,23 +6,24 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use attn_host::simulator::{self, Arch};
-use attn_kernel::forward::KERNELS;
 use clap::Parser;
 
 use crate::case::Case;
-use crate::compare::{self, Mismatch, Report};
-use crate::gpu::{Gpu, GpuError, LSE_POISON, Loaded, Output};
+use crate::compare::Report;
+use crate::gpu::{Gpu, GpuError};
 use crate::input::Inputs;
 use crate::lists::{self, Entry};
-use crate::precision::POISON;
-use crate::recorded::{self, Agreement, Answer, Disagreement, Recording};
+use crate::recorded::{Agreement, Answer, Disagreement, Recording};
 use crate::sample::SampleError;
-use crate::sampled::{self, Buffers};
+use crate::serve::lists as serving_lists;
+use crate::serve::random;
 
-/// How often a case of the `repeat` list runs.
-const REPEATS: u64 = 20;
-/// Blocks of rows of a repeated case that are compared with the oracle.
-const SAMPLED_BLOCKS: usize = 64;
+mod check;
+mod job;
+mod serving;
+
+use check::Failure;
+use job::{Job, Line};
 
 /// Runs the attention kernels on the GPU, or on the simulator, against a reference in f64 on the CPU.
 ///
@@ -36,7 +37,7 @@ pub struct Options {
     filter: Option<String>,
     /// Only this case, as a failure prints it.
     #[arg(long, value_name = "LINE")]
-    case: Option<Case>,
+    case: Option<Line>,
     /// The kernel that runs the cases, by its name, in place of the one that is chosen for each.
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
@@ -55,8 +56,11 @@ pub struct Options {
     /// The architecture that the simulator simulates: sm_90a, sm_100a or sm_103a.
     #[arg(long, value_name = "ARCH", default_value_t, requires = "simulator")]
     arch: Arch,
-    /// Seed of the simulator's schedules.
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "simulator")]
+    /// So many random serving problems, small ones with --simulator, instead of the lists.
+    #[arg(long, value_name = "N", conflicts_with = "case")]
+    random: Option<usize>,
+    /// Seed of the random problems, and of the simulator's schedules.
+    #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Run every case under this many seeds, beginning with --seed; all answers have the same bits.
     #[arg(long, value_name = "N", default_value_t = 1, requires = "simulator", value_parser = clap::value_parser!(u64).range(1..))]
@@ -80,23 +84,6 @@ enum Outcome {
     Passed(Report),
     Skipped(String),
     Failed(String),
-}
-
-/// Why an answer is not accepted.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Gpu(#[from] GpuError),
-    #[error(transparent)]
-    Wrong(#[from] Mismatch),
-    #[error("wrote outside {what}: element {at} of its buffer, where the guards and gaps are")]
-    Overwrite { what: &'static str, at: usize },
-    #[error("not as recorded: {0}")]
-    Recorded(#[from] Disagreement),
-    #[error("run {run} of {runs} differs from run 1 in {what}, first at element {at} of its buffer")]
-    Unequal { run: u64, runs: u64, what: &'static str, at: usize },
-    #[error("run {run}, of seed {seed}: {error}")]
-    Run { run: u64, seed: u64, error: GpuError },
 }
 
 /// Counts of one list.
@@ -159,26 +146,44 @@ impl Options {
         }
     }
 
-    fn entries(&self) -> Vec<Entry> {
-        let all = match (self.case, self.sanitizer, self.simulator_list || self.simulator && !self.all_lists) {
-            (Some(case), ..) => return vec![Entry { list: "case", case, kernel: None }],
-            (None, true, _) => lists::sanitizer(),
-            (None, false, true) => lists::simulator(self.architecture()),
-            (None, false, false) => [lists::checked(), lists::kernels(), lists::repeat()].concat(),
+    fn jobs(&self) -> Vec<Job> {
+        let wanted = |job: &Job| self.filter.as_ref().is_none_or(|f| job.line().contains(f));
+        let all = match (&self.case, self.random) {
+            (Some(Line::Dense(case)), _) => vec![Job::Dense(Entry { list: "case", case: *case, kernel: None })],
+            (Some(Line::Serving(case)), _) => vec![Job::Serving { list: "case", case: case.clone() }],
+            (None, Some(count)) => {
+                let size = if self.simulator { random::Size::SIMULATOR } else { random::Size::GPU };
+                let cases = random::cases(count, self.seed, size).into_iter();
+                cases.map(|case| Job::Serving { list: "random", case: Box::new(case) }).collect()
+            }
+            (None, None) => self.listed(),
         };
-        let wanted = |e: &Entry| self.filter.as_ref().is_none_or(|f| line(e).contains(f));
         all.into_iter().filter(wanted).step_by(if self.quick { 7 } else { 1 }).collect()
+    }
+
+    /// The lists that the options name.
+    fn listed(&self) -> Vec<Job> {
+        let small = self.simulator_list || self.simulator && !self.all_lists;
+        let (dense, serving) = match (self.sanitizer, small) {
+            (true, _) => (lists::sanitizer(), serving_lists::sanitizer()),
+            (false, true) => (lists::simulator(self.architecture()), serving_lists::simulator()),
+            (false, false) => {
+                ([lists::checked(), lists::kernels(), lists::repeat()].concat(), serving_lists::checked())
+            }
+        };
+        let serving = serving.into_iter().map(|entry| Job::Serving { list: entry.list, case: Box::new(entry.case) });
+        dense.into_iter().map(Job::Dense).chain(serving).collect()
     }
 }
 
 /// Runs what the options ask for; returns the exit status.
 pub fn run(options: &Options) -> u8 {
-    let entries = options.entries();
+    let jobs = options.jobs();
     if options.list {
-        entries.iter().for_each(|entry| println!("{}", line(entry)));
+        jobs.iter().for_each(|job| println!("{}", job.line()));
         return 0;
     }
-    if entries.is_empty() {
+    if jobs.is_empty() {
         eprintln!("no case matches the filter");
         return 1;
     }
@@ -191,7 +196,11 @@ pub fn run(options: &Options) -> u8 {
         }
     };
     println!("device: {}", gpu.describe());
-    let entries: Vec<Entry> = entries.into_iter().filter(|entry| can_run(&gpu, entry)).collect();
+    let jobs: Vec<Job> = jobs.into_iter().filter(|job| job.can_run(&gpu)).collect();
+    if jobs.is_empty() {
+        eprintln!("the device has no kernels for these cases");
+        return 1;
+    }
     if options.simulator {
         println!("seed: {}, {} of them a case", options.seed, options.seeds);
     }
@@ -202,51 +211,42 @@ pub fn run(options: &Options) -> u8 {
             return 1;
         }
     };
-    let tallies = run_all(&gpu, &entries, options, &mut records);
+    let tallies = run_all(&gpu, &jobs, options, &mut records);
     if let Err(error) = records.finish() {
         eprintln!("error: {error}");
         return 1;
     }
-    print_table(&tallies, entries.len())
+    print_table(&tallies, jobs.len())
 }
 
-/// Whether the device is of the architecture of the kernel that an entry names.
-fn can_run(gpu: &Gpu, entry: &Entry) -> bool {
-    let here = gpu.device().info().compute_capability;
-    let of = |name: &str| KERNELS.iter().any(|k| k.name == name && k.arch.compute_capability() == here);
-    entry.kernel.is_none_or(of)
-}
-
-fn run_all(gpu: &Gpu, entries: &[Entry], options: &Options, records: &mut Records) -> BTreeMap<&'static str, Tally> {
+fn run_all(gpu: &Gpu, jobs: &[Job], options: &Options, records: &mut Records) -> BTreeMap<&'static str, Tally> {
     let (start, mut tallies) = (Instant::now(), BTreeMap::<_, Tally>::new());
     let mut failed = 0;
-    for (i, entry) in entries.iter().enumerate() {
-        let Entry { list, case, .. } = entry;
-        let (outcome, lost) = match check(gpu, entry, options, records) {
+    for (i, job) in jobs.iter().enumerate() {
+        let (outcome, lost) = match job.check(gpu, options, records) {
             Ok(report) => (Outcome::Passed(report), false),
             Err(Failure::Gpu(error @ GpuError::TooLarge { .. })) => (Outcome::Skipped(error.to_string()), false),
             Err(Failure::Gpu(error)) => (Outcome::Failed(error.to_string()), gpu.is_lost()),
             Err(failure) => (Outcome::Failed(failure.to_string()), false),
         };
-        let tally = tallies.entry(*list).or_default();
+        let tally = tallies.entry(job.list()).or_default();
         match outcome {
             Outcome::Passed(report) => tally.pass(&report),
             Outcome::Skipped(why) => {
                 tally.skipped += 1;
-                println!("skipped {}\n  {why}", line(entry));
+                println!("skipped {}\n  {why}", job.line());
             }
             Outcome::Failed(why) => {
                 (tally.failed, failed) = (tally.failed + 1, failed + 1);
-                let kernel = entry.kernel.map_or(String::new(), |name| format!(" --kernel {name}"));
-                println!("FAILED {list}, again with --case '{case}'{kernel}\n  {why}");
+                println!("FAILED {}, again with {}\n  {why}", job.list(), job.again());
             }
         }
         let done = i + 1;
-        if done.is_multiple_of(if gpu.is_simulated() { 10 } else { 50 }) || done == entries.len() {
-            println!("{done} of {} cases, {failed} failed, {:.0} s", entries.len(), start.elapsed().as_secs_f64());
+        if done.is_multiple_of(if gpu.is_simulated() { 10 } else { 50 }) || done == jobs.len() {
+            println!("{done} of {} cases, {failed} failed, {:.0} s", jobs.len(), start.elapsed().as_secs_f64());
         }
         if lost {
-            println!("the CUDA context is lost: {} cases were not run", entries.len() - done);
+            println!("the CUDA context is lost: {} cases were not run", jobs.len() - done);
             break;
         }
         // A pipe would otherwise hold the lines back until the end, or for ever when a kernel hangs.
@@ -265,12 +265,12 @@ impl Tally {
 
 fn print_table(tallies: &BTreeMap<&'static str, Tally>, expected: usize) -> u8 {
     println!(
-        "{:<10} {:>6} {:>6} {:>7}   {:>20} {:>16}",
+        "{:<16} {:>6} {:>6} {:>7}   {:>20} {:>16}",
         "list", "passed", "failed", "skipped", "worst error / bound", "worst LSE error"
     );
     for (list, t) in tallies {
         println!(
-            "{list:<10} {:>6} {:>6} {:>7}   {:>20.2} {:>16.1e}",
+            "{list:<16} {:>6} {:>6} {:>7}   {:>20.2} {:>16.1e}",
             t.passed, t.failed, t.skipped, t.worst, t.worst_lse
         );
     }
@@ -282,70 +282,4 @@ fn print_table(tallies: &BTreeMap<&'static str, Tally>, expected: usize) -> u8 {
     }
     println!("{passed} passed, {failed} failed");
     u8::from(failed + not_run > 0)
-}
-
-/// An entry to read.
-fn line(Entry { list, case, kernel }: &Entry) -> String {
-    format!("{list}: {case}{}", kernel.map_or(String::new(), |name| format!(" ({name})")))
-}
-
-fn check(gpu: &Gpu, entry: &Entry, options: &Options, records: &mut Records) -> Result<Report, Failure> {
-    let Entry { list, case, kernel } = entry;
-    let inputs = Inputs::of(case);
-    let kernel = match (&options.kernel, kernel) {
-        (Some(name), _) => Some(name.as_str()),
-        // Recorded answers and simulated ones are of the same kernels.
-        (None, None) if *list == lists::RECORDED => Some(gpu.general_kernel(case)?),
-        (None, name) => *name,
-    };
-    let loaded = gpu.load_kernel(case, &inputs, kernel)?;
-    let output = loaded.run()?;
-    untouched(&loaded, &output)?;
-    if *list == "repeat" {
-        let qkv = loaded.place().qkv.map(|(arena, _)| loaded.arenas()[arena].as_slice());
-        let buffers = Buffers { qkv, o: &output.o, lse: output.lse.as_deref() };
-        let report = sampled::check(case, loaded.place(), &buffers, SAMPLED_BLOCKS)?;
-        repeat(gpu, &loaded, &output, options.seed, REPEATS)?;
-        return Ok(report);
-    }
-    repeat(gpu, &loaded, &output, options.seed, options.seeds)?;
-    let attention = inputs.attention(case);
-    let (o, lse) = loaded.tensors(&output, case.precision);
-    let (reference, lowp) = (attention.reference(), attention.lowp(case.precision));
-    let report = compare::check(&o, lse.as_ref(), &reference, &lowp, case.precision)?;
-    if *list == lists::RECORDED || options.case.is_some() {
-        records.take(case, &inputs, Answer::of(case, &o, lse.as_ref(), recorded::ROWS))?;
-    }
-    Ok(report)
-}
-
-/// Whether the guards around the outputs and the gaps in them are as they were.
-fn untouched(loaded: &Loaded<'_>, output: &Output) -> Result<(), Failure> {
-    let place = loaded.place();
-    if let Some(at) = place.o.0.overwritten(&output.o, POISON) {
-        return Err(Failure::Overwrite { what: "o", at });
-    }
-    match output.lse.as_ref().and_then(|lse| place.lse.0.overwritten(lse, LSE_POISON)) {
-        Some(at) => Err(Failure::Overwrite { what: "lse", at }),
-        None => Ok(()),
-    }
-}
-
-/// Of `runs` runs all equal the first, bit by bit. On the simulator each has a seed of its own.
-fn repeat(gpu: &Gpu, loaded: &Loaded<'_>, first: &Output, seed: u64, runs: u64) -> Result<(), Failure> {
-    let again = |run: u64| {
-        gpu.reseed(seed.wrapping_add(run - 1))?;
-        let again = loaded.run().map_err(|error| Failure::Run { run, seed: seed.wrapping_add(run - 1), error })?;
-        if let Some(at) = again.o.iter().zip(&first.o).position(|(a, b)| a != b) {
-            return Err(Failure::Unequal { run, runs, what: "o", at });
-        }
-        let lse = again.lse.iter().flatten().zip(first.lse.iter().flatten()).position(|(a, b)| a != b);
-        match lse {
-            Some(at) => Err(Failure::Unequal { run, runs, what: "lse", at }),
-            None => Ok(()),
-        }
-    };
-    let all = (2..=runs).try_for_each(again);
-    gpu.reseed(seed)?;
-    all
 }

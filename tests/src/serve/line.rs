@@ -45,7 +45,6 @@ impl fmt::Display for ServeCase {
             f.write_str(if on { word } else { "" })?;
         }
         match self.splits {
-            Splits::Exactly(1) => {}
             Splits::Exactly(n) => write!(f, " splits={n}")?,
             Splits::Auto => f.write_str(" splits=auto")?,
         }
@@ -143,9 +142,9 @@ mod tests {
     #[test]
     fn lines_print_and_parse_back() {
         for line in [
-            "f16 b=3 h=8 hk=2 sq=9 sk=20 d=64 dv=64 lse layout=bshd input=normal seed=7 varlen=5,0,9 klens=20,3,0 window=4:0 sinks",
+            "f16 b=3 h=8 hk=2 sq=9 sk=20 d=64 dv=64 lse layout=bshd input=normal seed=7 varlen=5,0,9 klens=20,3,0 window=4:0 sinks splits=1",
             "bf16 b=2 h=4 hk=1 sq=1 sk=100 d=128 dv=128 lse layout=bhsd input=normal seed=0 usedk=100,7 page=16:2 softcap=30 splits=4",
-            "bf16 b=2 h=4 hk=1 sq=40 sk=40 d=64 dv=64 causal layout=packed input=normal seed=0 varlen=40,2 klens=same alibi poison=1",
+            "bf16 b=2 h=4 hk=1 sq=40 sk=40 d=64 dv=64 causal layout=packed input=normal seed=0 varlen=40,2 klens=same alibi splits=1 poison=1",
             "bf16 b=2 h=4 hk=4 sq=4 sk=9 d=64 dv=64 layout=padded input=normal seed=0 usedq=0,4 window=:3 splits=auto equals=alone",
         ] {
             let case: ServeCase = line.parse().expect(line);

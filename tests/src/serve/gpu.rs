@@ -1,0 +1,223 @@
+//! Serving problems on a GPU or on the simulator in its place.
+
+use attn_host::cust::error::CudaError;
+use attn_host::cust::memory::{CopyDestination, DeviceBuffer, DeviceCopy, mem_get_info};
+use attn_host::{Alibi, DevicePtr, Mask, PagedKv, Plan, Problem, Shape, Splits, Strides, Tensors};
+
+use crate::case::Case;
+use crate::gpu::{Gpu, GpuError, LSE_POISON, Output, RESERVE, address, allocate, download, upload};
+use crate::layout::View;
+use crate::oracle::Window;
+use crate::precision::POISON;
+use crate::serve::case::{self, ServeCase};
+use crate::serve::inputs::ServeInputs;
+use crate::serve::layout::{Rooms, ServePlacement};
+
+/// What the workspace holds before a launch, and what must still stand around it afterwards.
+const WORKSPACE_POISON: u8 = 0xFF;
+/// Bytes of that before and after the workspace; a multiple of its alignment.
+const WORKSPACE_GUARD: usize = 1024;
+
+/// A serving problem on the device, ready to launch.
+pub struct ServeLoaded<'a> {
+    gpu: &'a Gpu,
+    /// The plan that its launches use.
+    pub plan: Plan,
+    place: ServePlacement,
+    tensors: Tensors,
+    o: DeviceBuffer<u16>,
+    lse: Option<DeviceBuffer<u32>>,
+    /// Guards included; empty when none is needed.
+    workspace: DeviceBuffer<u8>,
+    _inputs: Vec<DeviceBuffer<u16>>,
+    _integers: Vec<DeviceBuffer<i32>>,
+    _floats: Vec<DeviceBuffer<f32>>,
+}
+
+impl Gpu {
+    /// Plans a serving problem, with the kernel of a name where one is given, and uploads its inputs.
+    ///
+    /// # Errors
+    /// What the launch side refuses, and failures of the driver.
+    pub fn load_serving(
+        &self,
+        case: &ServeCase,
+        inputs: &ServeInputs,
+        kernel: Option<&str>,
+    ) -> Result<ServeLoaded<'_>, GpuError> {
+        self.announce(format!("--case '{case}'"));
+        let place = ServePlacement::of(case);
+        let problem = problem(case, &place);
+        let plan = match kernel {
+            Some(name) => Plan::with_kernel(self.device(), &problem, name)?,
+            None => Plan::new(self.device(), &problem)?,
+        };
+        let workspace_bytes = plan.workspace_bytes() as usize;
+        let tensors = place.inputs.iter().chain([&place.o.1]).map(|a| 2 * a.device_len()).sum::<usize>();
+        let need = tensors + 4 * place.lse.1.device_len() + workspace_bytes;
+        let free = mem_get_info()?.0;
+        if free < need + RESERVE {
+            return Err(GpuError::TooLarge { need, free });
+        }
+        let buffers = upload_inputs(case, inputs, &place)?;
+        let o = allocate(&place.o.1)?;
+        let lse = case.base.lse.then(|| allocate(&place.lse.1)).transpose()?;
+        let guards = if workspace_bytes > 0 { 2 * WORKSPACE_GUARD } else { 0 };
+        let workspace = DeviceBuffer::from_slice(&vec![WORKSPACE_POISON; workspace_bytes + guards])?;
+        let [q, k, v] = place.qkv.map(|(arena, view)| address(&buffers[arena], view.offset));
+        let mut tensors = Tensors {
+            lse: lse.as_ref().map(|lse| address(lse, place.lse.0.offset)),
+            workspace: (workspace_bytes > 0).then(|| address(&workspace, WORKSPACE_GUARD)),
+            ..Tensors::new(q, k, v, address(&o, place.o.0.offset))
+        };
+        let mut integers = Vec::new();
+        let table = if let Rooms::Paged { table, .. } = &place.keys { Some(table.entries.clone()) } else { None };
+        let arrays = [
+            (&mut tensors.cu_seqlens_q, ServePlacement::cumulative(&place.queries)),
+            (&mut tensors.cu_seqlens_k, ServePlacement::cumulative(&place.keys)),
+            (&mut tensors.seqused_q, ServePlacement::in_use(case.used_q.as_ref())),
+            (&mut tensors.seqused_k, ServePlacement::in_use(case.used_k.as_ref())),
+            (&mut tensors.page_table, table),
+        ];
+        for (argument, array) in arrays {
+            *argument = array.map(|array| keep(&mut integers, &array)).transpose()?;
+        }
+        let mut floats = Vec::new();
+        tensors.alibi_slopes = case.alibi.then(|| keep(&mut floats, &inputs.slopes)).transpose()?;
+        tensors.sinks = case.sinks.then(|| keep(&mut floats, &inputs.sinks)).transpose()?;
+        Ok(ServeLoaded {
+            gpu: self,
+            plan,
+            place,
+            tensors,
+            o,
+            lse,
+            workspace,
+            _inputs: buffers,
+            _integers: integers,
+            _floats: floats,
+        })
+    }
+}
+
+impl ServeLoaded<'_> {
+    /// Where the tensors lie.
+    pub fn place(&self) -> &ServePlacement {
+        &self.place
+    }
+
+    /// Poisons the outputs and the workspace, launches, waits and reads back.
+    ///
+    /// # Errors
+    /// What the launch side refuses, and failures of the driver.
+    pub fn run(&self) -> Result<Output, GpuError> {
+        let (o_arena, lse_arena) = (&self.place.o.1, &self.place.lse.1);
+        upload(&self.o, o_arena, &vec![POISON; o_arena.host_len()])?;
+        if let Some(lse) = &self.lse {
+            upload(lse, lse_arena, &vec![LSE_POISON; lse_arena.host_len()])?;
+        }
+        if !self.workspace.is_empty() {
+            self.workspace.index(..).copy_from(&vec![WORKSPACE_POISON; self.workspace.len()])?;
+        }
+        // SAFETY: every buffer was allocated for the case's sizes and strides and lives in `self`, the index arrays name rows and pages
+        // inside of them wherever a sequence has rows; the stream and the plan belong to the context that `gpu` keeps, and nothing else
+        // uses the outputs until the wait below.
+        unsafe { self.plan.launch(&self.tensors, self.gpu.raw_stream()) }?;
+        self.gpu.wait()?;
+        let o = download(&self.o, o_arena)?;
+        let lse = self.lse.as_ref().map(|lse| download(lse, lse_arena)).transpose()?;
+        Ok(Output { o, lse })
+    }
+
+    /// First byte beside the workspace that the last launch has written, counted from the guard's start.
+    ///
+    /// # Errors
+    /// Failures of the driver.
+    pub fn workspace_overwritten(&self) -> Result<Option<usize>, GpuError> {
+        let mut bytes = vec![0; self.workspace.len()];
+        self.workspace.copy_to(&mut bytes)?;
+        let inside = WORKSPACE_GUARD..bytes.len().saturating_sub(WORKSPACE_GUARD);
+        Ok(bytes.iter().enumerate().position(|(i, byte)| !inside.contains(&i) && *byte != WORKSPACE_POISON))
+    }
+}
+
+/// The launch side's words for a case.
+pub fn problem(case: &ServeCase, place: &ServePlacement) -> Problem {
+    let Case { precision, batch, heads, kv_heads, seqlen_q, seqlen_k, head_dim, head_dim_v, causal, scale, .. } =
+        case.base;
+    let [batch, seqlen_q, seqlen_k, heads, kv_heads, head_dim, head_dim_v] =
+        [batch, seqlen_q, seqlen_k, heads, kv_heads, head_dim, head_dim_v].map(|n| n as u64);
+    let shape = Shape { batch, seqlen_q, seqlen_k, heads, kv_heads, head_dim, head_dim_v };
+    let strides = |[batch, seq, head]: [i64; 3]| Strides { batch, seq, head };
+    let [q, k, v] = place.qkv.map(|(arena, view)| strides(view.device_strides(&place.inputs[arena])));
+    let [lse_batch, _, lse_head] = place.lse.0.device_strides(&place.lse.1);
+    let mut problem = Problem::new(precision.dtype(), shape)
+        .mask(mask(case.window, causal))
+        .strides_q(q)
+        .strides_k(k)
+        .strides_v(v)
+        .strides_o(strides(place.o.0.device_strides(&place.o.1)))
+        .lse_strides(lse_batch, lse_head)
+        .splits(match case.splits {
+            case::Splits::Auto => Splits::Auto,
+            case::Splits::Exactly(n) => Splits::Exactly(n as u32),
+        });
+    let rows = |view: &View| view.dims.seq as u64;
+    if let Rooms::Packed(_) = place.queries {
+        problem = problem.packed_q(rows(&place.qkv[0].1));
+    }
+    match &place.keys {
+        Rooms::Dense => {}
+        Rooms::Packed(_) => problem = problem.packed_k(rows(&place.qkv[1].1)),
+        Rooms::Paged { table, page_size } => {
+            let [page_size, pages, table_width] = [*page_size, table.pages, table.stride].map(|n| n as u64);
+            problem = problem.paged(PagedKv { page_size, pages, table_width });
+        }
+    }
+    let tell = |on: bool, problem: Problem, tell: fn(Problem) -> Problem| if on { tell(problem) } else { problem };
+    problem = tell(case.used_q.is_some(), problem, Problem::seqused_q);
+    problem = tell(case.used_k.is_some(), problem, Problem::seqused_k);
+    problem = tell(case.sinks, problem, Problem::sinks);
+    problem = tell(case.alibi, problem, |problem| problem.alibi(Alibi::PerHead));
+    problem = case.softcap.map_or(problem, |softcap| problem.softcap(softcap));
+    scale.map_or(problem, |scale| problem.scale(scale))
+}
+
+fn mask(window: Option<Window>, causal: bool) -> Mask {
+    match window {
+        Some(Window { left, right }) => Mask::Window { left: left.map(|n| n as u64), right: right.map(|n| n as u64) },
+        None if causal => Mask::Causal,
+        None => Mask::None,
+    }
+}
+
+/// The buffers of Q, K and V, poison wherever no row in use lies.
+fn upload_inputs(
+    case: &ServeCase,
+    inputs: &ServeInputs,
+    place: &ServePlacement,
+) -> Result<Vec<DeviceBuffer<u16>>, GpuError> {
+    let bits = |x| case.base.precision.to_bits(x);
+    let mut buffers = Vec::with_capacity(place.inputs.len());
+    for (i, arena) in place.inputs.iter().enumerate() {
+        let mut data = vec![POISON; arena.host_len()];
+        for (b, sequence) in inputs.sequences.iter().enumerate() {
+            for (which, tensor) in [&sequence.q, &sequence.k, &sequence.v].into_iter().enumerate() {
+                if place.qkv[which].0 == i {
+                    place.scatter(which, b, tensor, bits, &mut data);
+                }
+            }
+        }
+        let buffer = allocate(arena)?;
+        upload(&buffer, arena, &data)?;
+        buffers.push(buffer);
+    }
+    Ok(buffers)
+}
+
+fn keep<T: DeviceCopy>(buffers: &mut Vec<DeviceBuffer<T>>, data: &[T]) -> Result<DevicePtr, CudaError> {
+    let buffer = DeviceBuffer::from_slice(data)?;
+    let at = address(&buffer, 0);
+    buffers.push(buffer);
+    Ok(at)
+}

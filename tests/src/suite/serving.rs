@@ -1,0 +1,104 @@
+//! One serving case of the suite: run, compared with the oracle and with the problems that have the same answer.
+
+use crate::compare::{self, Mismatch, Report};
+use crate::dense::Dense;
+use crate::gpu::{Gpu, GpuError, LSE_POISON, Output};
+use crate::layout::View;
+use crate::precision::POISON;
+use crate::serve::case::ServeCase;
+use crate::serve::gpu::ServeLoaded;
+use crate::serve::inputs::{self, ServeInputs};
+use crate::serve::relations::{self, Other, Same};
+use crate::suite::Options;
+use crate::suite::check::{Failure, repeat};
+
+/// Runs a case; what it measured, or why its answer is not accepted.
+pub(super) fn check(gpu: &Gpu, case: &ServeCase, options: &Options) -> Result<Report, Failure> {
+    let inputs = ServeInputs::of(case);
+    let loaded = gpu.load_serving(case, &inputs, options.kernel.as_deref())?;
+    let output = loaded.run()?;
+    untouched(&loaded, &output)?;
+    let answer = Answer::of(case, &loaded, &output);
+    let report = answer.compare(case, &inputs)?;
+    repeat(gpu, || loaded.run(), &output, (options.seed, options.seeds))?;
+    for other in relations::others(case, &inputs) {
+        equal(gpu, case, &answer, &other)?;
+    }
+    Ok(report)
+}
+
+/// The rows in use, as bits.
+struct Answer {
+    o: Vec<Dense<u16>>,
+    lse: Option<Vec<Dense<u32>>>,
+}
+
+impl Answer {
+    fn of(case: &ServeCase, loaded: &ServeLoaded<'_>, output: &Output) -> Self {
+        fn rows<T: Copy>(case: &ServeCase, loaded: &ServeLoaded<'_>, view: &View, bits: &[T]) -> Vec<Dense<T>> {
+            (0..case.base.batch).map(|b| loaded.place().gather(view, b, bits, |bits| bits)).collect()
+        }
+        let place = loaded.place();
+        Answer {
+            o: rows(case, loaded, &place.o.0, &output.o),
+            lse: output.lse.as_ref().map(|lse| rows(case, loaded, &place.lse.0, lse)),
+        }
+    }
+
+    /// All sequences against the oracle at once: a bound from a few numbers would be one from chance.
+    fn compare(&self, case: &ServeCase, inputs: &ServeInputs) -> Result<Report, Mismatch> {
+        let precision = case.base.precision;
+        let values =
+            |t: Dense<u16>| Dense { dims: t.dims, data: t.data.iter().map(|x| precision.from_bits(*x)).collect() };
+        let o = values(inputs::stacked(case, self.o.iter().collect()));
+        let lse = self.lse.as_ref().map(|lse| {
+            let bits = inputs::stacked(case, lse.iter().collect());
+            Dense { dims: bits.dims, data: bits.data.iter().map(|x| f32::from_bits(*x)).collect() }
+        });
+        let (reference, lowp) = (inputs.reference(case), inputs.lowp(case));
+        let factor = if case.softcap.is_some() { compare::FACTOR_SOFTCAP } else { compare::FACTOR };
+        let report = compare::check_within(factor, &o, lse.as_ref(), &reference, &lowp, precision);
+        report.map_err(|mismatch| {
+            mismatch.moved(|(_, row, head, column)| {
+                let (sequence, row) = inputs::unstacked(case, row);
+                (sequence, row, head, column)
+            })
+        })
+    }
+}
+
+/// Whether all but the rows in use is as it was.
+fn untouched(loaded: &ServeLoaded<'_>, output: &Output) -> Result<(), Failure> {
+    let place = loaded.place();
+    if let Some(at) = place.overwritten(&place.o.0, &output.o, POISON) {
+        return Err(Failure::Overwrite { what: "o", at });
+    }
+    if let Some(at) = output.lse.as_ref().and_then(|lse| place.overwritten(&place.lse.0, lse, LSE_POISON)) {
+        return Err(Failure::Overwrite { what: "lse", at });
+    }
+    match loaded.workspace_overwritten()? {
+        Some(at) => Err(Failure::Overwrite { what: "the workspace", at }),
+        None => Ok(()),
+    }
+}
+
+/// Whether another problem's rows have the same bits.
+fn equal(gpu: &Gpu, case: &ServeCase, answer: &Answer, other: &Other) -> Result<(), Failure> {
+    let failed = |error: GpuError| Failure::Other { other: other.case.to_string(), error };
+    let loaded = gpu.load_serving(&other.case, &other.inputs, None).map_err(failed)?;
+    let output = loaded.run().map_err(failed)?;
+    let there = Answer::of(&other.case, &loaded, &output);
+    for Same { here, there: b, first } in other.same.iter().copied() {
+        let apart = |what, at: Option<_>| match at {
+            Some(at) => Err(Failure::Apart { sequence: here, what, at, other: other.case.to_string() }),
+            None => Ok(()),
+        };
+        let is_nan = |bits| case.base.precision.from_bits(bits).is_nan();
+        apart("o", relations::difference(&answer.o[here], &there.o[b], first, is_nan))?;
+        if let (Some(mine), Some(others)) = (&answer.lse, &there.lse) {
+            let is_nan = |bits| f32::from_bits(bits).is_nan();
+            apart("lse", relations::difference(&mine[here], &others[b], first, is_nan))?;
+        }
+    }
+    Ok(())
+}
