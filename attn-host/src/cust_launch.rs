@@ -4,9 +4,10 @@ use bytemuck::TransparentWrapper;
 use cust::memory::{DeviceCopy, DeviceSlice};
 
 use crate::error::Error;
-use crate::launch::{Stream, Tensors};
+use crate::launch::Stream;
 use crate::plan::Plan;
 use crate::problem::DType;
+use crate::tensors::Tensors;
 use crate::typed::{Element, Extent, Extents, sealed::Sealed};
 
 /// A [`half::bf16`] in cust's memory, whose `DeviceCopy` knows the types of an older `half` only.

@@ -5,6 +5,8 @@ use attn_kernel::forward::DType;
 use crate::error::Error;
 use crate::problem::{Problem, Shape, Strides};
 
+pub(crate) use serving::check_lengths;
+
 mod serving;
 
 /// Coordinates of a tensor map are signed 32-bit.

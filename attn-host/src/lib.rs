@@ -82,6 +82,8 @@
 //! Prebuilt kernels travel inside the crate: machine code, and PTX that a driver compiles where it does not take the machine
 //! code. The environment variable [`KERNEL_DIR`] names a folder whose kernels are used instead.
 
+mod blueprint;
+mod check;
 #[cfg(feature = "cudarc")]
 mod cudarc_launch;
 #[cfg(feature = "cust")]
@@ -100,16 +102,20 @@ mod module;
 mod plan;
 mod problem;
 mod select;
+mod serve;
 #[cfg(feature = "simulator")]
 pub mod simulator;
 mod sys;
 mod tensor_map;
+mod tensors;
 #[cfg(test)]
 mod tests;
 #[cfg(any(feature = "cust", feature = "cudarc"))]
 mod typed;
 
 pub use attn_kernel::forward::{Arch, DType, Kernel};
+pub use blueprint::supports;
+pub use check::{check_cu_seqlens, check_page_table, check_seqused};
 #[cfg(feature = "cudarc")]
 pub use cudarc;
 #[cfg(feature = "cudarc")]
@@ -119,9 +125,10 @@ pub use cust_launch::{Bf16, Buffers, F16};
 pub use device::{Device, DeviceInfo};
 pub use error::{DriverVersion, Error, Unsupported};
 pub use kernels::KERNEL_DIR;
-pub use launch::{DevicePtr, Stream, Tensors};
+pub use launch::{DevicePtr, Stream};
 pub use plan::{Plan, Spans};
 pub use problem::{Alibi, Mask, PagedKv, Problem, Shape, Splits, Strides};
+pub use tensors::Tensors;
 #[cfg(any(feature = "cust", feature = "cudarc"))]
 pub use typed::Element;
 #[cfg(feature = "cust")]

@@ -1,14 +1,11 @@
 //! A plan: a problem that has been checked, with its kernel chosen and loaded.
 
-use std::f32::consts::LOG2_E;
 use std::fmt;
-use std::ptr;
 
-use attn_kernel::attn::divide::Divisor;
-use attn_kernel::attn::walk::Grid;
 use attn_kernel::companion::EntryPoint;
-use attn_kernel::forward::{ForwardParams, KERNELS, Kernel, Launch};
+use attn_kernel::forward::{KERNELS, Kernel};
 
+use crate::blueprint::{Blueprint, Work};
 use crate::device::{Device, DeviceInfo};
 use crate::driver::Driver;
 use crate::error::Error;
@@ -18,7 +15,6 @@ use crate::module;
 use crate::problem::Problem;
 use crate::select;
 use crate::sys::Handle;
-use crate::tensor_map::Tiled;
 
 /// Tiles for each multiprocessor up to which launches overlap by default.
 const OVERLAPPED: u64 = 4;
@@ -34,30 +30,27 @@ pub struct Plan {
     pub(crate) context: Handle,
     context_id: u64,
     pub(crate) ordinal: i32,
-    pub(crate) function: Handle,
-    pub(crate) kernel: &'static Kernel,
+    pub(crate) functions: Functions,
     pub(crate) problem: Problem,
-    pub(crate) layouts: Layouts,
-    pub(crate) maps: Maps,
-    /// Everything but the address of LSE.
-    pub(crate) params: ForwardParams,
+    pub(crate) blueprint: Blueprint,
     grid: u32,
     sm_count: u32,
-    overlap: bool,
+    pub(crate) overlap: bool,
 }
 
-// SAFETY: the one pointer in `params` is null until a launch copies them; nothing else is tied to a thread.
+// SAFETY: the pointers in the blueprint's parameters are null until a launch copies them; nothing else is tied to a thread.
 unsafe impl Send for Plan {}
 // SAFETY: a plan never changes.
 unsafe impl Sync for Plan {}
 
-/// The tensor maps of the four tensors, without their addresses.
+/// The plan's kernels, loaded.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Maps {
-    pub(crate) q: Tiled,
-    pub(crate) k: Tiled,
-    pub(crate) v: Tiled,
-    pub(crate) o: Tiled,
+pub(crate) struct Functions {
+    pub(crate) attention: Handle,
+    /// What lists the tiles of packed queries.
+    pub(crate) schedule: Option<Handle>,
+    /// What combines splits.
+    pub(crate) combine: Option<Handle>,
 }
 
 impl Plan {
@@ -95,7 +88,10 @@ impl Plan {
         kernel: &'static Kernel,
         dir: &std::path::Path,
     ) -> Result<Self, Error> {
-        let find = |kernel: &EntryPoint| kernels::from_folder(kernel, dir);
+        let own = kernel.name;
+        let find = |kernel: &EntryPoint| {
+            if kernel.name == own { kernels::from_folder(kernel, dir) } else { kernels::find(kernel) }
+        };
         Self::with_loader(device, problem, find, |problem, info| {
             select::eligible(kernel, problem, info)
                 .map_err(|reason| Error::Unsupported { kernel: kernel.name, reason })?;
@@ -108,8 +104,7 @@ impl Plan {
     /// # Errors
     /// Those of [`new`](Self::new) for a problem that no kernel computes.
     pub fn choice(device: &DeviceInfo, problem: &Problem) -> Result<&'static Kernel, Error> {
-        Layouts::of(problem)?;
-        select::choose(problem, device)
+        Ok(Blueprint::of(problem, device, select::choose)?.kernel)
     }
 
     /// The names of all forward kernels.
@@ -123,27 +118,28 @@ impl Plan {
         find: impl Fn(&EntryPoint) -> Result<kernels::Code, Error>,
         choose: impl FnOnce(&Problem, &DeviceInfo) -> Result<&'static Kernel, Error>,
     ) -> Result<Self, Error> {
-        let layouts = Layouts::of(problem)?;
-        let kernel = choose(problem, device.info())?;
-        let maps = Maps::of(kernel, problem, &layouts)?;
-        let params = params(kernel, problem, &layouts, device)?;
-        current_is(device.driver, device.context)?;
-        let function = module::entry_point(device, &kernel.entry_point(), find)?;
         let info = device.info();
+        let blueprint = Blueprint::of(problem, info, choose)?;
+        current_is(device.driver, device.context)?;
+        let load = |kernel: EntryPoint| module::entry_point(device, &kernel, &find);
+        let kernel = blueprint.kernel;
+        let functions = Functions {
+            attention: load(kernel.entry_point())?,
+            schedule: blueprint.schedule().map(load).transpose()?,
+            combine: blueprint.combine().map(load).transpose()?,
+        };
+        let tiles = blueprint.tiles();
         Ok(Plan {
             driver: device.driver,
             context: device.context,
             context_id: device.context_id,
             ordinal: info.ordinal,
-            function,
-            kernel,
+            functions,
             problem: *problem,
-            layouts,
-            maps,
-            params,
-            grid: kernel.launch.blocks(params.grid.tiles, info.sm_count),
+            blueprint,
+            grid: kernel.launch.blocks(tiles, info.sm_count),
             sm_count: info.sm_count,
-            overlap: kernel.launch.per_sm == 1 && u64::from(params.grid.tiles) <= OVERLAPPED * u64::from(info.sm_count),
+            overlap: kernel.launch.per_sm == 1 && u64::from(tiles) <= OVERLAPPED * u64::from(info.sm_count),
         })
     }
 
@@ -162,12 +158,12 @@ impl Plan {
 
     /// Whether launches may start before the kernel before them has ended.
     pub fn overlaps(&self) -> bool {
-        self.overlap && self.kernel.launch.waits
+        self.overlap && self.kernel().launch.waits
     }
 
     /// The kernel that was chosen.
     pub fn kernel(&self) -> &'static Kernel {
-        self.kernel
+        self.blueprint.kernel
     }
 
     /// The problem that was planned.
@@ -182,17 +178,29 @@ impl Plan {
 
     /// Threads of a block.
     pub fn block(&self) -> (u32, u32, u32) {
-        (self.kernel.launch.threads, 1, 1)
+        (self.kernel().launch.threads, 1, 1)
     }
 
     /// Bytes of dynamic shared memory of a block.
     pub fn smem_bytes(&self) -> u32 {
-        self.kernel.launch.shared
+        self.kernel().launch.shared
     }
 
-    /// Bytes of device memory that a launch needs beside the tensors. The present kernels need none.
+    /// Bytes of device memory that a launch needs beside the tensors, aligned to 256: the list of tiles where queries are packed, and what the
+    /// splits of the keys have found. Nothing of it is kept from one launch to the next, but launches that may overlap need one each.
     pub fn workspace_bytes(&self) -> u64 {
-        0
+        match &self.blueprint.work {
+            Work::Dense(_) => 0,
+            Work::Serve(serve) => serve.workspace.bytes,
+        }
+    }
+
+    /// Parts that the keys are split into: 1 where they are not.
+    pub fn splits(&self) -> u32 {
+        match &self.blueprint.work {
+            Work::Dense(_) => 1,
+            Work::Serve(serve) => serve.tiles.splits,
+        }
     }
 
     /// Checks that the context that is current is the one that the plan was made in, and not a later one at its address.
@@ -206,7 +214,7 @@ impl Plan {
 
     /// Elements that each tensor's buffer must hold at least: Q, K, V, O and LSE.
     pub fn spans(&self) -> Spans {
-        let Layouts { q, k, v, o, lse } = &self.layouts;
+        let Layouts { q, k, v, o, lse } = &self.blueprint.layouts;
         Spans { q: q.span, k: k.span, v: v.span, o: o.span, lse: lse.span }
     }
 }
@@ -227,56 +235,6 @@ pub struct Spans {
     pub lse: u64,
 }
 
-impl Maps {
-    pub(crate) fn of(kernel: &Kernel, problem: &Problem, layouts: &Layouts) -> Result<Self, Error> {
-        let Launch { q_box, k_box, v_box, o_box, .. } = kernel.launch;
-        let queries = |argument, layout, tile| {
-            if kernel.launch.max_pack == 1 {
-                Tiled::new(argument, problem.dtype, layout, tile)
-            } else {
-                Tiled::packed(argument, problem.dtype, layout, tile, select::pack(kernel, problem))
-            }
-        };
-        Ok(Maps {
-            q: queries("q", &layouts.q, q_box)?,
-            k: Tiled::new("k", problem.dtype, &layouts.k, k_box)?,
-            v: Tiled::new("v", problem.dtype, &layouts.v, v_box)?,
-            o: queries("o", &layouts.o, o_box)?,
-        })
-    }
-}
-
-/// The kernel's scalar arguments. The sizes have been checked to fit, all but the count of tiles.
-fn params(kernel: &Kernel, problem: &Problem, layouts: &Layouts, device: &Device) -> Result<ForwardParams, Error> {
-    let shape = &problem.shape;
-    let too_many = Error::Overflow {
-        argument: "batch * heads * query tiles",
-        what: "the count of tiles",
-        allowed: "at most 2^31 - 1 tiles",
-    };
-    let (m_blocks, pack) = (select::m_blocks(kernel, problem), select::pack(kernel, problem));
-    let heads = shape.heads / u64::from(pack);
-    let tiles = m_blocks
-        .checked_mul(heads)
-        .and_then(|tiles| tiles.checked_mul(shape.batch))
-        .filter(|&tiles| tiles <= i32::MAX as u64);
-    if tiles.is_none() {
-        return Err(too_many);
-    }
-    let section = select::section(kernel, problem, device.info());
-    Ok(ForwardParams {
-        lse: ptr::null_mut(),
-        lse_batch_stride: layouts.lse.strides[1],
-        lse_head_stride: layouts.lse.strides[0],
-        seqlen_q: shape.seqlen_q as u32,
-        seqlen_k: shape.seqlen_k as u32,
-        group: Divisor::new((heads / shape.kv_heads) as u32),
-        grid: Grid::new(m_blocks as u32, heads as u32, shape.batch as u32, section),
-        scale_log2: problem.scale * LOG2_E,
-        pack: pack.ilog2(),
-    })
-}
-
 /// Checks that a context is the calling thread's.
 pub(crate) fn current_is(driver: &Driver, planned: Handle) -> Result<(), Error> {
     let current = driver.current_context()?;
@@ -288,15 +246,22 @@ pub(crate) fn current_is(driver: &Driver, planned: Handle) -> Result<(), Error> 
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let launch = &self.kernel.launch;
+        let launch = &self.kernel().launch;
         write!(
             f,
-            "{}: {}; {} tiles of {} rows, {} keys a step; grid {} of {} multiprocessors, block {}, {} bytes of shared memory, {} of workspace",
-            self.kernel.name,
+            "{}: {}; {} tiles of {} rows, {} keys a step",
+            self.kernel().name,
             self.problem,
-            self.params.grid.tiles,
+            self.blueprint.tiles(),
             launch.bm,
             launch.bn,
+        )?;
+        if let Work::Serve(serve) = &self.blueprint.work {
+            write!(f, ", {} heads packed, {} splits", serve.tiles.cut.pack, serve.tiles.splits)?;
+        }
+        write!(
+            f,
+            "; grid {} of {} multiprocessors, block {}, {} bytes of shared memory, {} of workspace",
             self.grid,
             self.sm_count,
             launch.threads,

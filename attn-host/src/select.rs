@@ -11,6 +11,8 @@ use crate::error::{Error, Unsupported};
 use crate::layout::MAX_SEQLEN;
 use crate::problem::{Mask, Problem, dtype_name};
 
+mod serving;
+
 /// Query heads that share a tile's rows: a power of two that divides the query heads of a key/value head, and by which the rows
 /// of all queries can still be counted in 31 bits.
 pub(crate) fn pack(kernel: &Kernel, problem: &Problem) -> u32 {
@@ -125,7 +127,9 @@ pub(crate) fn choose(problem: &Problem, device: &DeviceInfo) -> Result<&'static 
         .iter()
         .filter(|kernel| (kernel.family == Family::Dense) == problem.is_dense())
         .filter(|kernel| eligible(kernel, problem, device).is_ok())
-        .min_by_key(|kernel| cost(kernel, problem, device));
+        .min_by_key(|kernel| {
+            if problem.is_dense() { cost(kernel, problem, device) } else { serving::cost(kernel, problem, device) }
+        });
     best.ok_or_else(|| refusal(problem, device))
 }
 
@@ -168,14 +172,19 @@ fn wrong_device(device: &DeviceInfo) -> Error {
     }
 }
 
+/// Key/value heads of one sequence whose K and V fit into the L2 cache together, at least one.
+pub(crate) fn kv_heads_in_l2(problem: &Problem, device: &DeviceInfo) -> u64 {
+    let shape = &problem.shape;
+    let bytes = u64::from(DType::bytes(problem.dtype));
+    let kv_head = shape.seqlen_k * (shape.head_dim + shape.head_dim_v) * bytes;
+    (l2_budget(device) / kv_head).max(1)
+}
+
 /// Query heads whose K and V fit into the L2 cache together: a power of two of key/value heads, times the query heads that
 /// share each, and no more heads than there are. Counted in packs of heads.
 fn heads_in_l2(problem: &Problem, pack: u32, device: &DeviceInfo) -> u32 {
     let shape = &problem.shape;
-    let bytes = u64::from(DType::bytes(problem.dtype));
-    let kv_head = shape.seqlen_k * (shape.head_dim + shape.head_dim_v) * bytes;
-    let fit = (l2_budget(device) / kv_head).max(1);
-    let power_of_two = 1u64 << fit.ilog2();
+    let power_of_two = 1u64 << kv_heads_in_l2(problem, device).ilog2();
     let heads = power_of_two.saturating_mul(shape.heads / shape.kv_heads).min(shape.heads.saturating_mul(shape.batch));
     u32::try_from(heads / u64::from(pack)).unwrap_or(u32::MAX)
 }

@@ -7,6 +7,7 @@ use attn_kernel::forward::{DType, TensorMap};
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::layout::Layout;
+use crate::tensors::Tensors;
 
 /// `CU_TENSOR_MAP_DATA_TYPE_*` of an element type.
 fn data_type(dtype: DType) -> i32 {
@@ -54,7 +55,7 @@ impl Swizzle {
 const RANK: usize = 5;
 
 /// A tensor map without its address: of rank 4, `(dim, seq, heads, batch)`, innermost first, or of rank 5,
-/// `(dim, pack, seq, heads / pack, batch)`.
+/// `(dim, pack, seq, heads / pack, batch)` or a ragged one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tiled {
     argument: &'static str,
@@ -67,6 +68,8 @@ pub(crate) struct Tiled {
     /// Sizes of the box; 1 beyond the rank.
     tile: [u32; RANK],
     swizzle: Swizzle,
+    /// Bytes by which the map's address lies below the tensor's.
+    below: u64,
 }
 
 impl Tiled {
@@ -88,6 +91,7 @@ impl Tiled {
             strides: [to_seq, to_head, to_batch, 0],
             tile: [panel, rows, 1, 1, 1],
             swizzle: Swizzle::of_row(u64::from(panel) * bytes),
+            below: 0,
         }
         .checked()
     }
@@ -115,6 +119,31 @@ impl Tiled {
             strides: [to_head, to_seq, to_pack, to_batch],
             tile: [panel, pack, rows / pack, 1, 1],
             swizzle: Swizzle::of_row(u64::from(panel) * bytes),
+            below: 0,
+        }
+        .checked()
+    }
+
+    /// A map with these dimensions, strides in elements and box, whose address lies `below` elements before the tensor's. No coordinates that a
+    /// copy is given reach what is there.
+    pub(crate) fn ragged(
+        argument: &'static str,
+        dtype: DType,
+        dims: [u64; RANK],
+        strides: [u64; RANK - 1],
+        tile: [u32; RANK],
+        below: u64,
+    ) -> Result<Self, Error> {
+        let bytes = u64::from(dtype.bytes());
+        Tiled {
+            argument,
+            dtype,
+            rank: 5,
+            dims,
+            strides: strides.map(|stride| stride.saturating_mul(bytes)),
+            tile,
+            swizzle: Swizzle::of_row(u64::from(tile[0]) * bytes),
+            below: below.saturating_mul(bytes),
         }
         .checked()
     }
@@ -152,6 +181,11 @@ impl Tiled {
     pub(crate) fn encode(&self, driver: &Driver, address: u64) -> Result<TensorMap, Error> {
         const NO_INTERLEAVE: i32 = 0;
         const OUTSIDE_IS_ZERO: i32 = 0;
+        let address = address.checked_sub(self.below).ok_or(Error::Overflow {
+            argument: self.argument,
+            what: "the address",
+            allowed: "at least that of a copy's rows before the tensor",
+        })?;
         let mut map = TensorMap([0; 16]);
         // SAFETY: `map` is 128 bytes, 64-byte aligned; the arrays have the entries that a rank of up to 5 needs. The address is
         // only written into the map.
@@ -176,6 +210,28 @@ impl Tiled {
     }
 }
 
+/// The tensor maps of the four tensors, without their addresses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Maps {
+    pub(crate) q: Tiled,
+    pub(crate) k: Tiled,
+    pub(crate) v: Tiled,
+    pub(crate) o: Tiled,
+}
+
+impl Maps {
+    /// The maps of Q, K, V and O of a launch.
+    pub(crate) fn encode(&self, driver: &Driver, tensors: &Tensors) -> Result<[TensorMap; 4], Error> {
+        let Tensors { q, k, v, o, .. } = tensors;
+        Ok([
+            self.q.encode(driver, q.0)?,
+            self.k.encode(driver, k.0)?,
+            self.v.encode(driver, v.0)?,
+            self.o.encode(driver, o.0)?,
+        ])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +244,7 @@ mod tests {
         strides: [576, 144, 576_000, 0],
         tile: [64, 176, 1, 1, 1],
         swizzle: Swizzle::Bytes128,
+        below: 0,
     };
 
     fn refused(tiled: Tiled) -> (&'static str, u64) {

@@ -1,9 +1,10 @@
 //! What typed buffers of any library have in common: element types and lengths are checked against the plan.
 
 use crate::error::Error;
-use crate::launch::{DevicePtr, Tensors};
+use crate::launch::DevicePtr;
 use crate::plan::{Plan, Spans};
 use crate::problem::{DType, dtype_name};
+use crate::tensors::Tensors;
 
 pub(crate) mod sealed {
     pub trait Sealed {}

@@ -1,16 +1,17 @@
 //! What only a real driver can say: `cargo test -p attn-host -- --ignored` on a machine with a GPU.
 
 use super::*;
+use crate::blueprint::Blueprint;
 use crate::driver::Driver;
-use crate::layout::Layouts;
-use crate::plan::Maps;
+use crate::tensor_map::Maps;
 
 /// One test at a time: the primary context is everyone's.
 static PRIMARY: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 fn maps(problem: &Problem) -> Maps {
-    let kernel = select::choose(problem, Device::current().expect("a context is current").info()).expect("a kernel");
-    Maps::of(kernel, problem, &Layouts::of(problem).expect("valid")).expect("valid")
+    let device = Device::current().expect("a context is current");
+    let blueprint = Blueprint::of(problem, device.info(), select::choose).expect("a kernel");
+    *blueprint.work.maps()
 }
 
 #[test]

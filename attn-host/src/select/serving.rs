@@ -1,0 +1,25 @@
+//! Chooses among the kernels for serving.
+
+use attn_kernel::forward::{Family, Kernel};
+
+use crate::device::DeviceInfo;
+use crate::problem::Problem;
+use crate::serve::tiles::Cut;
+
+/// Least wins, the first difference decides: no work on padded head dimensions; tiles for few queries where there are few; no modification that
+/// the problem has not.
+pub(super) fn cost(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) -> (u32, u64, u32) {
+    let order = match kernel.family {
+        Family::Decode if few_queries(kernel, problem, device) => 0,
+        Family::Serve { modified: false } => 1,
+        Family::Serve { modified: true } => 2,
+        Family::Decode | Family::Dense => 3,
+    };
+    (kernel.launch.d + kernel.launch.dv, order, u32::MAX - kernel.launch.bm)
+}
+
+/// Whether every sequence has one tile of the kernel, or tiles are so few that larger ones would leave multiprocessors without any.
+fn few_queries(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) -> bool {
+    let cut = Cut::of(kernel, problem);
+    cut.m_blocks == 1 || cut.entries.saturating_mul(cut.heads) <= u64::from(device.sm_count)
+}

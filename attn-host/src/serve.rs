@@ -1,0 +1,138 @@
+//! A problem for the serving kernels: what they are launched with, everything but addresses.
+
+use std::f32::consts::LOG2_E;
+use std::ptr;
+
+use attn_kernel::attn::divide::Divisor;
+use attn_kernel::attn::sequence::UNLIMITED;
+use attn_kernel::forward::serve::Units;
+use attn_kernel::forward::{Kernel, ServeParams};
+
+use crate::device::DeviceInfo;
+use crate::error::Error;
+use crate::layout::{Layouts, check_lengths};
+use crate::problem::{Alibi, Problem};
+use crate::tensor_map::Maps;
+
+use rows::{Keys, Rows};
+use tiles::Tiles;
+use workspace::Workspace;
+
+pub(crate) use workspace::ALIGNMENT;
+
+mod launch;
+mod rows;
+mod splits;
+pub(crate) mod tiles;
+mod workspace;
+
+/// What serving kernels are launched with.
+#[derive(Clone, Debug)]
+pub(crate) struct Serve {
+    pub(crate) maps: Maps,
+    /// Everything but addresses.
+    pub(crate) params: ServeParams,
+    pub(crate) workspace: Workspace,
+    pub(crate) tiles: Tiles,
+    /// Elements from one row of O, and from one head's, to the next.
+    o_strides: (u64, u64),
+    batch: u32,
+    bn: u32,
+}
+
+impl Serve {
+    /// What a serving kernel is launched with for a problem whose sizes and strides have been checked.
+    pub(crate) fn of(
+        kernel: &Kernel,
+        problem: &Problem,
+        layouts: &Layouts,
+        device: &DeviceInfo,
+    ) -> Result<Self, Error> {
+        check_lengths(problem)?;
+        let tiles = Tiles::of(kernel, problem, device)?;
+        let (q, o) = (Rows::of("q", &layouts.q)?, Rows::of("o", &layouts.o)?);
+        let chunk = chunk(kernel, problem);
+        let (dtype, launch, cut) = (problem.dtype, &kernel.launch, &tiles.cut);
+        let keys = |argument, layout, panel| Keys { argument, layout }.map(dtype, panel, chunk);
+        let maps = Maps {
+            q: q.map(dtype, launch.q_box.0, cut.pack, cut.queries)?,
+            k: keys("k", layouts.k, launch.k_box.0)?,
+            v: keys("v", layouts.v, launch.v_box.0)?,
+            o: o.map(dtype, launch.o_box.0, cut.pack, cut.queries)?,
+        };
+        Ok(Serve {
+            maps,
+            params: ServeParams { q_room: q.room, o_room: o.room, chunk, ..params(problem, layouts, &tiles) },
+            workspace: Workspace::of(problem, &tiles)?,
+            tiles,
+            o_strides: (o.stride, layouts.o.strides[1]),
+            batch: problem.shape.batch as u32,
+            bn: launch.bn,
+        })
+    }
+}
+
+/// Keys that one copy brings: as many as both a tile and a page are whole numbers of.
+fn chunk(kernel: &Kernel, problem: &Problem) -> u32 {
+    let bn = kernel.launch.bn;
+    // Both are multiples of 16, a page by its lowest bit alone.
+    let page = problem.serving.paged.map_or(u64::MAX, |paged| paged.page_size);
+    let power = u64::from(bn & bn.wrapping_neg());
+    if problem.serving.paged.is_none() { bn } else { power.min(page) as u32 }
+}
+
+/// The scalar arguments. The sizes have been checked to fit.
+fn params(problem: &Problem, layouts: &Layouts, tiles: &Tiles) -> ServeParams {
+    let (shape, serving, cut) = (&problem.shape, &problem.serving, &tiles.cut);
+    let unlimited = u64::from(UNLIMITED);
+    let reach = |keys: Option<u64>| keys.map_or(unlimited, |keys| keys.min(unlimited)) as u32;
+    let (left, right) = problem.mask.reach();
+    // What the softmax scales its scores by: they are in units of it.
+    let unit = serving.softcap.unwrap_or(problem.scale);
+    ServeParams {
+        lse: ptr::null_mut(),
+        lse_batch_stride: if serving.packed_q.is_some() { 0 } else { layouts.lse.strides[1] },
+        lse_head_stride: layouts.lse.strides[0],
+        partial: ptr::null_mut(),
+        partial_lse: ptr::null_mut(),
+        rows: tiles::rows(problem),
+        dv: shape.head_dim_v as u32,
+        heads: shape.heads as u32,
+        cu_q: ptr::null(),
+        cu_k: ptr::null(),
+        used_q: ptr::null(),
+        used_k: ptr::null(),
+        seqlen_q: shape.seqlen_q as u32,
+        seqlen_k: shape.seqlen_k as u32,
+        q_room: 0,
+        o_room: 0,
+        pages: ptr::null(),
+        page_stride: serving.paged.map_or(0, |paged| paged.table_width),
+        page_shift: serving.paged.map_or(31, |paged| paged.page_size.ilog2()),
+        page_step: u32::from(serving.packed_k.is_none()),
+        chunk: 0,
+        left: reach(left),
+        right: reach(right),
+        group: Divisor::new((cut.heads / shape.kv_heads) as u32),
+        pack: Divisor::new(cut.pack),
+        queries: cut.queries,
+        units: Units {
+            list: ptr::null(),
+            m_blocks: Divisor::new(cut.m_blocks as u32),
+            entries: cut.entries as u32,
+            heads: cut.heads as u32,
+            section: Divisor::new(tiles.section),
+            splits: Divisor::new(tiles.splits),
+        },
+        scale_log2: unit * LOG2_E,
+        cap: serving.softcap.map_or(0.0, |softcap| 2.0 * LOG2_E * problem.scale / softcap),
+        slope_scale: 1.0 / unit,
+        slopes: ptr::null(),
+        slopes_batch_stride: if serving.alibi == Some(Alibi::PerSequenceAndHead) { shape.heads } else { 0 },
+        sinks: ptr::null(),
+        k_descale: ptr::null(),
+        v_descale: ptr::null(),
+        q_descale: ptr::null(),
+        descale_batch_stride: 0,
+    }
+}

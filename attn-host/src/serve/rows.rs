@@ -1,0 +1,140 @@
+//! Tensors as rows: the maps of rank 5 by which a copy ends with its sequence.
+//!
+//! `attn_kernel::forward::serve` has the dimensions. Two of them step by a row, so that the sequences of a tensor that is not packed must
+//! lie whole rows apart.
+
+use attn_kernel::forward::DType;
+
+use crate::error::Error;
+use crate::layout::{Layout, MAX_SEQLEN};
+use crate::tensor_map::Tiled;
+
+/// Q or O: rows of all sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rows {
+    argument: &'static str,
+    layout: Layout,
+    /// Elements from one row to the next.
+    pub(super) stride: u64,
+    /// Rows from one batch entry to the next.
+    pub(super) room: u32,
+    /// Rows up to the last.
+    count: u64,
+}
+
+impl Rows {
+    pub(super) fn of(argument: &'static str, layout: &Layout) -> Result<Self, Error> {
+        let [_, queries, _, batch] = layout.dims;
+        let [to_row, _, to_batch] = layout.strides;
+        let refused = Error::Stride {
+            argument,
+            dimension: "batch",
+            value: to_batch as i64, // checked to be below 2^40 bytes
+            allowed: "a multiple of the seq stride where the problem is not dense",
+        };
+        let (stride, room) = match (batch, queries) {
+            (1, _) => (to_row, 0),
+            // The one query of each entry is a row of its own, wherever it lies.
+            (_, 1) => (to_batch, 1),
+            _ if to_batch == 0 => (to_row, 0),
+            _ if to_row == 0 || to_batch % to_row != 0 => return Err(refused),
+            _ => (to_row, to_batch / to_row),
+        };
+        let count = (batch - 1).checked_mul(room).and_then(|rows| rows.checked_add(queries));
+        let count = count.filter(|&rows| rows <= MAX_SEQLEN).ok_or(Error::Overflow {
+            argument,
+            what: "the count of rows from the first to the last",
+            allowed: "at most 2147482624",
+        })?;
+        Ok(Rows { argument, layout: *layout, stride, room: room as u32, count })
+    }
+
+    /// A map whose boxes have `queries` rows of `pack` heads each.
+    pub(super) fn map(&self, dtype: DType, panel: u32, pack: u32, queries: u32) -> Result<Tiled, Error> {
+        let Rows { argument, layout, stride, count, .. } = *self;
+        let [dim, _, heads, _] = layout.dims;
+        let to_head = layout.strides[1];
+        let packs = heads / u64::from(pack);
+        // Nothing ever steps to a second pack where there is one, and its distance need not be one that a map can hold.
+        let to_pack = if packs == 1 { to_head } else { to_head.saturating_mul(u64::from(pack)) };
+        let queries_64 = u64::from(queries);
+        Tiled::ragged(
+            argument,
+            dtype,
+            [dim, u64::from(pack), queries_64, packs, count + queries_64],
+            [to_head, stride, to_pack, stride],
+            [panel, pack, queries, 1, 1],
+            queries_64 * stride,
+        )
+    }
+}
+
+/// K or V: rows of pages, of batch entries, or of all sequences together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Keys {
+    pub(super) argument: &'static str,
+    pub(super) layout: Layout,
+}
+
+impl Keys {
+    /// A map whose boxes have `chunk` rows.
+    pub(super) fn map(&self, dtype: DType, panel: u32, chunk: u32) -> Result<Tiled, Error> {
+        let [dim, rows, heads, pages] = self.layout.dims;
+        let [to_row, to_head, to_page] = self.layout.strides;
+        let chunk_64 = u64::from(chunk);
+        Tiled::ragged(
+            self.argument,
+            dtype,
+            [dim, chunk_64, heads, pages, rows + chunk_64],
+            [to_row, to_head, to_page, to_row],
+            [panel, chunk, 1, 1, 1],
+            chunk_64 * to_row,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(dims: [u64; 4], strides: [u64; 3]) -> Layout {
+        Layout { dims, strides, span: 0 }
+    }
+
+    fn rows(dims: [u64; 4], strides: [u64; 3]) -> Result<(u64, u32, u64), Error> {
+        Rows::of("q", &layout(dims, strides)).map(|rows| (rows.stride, rows.room, rows.count))
+    }
+
+    #[test]
+    fn batch_entries_lie_whole_rows_apart() {
+        assert_eq!(rows([64, 100, 8, 3], [512, 64, 51_200]), Ok((512, 100, 300)));
+        assert_eq!(rows([64, 100, 8, 3], [512, 64, 51_200 + 512]), Ok((512, 101, 302)), "a gap of a row");
+        // (batch, heads, seq, dim): a head of rows is between two sequences.
+        assert_eq!(rows([64, 100, 8, 3], [64, 6400, 51_200]), Ok((64, 800, 1700)));
+        let found = rows([64, 100, 8, 3], [512, 64, 51_200 + 64]);
+        assert!(
+            matches!(found, Err(Error::Stride { argument: "q", dimension: "batch", value: 51_264, .. })),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn single_queries_are_rows_wherever_they_lie() {
+        assert_eq!(rows([64, 1, 8, 3], [64, 64, 1000]), Ok((1000, 1, 3)));
+        assert_eq!(rows([64, 7, 8, 1], [512, 64, 64]), Ok((512, 0, 7)));
+    }
+
+    #[test]
+    fn repeated_data_has_no_room_of_its_own() {
+        assert_eq!(rows([64, 7, 8, 3], [512, 64, 0]), Ok((512, 0, 7)));
+        assert_eq!(rows([64, 7, 8, 3], [0, 64, 0]), Ok((0, 0, 7)));
+        assert!(rows([64, 7, 8, 3], [0, 64, 512]).is_err());
+    }
+
+    #[test]
+    fn rows_are_counted_in_31_bits() {
+        assert!(rows([64, 100, 8, 1 << 20], [512, 64, 512 * 2000]).is_ok());
+        let found = rows([64, 100, 8, 1 << 21], [512, 64, 512 * 2000]);
+        assert!(matches!(found, Err(Error::Overflow { argument: "q", .. })), "{found:?}");
+    }
+}
