@@ -25,7 +25,7 @@ pub struct ServeCase {
     /// Softcap on the scores.
     pub softcap: Option<f32>,
     /// A slope for every head.
-    pub alibi: bool,
+    pub alibi: Option<Slopes>,
     /// A sink for every head.
     pub sinks: bool,
     /// Parts into which a tile's keys are split.
@@ -66,6 +66,16 @@ pub enum Splits {
 }
 
 named! {
+    /// Whose slopes there are.
+    Slopes {
+        /// Each head's.
+        PerHead = "head",
+        /// Each head's in each sequence.
+        PerSequence = "sequence",
+    }
+}
+
+named! {
     /// Another problem that has the same answer.
     Relation {
         /// Each sequence without its neighbours.
@@ -88,7 +98,7 @@ impl ServeCase {
             used_k: None,
             window: None,
             softcap: None,
-            alibi: false,
+            alibi: None,
             sinks: false,
             splits: Splits::Exactly(1),
             poisoned: None,
@@ -137,7 +147,7 @@ impl ServeCase {
 
     /// What is done to the scores, given a slope and a sink for every head.
     pub fn modifiers<'a>(&self, slopes: &'a [f32], sinks: &'a [f32]) -> Modifiers<'a> {
-        Modifiers { softcap: self.softcap, alibi: self.alibi.then_some(slopes), sinks: self.sinks.then_some(sinks) }
+        Modifiers { softcap: self.softcap, alibi: self.alibi.map(|_| slopes), sinks: self.sinks.then_some(sinks) }
     }
 
     /// The case itself when its fields agree with each other.

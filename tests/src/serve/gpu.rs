@@ -9,7 +9,7 @@ use crate::gpu::{Gpu, GpuError, LSE_POISON, Output, RESERVE, address, allocate, 
 use crate::layout::View;
 use crate::oracle::Window;
 use crate::precision::POISON;
-use crate::serve::case::{self, ServeCase};
+use crate::serve::case::{self, ServeCase, Slopes};
 use crate::serve::inputs::ServeInputs;
 use crate::serve::layout::{Rooms, ServePlacement};
 
@@ -83,7 +83,7 @@ impl Gpu {
             *argument = array.map(|array| keep(&mut integers, &array)).transpose()?;
         }
         let mut floats = Vec::new();
-        tensors.alibi_slopes = case.alibi.then(|| keep(&mut floats, &inputs.slopes)).transpose()?;
+        tensors.alibi_slopes = case.alibi.map(|_| keep(&mut floats, &inputs.slopes)).transpose()?;
         tensors.sinks = case.sinks.then(|| keep(&mut floats, &inputs.sinks)).transpose()?;
         Ok(ServeLoaded {
             gpu: self,
@@ -178,7 +178,11 @@ pub fn problem(case: &ServeCase, place: &ServePlacement) -> Problem {
     problem = tell(case.used_q.is_some(), problem, Problem::seqused_q);
     problem = tell(case.used_k.is_some(), problem, Problem::seqused_k);
     problem = tell(case.sinks, problem, Problem::sinks);
-    problem = tell(case.alibi, problem, |problem| problem.alibi(Alibi::PerHead));
+    problem = match case.alibi {
+        None => problem,
+        Some(Slopes::PerHead) => problem.alibi(Alibi::PerHead),
+        Some(Slopes::PerSequence) => problem.alibi(Alibi::PerSequenceAndHead),
+    };
     problem = case.softcap.map_or(problem, |softcap| problem.softcap(softcap));
     scale.map_or(problem, |scale| problem.scale(scale))
 }

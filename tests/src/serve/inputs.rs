@@ -8,14 +8,14 @@ use crate::case::Case;
 use crate::dense::{Dense, Dims};
 use crate::input::{Input, Inputs};
 use crate::oracle::{Answer, Attention};
-use crate::serve::case::ServeCase;
+use crate::serve::case::{ServeCase, Slopes};
 
 /// The inputs of every sequence, and those of the heads.
 #[derive(Clone, Debug)]
 pub struct ServeInputs {
     /// Q, K and V of each sequence: its rows in use, as a batch of one.
     pub sequences: Vec<Inputs>,
-    /// ALiBi slope of each head.
+    /// ALiBi slope of each head, for all sequences together or one sequence after another.
     pub slopes: Vec<f32>,
     /// Sink of each head.
     pub sinks: Vec<f32>,
@@ -56,7 +56,13 @@ impl ServeInputs {
         let Inputs { q, k, v } = &self.sequences[sequence];
         Attention::new(q, k, v, case.base.scale())
             .window(case.visible())
-            .modifiers(case.modifiers(&self.slopes, &self.sinks))
+            .modifiers(case.modifiers(self.slopes(case, sequence), &self.sinks))
+    }
+
+    /// The slopes of a sequence's heads.
+    pub fn slopes(&self, case: &ServeCase, sequence: usize) -> &[f32] {
+        let first = if case.alibi == Some(Slopes::PerSequence) { sequence * case.base.heads } else { 0 };
+        &self.slopes[first..first + case.base.heads]
     }
 
     /// The answers of all sequences, the rows in use one below another.
@@ -105,10 +111,11 @@ fn sequence(case: &ServeCase, b: usize) -> Inputs {
     Inputs::of(&Case { batch: 1, seqlen_q, seqlen_k, input, seed, ..case.base })
 }
 
-/// The geometric series of slopes that models are trained with.
+/// The geometric series of slopes that models are trained with; sequences with their own have it halved once or twice.
 fn slopes(case: &ServeCase) -> Vec<f32> {
-    let heads = case.base.heads;
-    (1..=heads).map(|h| (-8.0 * h as f32 / heads as f32).exp2()).collect()
+    let (heads, own) = (case.base.heads, case.alibi == Some(Slopes::PerSequence));
+    let series = |b: usize| (1..=heads).map(move |h| (-8.0 * h as f32 / heads as f32 - (b % 3) as f32).exp2());
+    (0..if own { case.base.batch } else { 1 }).flat_map(series).collect()
 }
 
 /// Random sinks, of which every fifth is none, the third among them.

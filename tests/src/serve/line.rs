@@ -7,7 +7,7 @@
 //! | `page=SIZE` or `page=SIZE:SHARED` | K and V in pages, of which sequences share so many |
 //! | `usedq=LENGTHS`, `usedk=LENGTHS` | rows in use of each sequence's room |
 //! | `window=LEFT:RIGHT` | keys seen before and after the own position; nothing means without end |
-//! | `softcap=C`, `alibi`, `sinks` | what is done to the scores |
+//! | `softcap=C`, `alibi=head`, `alibi=sequence`, `sinks` | what is done to the scores |
 //! | `splits=N`, `splits=auto` | parts of a tile's keys; 1 without the word |
 //! | `poison=SEQUENCE` | a sequence whose inputs are NaN |
 //! | `equals=RELATION` | another problem that has the same answer, bit by bit |
@@ -41,9 +41,10 @@ impl fmt::Display for ServeCase {
         if let Some(softcap) = self.softcap {
             write!(f, " softcap={softcap}")?;
         }
-        for (on, word) in [(self.alibi, " alibi"), (self.sinks, " sinks")] {
-            f.write_str(if on { word } else { "" })?;
+        if let Some(slopes) = self.alibi {
+            write!(f, " alibi={slopes}")?;
         }
+        f.write_str(if self.sinks { " sinks" } else { "" })?;
         match self.splits {
             Splits::Exactly(n) => write!(f, " splits={n}")?,
             Splits::Auto => f.write_str(" splits=auto")?,
@@ -73,7 +74,7 @@ impl FromStr for ServeCase {
                 "usedk" => case.used_k = Some(parse(word, value)?),
                 "window" => case.window = Some(parse(word, value)?),
                 "softcap" => case.softcap = Some(parse(word, value)?),
-                "alibi" => case.alibi = true,
+                "alibi" => case.alibi = Some(parse(word, value)?),
                 "sinks" => case.sinks = true,
                 "splits" if value == "auto" => case.splits = Splits::Auto,
                 "splits" => case.splits = Splits::Exactly(parse(word, value)?),
@@ -144,7 +145,7 @@ mod tests {
         for line in [
             "f16 b=3 h=8 hk=2 sq=9 sk=20 d=64 dv=64 lse layout=bshd input=normal seed=7 varlen=5,0,9 klens=20,3,0 window=4:0 sinks splits=1",
             "bf16 b=2 h=4 hk=1 sq=1 sk=100 d=128 dv=128 lse layout=bhsd input=normal seed=0 usedk=100,7 page=16:2 softcap=30 splits=4",
-            "bf16 b=2 h=4 hk=1 sq=40 sk=40 d=64 dv=64 causal layout=packed input=normal seed=0 varlen=40,2 klens=same alibi splits=1 poison=1",
+            "bf16 b=2 h=4 hk=1 sq=40 sk=40 d=64 dv=64 causal layout=packed input=normal seed=0 varlen=40,2 klens=same alibi=sequence splits=1 poison=1",
             "bf16 b=2 h=4 hk=4 sq=4 sk=9 d=64 dv=64 layout=padded input=normal seed=0 usedq=0,4 window=:3 splits=auto equals=alone",
         ] {
             let case: ServeCase = line.parse().expect(line);

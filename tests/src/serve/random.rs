@@ -10,7 +10,7 @@ use crate::layout::Layout;
 use crate::lists::WIDTHS;
 use crate::oracle::Window;
 use crate::precision::Precision;
-use crate::serve::case::{Keys, Paging, Relation, ServeCase, Splits};
+use crate::serve::case::{Keys, Paging, Relation, ServeCase, Slopes, Splits};
 use crate::serve::lengths::Lengths;
 
 /// How large random problems are.
@@ -66,7 +66,7 @@ impl Draw<'_> {
             case.window = Some(Window { left: self.side(), right: self.side() });
         }
         case.softcap = self.chance(0.2).then(|| self.pick(&[0.5, 5.0, 30.0]));
-        case.alibi = self.chance(0.2);
+        case.alibi = self.chance(0.2).then(|| self.pick(Slopes::ALL));
         case.sinks = self.chance(0.25);
         case.splits = match self.rng.random_range(0..5) {
             0 => Splits::Auto,
@@ -219,7 +219,7 @@ mod tests {
                 c.splits != Splits::Exactly(1) && c.packed_q.is_some() && c.paging().is_some() && c.sinks
             });
             met("softcap in a window", &|c| c.softcap.is_some() && c.window.is_some());
-            met("ALiBi of a decode step", &|c| c.alibi && c.base.seqlen_q == 1);
+            met("ALiBi of a decode step", &|c| c.alibi.is_some() && c.base.seqlen_q == 1);
             met("shared pages", &|c| c.paging().is_some_and(|p| p.shared > 0));
             met("a NaN neighbour in packed keys", &|c| c.poisoned.is_some() && matches!(c.keys, Keys::Packed(_)));
             met("an interleaved buffer", &|c| c.base.layout == Layout::Packed);

@@ -73,7 +73,11 @@ fn alone(case: &ServeCase, inputs: &ServeInputs, b: usize) -> Other {
     if other.base.layout == Layout::Packed {
         other.base.layout = Layout::Bshd;
     }
-    let inputs = ServeInputs { sequences: vec![inputs.sequences[b].clone()], ..inputs.clone() };
+    let inputs = ServeInputs {
+        sequences: vec![inputs.sequences[b].clone()],
+        slopes: inputs.slopes(case, b).to_vec(),
+        sinks: inputs.sinks.clone(),
+    };
     Other { case: other, inputs, same: vec![Same { here: b, there: 0, first: 0 }] }
 }
 
@@ -165,14 +169,14 @@ mod tests {
 
     #[test]
     fn what_is_said_to_be_equal_is() {
-        let alone = "bf16 h=4 hk=2 d=16 dv=8 varlen=9,0,17,2,40 klens=9,4,20,0,50 window=8:2 alibi sinks lse";
+        let alone = "bf16 h=4 hk=2 d=16 dv=8 varlen=9,0,17,2,40 klens=9,4,20,0,50 window=8:2 alibi=head sinks lse";
         assert_holds(&format!("{alone} equals=alone"), 3);
-        assert_holds(&format!("{alone} equals=alone poison=2 splits=3"), 3);
+        assert_holds(&format!("{alone} equals=alone poison=2 splits=3 alibi=sequence"), 3);
         assert_holds("bf16 b=3 h=1 hk=1 sq=5 sk=9 d=8 dv=8 usedq=5,0,2 usedk=9,9,3 causal equals=alone splits=2", 2);
         assert_holds("f16 h=4 hk=2 sq=2 d=16 dv=16 usedk=9,0,40 page=16:1 softcap=3 equals=alone layout=packedkv", 3);
         assert_holds("f16 h=4 hk=2 d=16 dv=16 varlen=4,7 klens=same equals=alone layout=packed", 2);
         assert_holds("f16 h=4 hk=2 sq=2 d=16 dv=8 usedk=9,0,40 page=16:1 equals=dense", 1);
-        assert_holds("f16 h=4 hk=2 sq=2 d=16 dv=8 usedk=9,5,40 page=16:1 causal sinks alibi equals=prefill", 1);
+        assert_holds("f16 h=4 hk=2 sq=2 d=16 dv=8 usedk=9,5,40 page=16:1 causal sinks alibi=head equals=prefill", 1);
         assert_holds("bf16 h=2 hk=2 d=16 dv=8 varlen=1,0,3 klens=30,20,3 window=5:0 equals=prefill", 1);
     }
 

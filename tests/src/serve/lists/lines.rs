@@ -31,14 +31,14 @@ h=1 hk=1 varlen=120,10 klens=130,300 window=127:0 sinks",
         "\
 h=2 hk=1 causal varlen=60,33 klens=same softcap=5
 h=2 hk=2 varlen=90 klens=140 softcap=30 window=40:10 sinks
-b=2 h=1 hk=1 sq=70 sk=130 softcap=1 alibi usedk=130,50",
+b=2 h=1 hk=1 sq=70 sk=130 softcap=1 alibi=head usedk=130,50",
     ),
     (
         "alibi",
         "\
-h=4 hk=2 varlen=70,9 klens=100,0 alibi
-h=3 hk=1 causal varlen=40,60 klens=90,60 alibi sinks
-h=2 hk=2 usedq=65,3 usedk=65,150 sq=65 page=16 causal alibi softcap=20 equals=dense",
+h=4 hk=2 varlen=70,9 klens=100,0 alibi=head
+h=3 hk=1 causal varlen=40,60 klens=90,60 alibi=sequence sinks
+h=2 hk=2 usedq=65,3 usedk=65,150 sq=65 page=16 causal alibi=head softcap=20 equals=dense",
     ),
     (
         "sinks",
@@ -65,7 +65,7 @@ b=2 h=14 hk=2 sq=1 usedk=130,65 page=64 splits=3 sinks
 b=2 h=4 hk=1 sq=1 causal usedk=97,140 page=32 equals=prefill
 b=3 h=4 hk=2 sq=1 usedk=300,1,128 page=256 splits=auto
 h=8 hk=1 causal varlen=1,1,1 usedk=70,3,140 page=16:2 softcap=10 equals=prefill
-b=2 h=12 hk=1 sq=1 sk=150 splits=2 alibi window=90:0
+b=2 h=12 hk=1 sq=1 sk=150 splits=2 alibi=head window=90:0
 b=2 h=8 hk=2 sq=3 causal usedk=66,200 page=64 equals=prefill
 b=2 h=7 hk=1 sq=1 usedk=40,260 page=16 poison=0 splits=3
 b=1 h=16 hk=1 sq=2 sk=250 causal layout=padded splits=4 equals=alone",
@@ -114,15 +114,15 @@ h=3 hk=1 varlen=40,500 klens=3000,2000 window=1000:0 page=64",
         "\
 h=2 hk=1 causal varlen=700,300 klens=same softcap=50
 h=2 hk=2 varlen=300,200 klens=500,900 softcap=2 input=rising
-h=2 hk=1 varlen=600 klens=800 softcap=30 window=100:0 sinks alibi
+h=2 hk=1 varlen=600 klens=800 softcap=30 window=100:0 sinks alibi=head
 h=2 hk=1 causal varlen=400,100 usedk=900,777 page=64 softcap=15 input=large",
     ),
     (
         "alibi",
         "\
-h=8 hk=2 causal varlen=500,300 klens=same alibi
-h=4 hk=4 varlen=300,200 klens=700,100 alibi input=falling
-h=7 hk=1 causal varlen=100,90 usedk=1500,800 page=32 alibi equals=dense",
+h=8 hk=2 causal varlen=500,300 klens=same alibi=head
+h=4 hk=4 varlen=300,200 klens=700,100 alibi=sequence input=falling
+h=7 hk=1 causal varlen=100,90 usedk=1500,800 page=32 alibi=head equals=dense",
     ),
     (
         "sinks",
@@ -158,7 +158,7 @@ b=3 h=71 hk=1 sq=2 causal usedk=500,900,70 page=64 splits=2
 b=4 h=8 hk=2 sq=5 causal usedk=1500,900,64,5 page=16 equals=prefill
 b=4 h=8 hk=1 sq=1 causal usedk=1500,900,64,5 page=64 equals=prefill sinks
 b=4 h=12 hk=1 sq=2 usedk=1500,900,64,5 equals=prefill window=300:0
-b=4 h=8 hk=2 sq=1 causal usedk=1000,900,64,5 page=16 softcap=20 alibi equals=prefill
+b=4 h=8 hk=2 sq=1 causal usedk=1000,900,64,5 page=16 softcap=20 alibi=sequence equals=prefill
 h=8 hk=1 causal varlen=1,64,1,300,1 usedk=900,64,1300,1000,0 page=64 equals=alone
 h=8 hk=1 causal varlen=1,64,1,300,1 usedk=900,64,1300,1000,0 page=16 splits=3 equals=alone
 b=300 h=8 hk=1 sq=1 usedk=zipf:300:2000:5 page=16 equals=alone
