@@ -102,7 +102,7 @@ fn hopper_time(kernel: &Kernel, plan: &HopperPlan, problem: &Problem, device: &D
         return tiles.div_ceil(slots).saturating_mul(time(problem.shape.seqlen_k.div_ceil(u64::from(plan.bn))));
     }
     let lengths = Lengths { q: problem.shape.seqlen_q as u32, k: problem.shape.seqlen_k as u32 };
-    let blocks = |m_block: u64| u64::from(Causal::blocks(lengths, m_block as u32 * plan.bm, plan.bm, plan.bn));
+    let blocks = |m_block: u64| u64::from(Causal.blocks(lengths, m_block as u32 * plan.bm, plan.bm, plan.bn));
     let (shortest, longest) = (blocks(0), blocks(m_blocks(kernel, problem) - 1));
     let share = tiles.saturating_mul(time(shortest) + time(longest)) / (2 * slots);
     let alone = time(longest) * u64::from(plan.per_sm + 1) / u64::from(2 * plan.per_sm);

@@ -4,6 +4,7 @@ pub mod divide;
 pub mod exp2;
 pub mod mask;
 pub mod row;
+pub mod scores;
 pub mod search;
 pub mod sequence;
 pub mod softmax;

@@ -27,6 +27,8 @@ pub trait Quad {
     fn max(x: f32) -> f32;
     /// The sum of the four values, in all four threads.
     fn sum(x: f32) -> f32;
+    /// Whether it holds in one of the four threads, in all four.
+    fn any(x: bool) -> bool;
 }
 
 /// What the softmax of a kernel is compiled with.
@@ -76,6 +78,14 @@ impl<const P: usize> Block<P> {
     pub fn within(&self, knobs: &Knobs) -> bool {
         let [a, b] = self.totals();
         a <= knobs.bound && b <= knobs.bound
+    }
+
+    /// The rows for which it did not, in some thread of the quad.
+    #[inline(always)]
+    pub fn exceeded<Q: Quad>(&self, knobs: &Knobs) -> [bool; 2] {
+        let [a, b] = self.totals();
+        // A NaN exceeds too.
+        [Q::any(!(a <= knobs.bound)), Q::any(!(b <= knobs.bound))]
     }
 
     /// A value that depends on every exponential so far and has no sign: not a negative number, nor a NaN with its sign bit set.
@@ -149,16 +159,21 @@ impl Rows {
     /// The reference did not serve: as [`Rows::first`], and returns the factors by which O's rows must be scaled. All four threads of
     /// the quad call it.
     ///
-    /// A factor is exactly 1 when the row keeps its reference.
+    /// A factor is exactly 1 when the row keeps its reference, as every row does that is not in `rows`.
     #[inline(always)]
-    pub fn raise<Q: Quad, const S: usize>(&mut self, scores: &mut [f32; S], knobs: &Knobs) -> [f32; 2] {
+    pub fn raise<Q: Quad, const S: usize>(
+        &mut self,
+        scores: &mut [f32; S],
+        rows: [bool; 2],
+        knobs: &Knobs,
+    ) -> [f32; 2] {
         let block = row_max(scores);
         let mut factor = [1.0; 2];
         for r in 0..2 {
             let new = max(self.max[r], Q::max(block[r]));
             // -inf minus -inf is NaN, which is not greater than 0: a row without keys keeps -inf and factor 1.
             let growth = (new - self.max[r]) * knobs.scale_log2;
-            if growth > 0.0 {
+            if rows[r] && growth > 0.0 {
                 factor[r] = ex2(-growth);
                 self.max[r] = new;
             }
@@ -200,6 +215,26 @@ impl Rows {
             self.sum[r] = fma(self.sum[r], factors[0][r], other[2 + r] * factors[1][r]);
         }
         factors
+    }
+
+    /// As [`finish`](Self::finish), with a sink in each row's sum: a score in powers of two, of a key without a value; -inf is none.
+    #[inline(always)]
+    pub fn finish_with<Q: Quad>(&self, sinks: [f32; 2], knobs: &Knobs) -> ([f32; 2], [f32; 2]) {
+        let (mut inverse, mut lse) = ([0.0; 2], [f32::NEG_INFINITY; 2]);
+        for r in 0..2 {
+            let sum = Q::sum(self.sum[r]);
+            // -inf for a row without keys, whatever the sign of the scale's product.
+            let own = if self.max[r] == f32::NEG_INFINITY { f32::NEG_INFINITY } else { self.max[r] * knobs.scale_log2 };
+            let top = max(own, sinks[r]);
+            let reference = if top == f32::NEG_INFINITY { 0.0 } else { top };
+            let factor = ex2(own - reference);
+            let all = fma(sum, factor, ex2(sinks[r] - reference));
+            if all != 0.0 {
+                inverse[r] = rcp(all) * factor;
+                lse[r] = (reference + lg2(all)) * core::f32::consts::LN_2;
+            }
+        }
+        (inverse, lse)
     }
 
     /// Ends the tile: `1 / sum` for each row to multiply O with, and each row's LSE (natural logarithm).
@@ -282,6 +317,9 @@ mod tests {
         fn sum(x: f32) -> f32 {
             x
         }
+        fn any(x: bool) -> bool {
+            x
+        }
     }
 
     const HALF_EMULATED: Exp2 = Exp2 { period: 2, emulated: 1 };
@@ -320,7 +358,7 @@ mod tests {
                     rows.add(&done);
                     exponentiate(&mut p, offsets, &Knobs { exp2: Exp2::HARDWARE, ..*k });
                 } else {
-                    scale_rows(&mut o, rows.raise::<Alone, S>(&mut p, k));
+                    scale_rows(&mut o, rows.raise::<Alone, S>(&mut p, done.exceeded::<Alone>(k), k));
                     raised += 1;
                 }
             }
@@ -396,7 +434,7 @@ mod tests {
         {
             let (mut whole, mut halves) = (Rows::new(), [Rows::new(), Rows::new()]);
             whole.first::<Alone, 16>(&mut blocks[0].clone(), &k);
-            whole.raise::<Alone, 16>(&mut blocks[1].clone(), &k);
+            whole.raise::<Alone, 16>(&mut blocks[1].clone(), [true; 2], &k);
             for (half, block) in halves.iter_mut().zip(&blocks) {
                 half.first::<Alone, 16>(&mut block.clone(), &k);
             }
@@ -414,15 +452,64 @@ mod tests {
     }
 
     #[test]
+    fn a_row_has_the_same_bits_whatever_its_neighbour_does() {
+        let k = knobs(16384.0, Exp2::HARDWARE);
+        let wave = |n: usize| core::array::from_fn(|i| 9.0 * ((n * S + i) as f32 * 0.7).sin());
+        let alone: Vec<[f32; S]> = (0..5).map(wave).collect();
+        // Row 1 rises so much that its blocks are done again, or has no keys at first; row 0 is as before.
+        for other in [40.0f32, f32::NEG_INFINITY] {
+            let shared: Vec<[f32; S]> = (0..5)
+                .map(|n| {
+                    core::array::from_fn(|i| {
+                        if i & 2 == 0 {
+                            wave(n)[i]
+                        } else if n < 2 {
+                            other
+                        } else {
+                            100.0 * n as f32
+                        }
+                    })
+                })
+                .collect();
+            let (a, b) = (run(&alone, &k), run(&shared, &k));
+            assert!(b.raised > 0);
+            assert_eq!((a.o[0].to_bits(), a.lse[0].to_bits()), (b.o[0].to_bits(), b.lse[0].to_bits()));
+        }
+    }
+
+    #[test]
+    fn a_sink_is_a_key_without_a_value() {
+        let k = knobs(16384.0, Exp2::HARDWARE);
+        let scores: [f32; S] = core::array::from_fn(|i| (i as f32 * 0.7).sin() * 8.0);
+        for sink in [f32::NEG_INFINITY, -300.0, 0.0, 3.0, 300.0] {
+            let mut rows = Rows::new();
+            rows.first::<Alone, S>(&mut scores.clone(), &k);
+            let (inverse, lse) = rows.finish_with::<Alone>([sink * std::f32::consts::LOG2_E; 2], &k);
+            let (plain, plain_lse) = rows.finish::<Alone>(&k);
+            for r in 0..2 {
+                let (own, sink) = (f64::from(plain_lse[r]), f64::from(sink));
+                let top = own.max(sink);
+                let want = top + ((own - top).exp() + (sink - top).exp()).ln();
+                assert!((f64::from(lse[r]) - want).abs() < 1e-4, "{} instead of {want}", lse[r]);
+                let share = f64::from(inverse[r] / plain[r]);
+                assert!((share - (own - want).exp()).abs() < 1e-4, "sink {sink}: {share}");
+            }
+        }
+        let (inverse, lse) = Rows::new().finish_with::<Alone>([2.0, f32::NEG_INFINITY], &k);
+        assert_eq!(inverse, [0.0; 2]);
+        assert!((lse[0] - 2.0 * core::f32::consts::LN_2).abs() < 1e-6 && lse[1] == f32::NEG_INFINITY);
+    }
+
+    #[test]
     fn a_small_growth_keeps_the_reference() {
         let k = knobs(16384.0, Exp2::HARDWARE);
         assert_eq!(check(&[[1.0; S], [2.0; S], [20.0; S]], k), 0);
         assert_eq!(check(&[[1.0; S], [101.0; S]], k), 1);
         let mut rows = Rows::new();
         rows.first::<Alone, S>(&mut [1.0; S], &k);
-        let factor = rows.raise::<Alone, S>(&mut [101.0; S], &k);
+        let factor = rows.raise::<Alone, S>(&mut [101.0; S], [true; 2], &k);
         assert!(factor[0] < 1e-10 && factor[0] > 0.0, "growth of 100 must rescale, got {factor:?}");
-        assert_eq!(rows.raise::<Alone, S>(&mut [50.0; S], &k), [1.0; 2]);
+        assert_eq!(rows.raise::<Alone, S>(&mut [50.0; S], [true; 2], &k), [1.0; 2]);
     }
 
     #[test]

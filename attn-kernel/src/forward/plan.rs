@@ -3,7 +3,8 @@
 //! The kernel is compiled from it, the launcher sizes the launch from it, and [`Plan::checked`] refuses a plan that does
 //! not fit the hardware when the crate is compiled.
 
-use super::{ForwardParams, ServeParams};
+use super::ForwardParams;
+use super::serve::{ServeParams, Unit};
 use crate::attn::walk::Grid;
 use crate::mem::{Bf16, Element, F16};
 
@@ -133,6 +134,8 @@ pub struct Plan {
     pub exp_under_output: u32,
     /// How tiles are dealt to blocks.
     pub schedule: Schedule,
+    /// The kernel takes ragged sequences, and has slots of shared memory through which the producer tells its tiles.
+    pub ragged: bool,
     /// Measured times, by which a launcher chooses between kernels for the same head dimensions and mask.
     pub cost: Cost,
 }
@@ -161,6 +164,8 @@ pub struct SmemMap {
     pub v: u32,
     /// Where warpgroups that split the keys hand over O and the row statistics.
     pub handed: u32,
+    /// The present tiles, of ragged sequences.
+    pub slots: u32,
     /// Mbarriers, 8 bytes each.
     pub barriers: u32,
     /// Bytes in all.
@@ -206,7 +211,7 @@ impl Plan {
             per_sm: self.per_sm,
             waits: true,
             max_pack: 1,
-            ragged: false,
+            ragged: self.ragged,
         }
     }
 
@@ -224,6 +229,11 @@ impl Plan {
     /// Bytes through which a warpgroup hands over its O and row statistics, in f32.
     pub const fn handed_bytes(&self) -> u32 {
         if self.split > 1 { WARPGROUP * 4 * (self.dv / 2 + 4) } else { 0 }
+    }
+
+    /// Bytes of the slot of a tile, of which there are one more than stages of Q.
+    pub const fn slot_bytes(&self) -> u32 {
+        if self.ragged { Unit::WORDS * 4 } else { 0 }
     }
 
     /// Bytes of one Q tile.
@@ -261,8 +271,9 @@ impl Plan {
         };
         let v = k + self.stages * self.k_bytes();
         let handed = v + self.stages * self.v_bytes();
-        let barriers = handed + self.handed_bytes();
-        SmemMap { q, o, k, v, handed, barriers, end: barriers + 8 * self.barrier_count() }
+        let slots = handed + self.handed_bytes();
+        let barriers = slots + self.slot_bytes() * (self.q_stages + 1);
+        SmemMap { q, o, k, v, handed, slots, barriers, end: barriers + 8 * self.barrier_count() }
     }
 
     /// Where everything lies in shared memory. O gets its own space when there is room, else it reuses Q's.
@@ -331,6 +342,7 @@ impl Plan {
             self.split == 1 || self.stages.is_multiple_of(2) && !self.ping_pong && !self.o_in_q(),
             "warpgroups that split the keys have stages of their own, take no turns and keep Q where it is"
         );
+        require!(self.split == 1 || !self.ragged, "ragged sequences are split over blocks, not in one");
         require!(self.q_stages == 1 || !self.o_in_q(), "a second Q is of use where O is not in the first one's memory");
         require!(
             !self.o_in_q() || self.dv <= self.d,

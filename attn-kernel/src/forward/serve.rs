@@ -18,6 +18,9 @@ use crate::attn::sequence::{Sequence, Side};
 use crate::ptx::ldst;
 
 /// The arguments of a serving kernel beside its tensor maps, by value, in this order and layout on both sides.
+///
+/// A [`Divisor`] lies 4 bytes behind a multiple of 8: LLVM reads its last two words at once, and where these straddle two words of 8 bytes it
+/// keeps a copy of them in local memory.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ServeParams {
@@ -71,10 +74,10 @@ pub struct ServeParams {
     pub right: u32,
     /// Query heads, or packs of them, that share one key/value head.
     pub group: Divisor,
-    /// Query heads that are packed into a tile's rows: row `r` of the `ROWS` of a copy is query `r / pack` of head `r % pack`.
-    pub pack: Divisor,
     /// Queries of one copy of Q: `ROWS / pack`.
     pub queries: u32,
+    /// Query heads that are packed into a tile's rows: row `r` of the `ROWS` of a copy is query `r / pack` of head `r % pack`.
+    pub pack: Divisor,
     /// The tiles.
     pub units: Units,
     /// `softmax_scale * log2(e)`; with a softcap `softcap * log2(e)`.
@@ -83,6 +86,8 @@ pub struct ServeParams {
     pub cap: f32,
     /// What a slope is divided by, to count in units of scores: `1 / softmax_scale`, or `1 / softcap`.
     pub slope_scale: f32,
+    /// Queries of a tile: `queries` for each copy of Q.
+    pub tile_queries: u32,
     /// ALiBi slope of each query head, f32; null: none.
     pub slopes: *const f32,
     /// Elements from one batch entry's slopes to the next; 0: all have the same.
@@ -107,14 +112,16 @@ pub struct ServeParams {
 pub struct Units {
     /// The list that the schedule kernel has written, [`LIST_HEADER_WORDS`] and then entries; null: every batch entry has `m_blocks` query tiles.
     pub list: *const u32,
-    /// Query tiles of a batch entry, without a list.
-    pub m_blocks: Divisor,
     /// Entries, without a list: `m_blocks * batch`.
     pub entries: u32,
+    /// Query tiles of a batch entry, without a list.
+    pub m_blocks: Divisor,
     /// Heads, or packs of them.
     pub heads: u32,
     /// Heads of a section, a divisor of `heads`.
     pub section: Divisor,
+    /// Units, or with a list at most as many.
+    pub units: u32,
     /// Splits.
     pub splits: Divisor,
 }
@@ -137,6 +144,11 @@ pub struct Unit {
     pub split: u32,
     /// The sequence.
     pub sequence: Sequence,
+}
+
+impl Unit {
+    /// Words of a unit.
+    pub const WORDS: u32 = 8;
 }
 
 impl ServeParams {
@@ -191,7 +203,7 @@ impl ServeParams {
     }
 
     /// Bytes of the struct, then where each field lies: equal on both sides, or they read different numbers.
-    pub(super) const LAYOUT: [u32; 43] = [
+    pub(super) const LAYOUT: [u32; 45] = [
         size_of::<Self>() as u32,
         offset_of!(Self, lse) as u32,
         offset_of!(Self, lse_batch_stride) as u32,
@@ -223,6 +235,7 @@ impl ServeParams {
         offset_of!(Self, scale_log2) as u32,
         offset_of!(Self, cap) as u32,
         offset_of!(Self, slope_scale) as u32,
+        offset_of!(Self, tile_queries) as u32,
         offset_of!(Self, slopes) as u32,
         offset_of!(Self, slopes_batch_stride) as u32,
         offset_of!(Self, sinks) as u32,
@@ -233,7 +246,54 @@ impl ServeParams {
         offset_of!(Units, list) as u32,
         offset_of!(Units, m_blocks) as u32,
         offset_of!(Units, entries) as u32,
+        offset_of!(Units, heads) as u32,
         offset_of!(Units, section) as u32,
         offset_of!(Units, splits) as u32,
     ];
+}
+
+/// Split `split` of the key blocks `from..to`: neighbours, as many for each split, the last ones fewer or none.
+#[inline(always)]
+pub fn part(from: u32, to: u32, split: u32, splits: Divisor) -> (u32, u32) {
+    if splits.get() == 1 {
+        return (from, to);
+    }
+    let each = splits.div_rem(to - from + splits.get() - 1).0;
+    let first = from + split * each;
+    let first = if first < to { first } else { to };
+    (first, if first + each < to { first + each } else { to })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divisors_lie_where_their_last_words_are_read_at_once() {
+        let units = offset_of!(ServeParams, units);
+        for at in [
+            offset_of!(ServeParams, group),
+            offset_of!(ServeParams, pack),
+            units + offset_of!(Units, m_blocks),
+            units + offset_of!(Units, section),
+            units + offset_of!(Units, splits),
+        ] {
+            assert_eq!(at % 8, 4);
+        }
+    }
+
+    #[test]
+    fn splits_cover_the_blocks_once() {
+        for splits in 1..9 {
+            for (from, to) in [(0, 0), (3, 3), (0, 1), (2, 9), (0, 8), (5, 100)] {
+                let mut next = from;
+                for split in 0..splits {
+                    let (first, end) = part(from, to, split, Divisor::new(splits));
+                    assert!(first == next || first == end, "split {split} of {splits}, {from}..{to}");
+                    next = if first < end { end } else { next };
+                }
+                assert_eq!(next, to, "{splits} splits of {from}..{to}");
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The Hopper forward kernel: one producer warpgroup with TMA, two or three consumer warpgroups with wgmma.
 //!
 //! Each consumer warpgroup owns 64 query rows; all of them share the K and V tiles, walked from the last visible block
-//! down to block 0. One warpgroup's view, with S, P and O in registers:
+//! down to the first. One warpgroup's view, with S, P and O in registers:
 //!
 //! | producer | tensor cores                  | softmax                                     |
 //! |----------|-------------------------------|---------------------------------------------|
@@ -20,26 +20,37 @@
 //!
 //! With [`Plan::split`] two warpgroups have the same 64 rows and take the key blocks in turn, each with stages of its own; at a tile's end
 //! one hands its O and row statistics to the other (`merge`). That halves the time of a problem with fewer tiles than multiprocessors.
+//!
+//! A kernel is composed of parts ([`Variant`]): which keys a query sees, what is done to a score, and how the sequences lie, dense or
+//! [`ragged`].
 
 pub mod anatomy;
 mod block;
+mod dense;
 mod epilogue;
 pub mod kernels;
 mod merge;
+mod ragged;
+mod sequences;
 
-pub use kernels::{KERNELS, describe};
+pub use kernels::{KERNELS, SERVING_KERNELS, describe};
 
-use self::block::{Rings, Seat, Walker, WarpQuad, Work};
-use super::params::{ForwardParams, TensorMap};
+use self::block::{Rings, Seat, WarpQuad};
+pub use self::dense::Dense;
+pub use self::ragged::Ragged;
+pub use self::sequences::Sequences;
+use self::sequences::Work;
+use super::params::TensorMap;
 use super::plan::{Plan, ROWS, WARPGROUP};
-use crate::attn::mask::{self, Lengths, Mask};
+use crate::attn::mask::{self, Mask};
+use crate::attn::scores::Scores;
 use crate::attn::softmax::{self, Block, Knobs, Rows};
 use crate::entry;
 use crate::mem::descriptor::{Descriptor, k_major_step, mn_major_step};
 use crate::mem::{Element, Smem, Swizzle};
-use crate::pipe::ring::{self, Consumer, Producer};
+use crate::pipe::ring::{self, Consumer};
 use crate::ptx::wgmma::{self, K_MAJOR, MN_MAJOR};
-use crate::ptx::{fence, grid, tma, warp};
+use crate::ptx::{fence, tma, warp};
 
 /// What distinguishes one instantiation from another.
 pub trait Variant {
@@ -49,6 +60,10 @@ pub trait Variant {
     type Element: Element;
     /// Which keys a query sees.
     type Mask: Mask;
+    /// What is done to a score.
+    type Scores: Scores;
+    /// How the sequences lie.
+    type Sequences: Sequences;
 
     /// `setmaxnreg` to the plan's consumer budget.
     ///
@@ -65,19 +80,22 @@ pub trait Variant {
 
 /// The tensor maps of a launch: parameter-space addresses.
 #[derive(Clone, Copy)]
-struct Maps {
+pub struct Maps {
     q: *const TensorMap,
     k: *const TensorMap,
     v: *const TensorMap,
     o: *const TensorMap,
 }
 
+/// The parameters of a kernel.
+type Params<V> = <<V as Variant>::Sequences as Sequences>::Params;
+
 /// The kernel. `S`, `O` and `P` are a thread's registers for the scores (f32), the output (f32) and the packed
 /// probabilities: `bn / 2`, `dv / 2` and `bn / 4`.
 ///
 /// # Safety
 /// Runs as a kernel of `PLAN.threads()` threads with `PLAN.smem().end` bytes of dynamic shared memory; maps and parameters
-/// describe live device memory as [`ForwardParams`] says.
+/// describe live device memory as the parameters' documentation says.
 #[inline(always)]
 unsafe fn forward<
     V: Variant,
@@ -88,12 +106,12 @@ unsafe fn forward<
     const QUERIES: u32,
     const SPLIT: u32,
 >(
-    params: ForwardParams,
+    params: Params<V>,
     maps: Maps,
 ) {
     let smem = Smem::new(entry::dynamic_shared());
     let rings = Rings::<STAGES, QUERIES>::new::<V>(smem);
-    let walker = Walker::new(&params);
+    let tiles = V::Sequences::new::<V>(&params, smem);
     // Taken from lane 0, so that the compiler knows the role to be uniform and keeps addresses in uniform registers.
     let warp = warp::uniform(entry::thread_idx_x() / 32);
     let group = warp / (WARPGROUP / 32);
@@ -117,91 +135,14 @@ unsafe fn forward<
             // No wait: the lane that loads is the one that has made the barriers, since an election always has the same result.
             ready.arrive();
             V::enter_producer();
-            if warp == 0 && warp::elect() {
-                produce::<V, STAGES, QUERIES>(&params, maps, rings, walker);
+            if warp == 0 {
+                tiles.produce::<V, STAGES, QUERIES>(&params, maps, rings);
             }
         } else {
             ready.sync();
             V::enter_consumer();
-            consume::<V, S, O, P, STAGES, QUERIES, SPLIT>(&params, maps, rings, walker, smem, group - 1);
+            consume::<V, S, O, P, STAGES, QUERIES, SPLIT>(&params, maps, rings, tiles, smem, group - 1);
         }
-    }
-}
-
-// ---- producer ----
-
-/// Keeps the rings full.
-///
-/// # Safety
-/// Called by one thread of the block.
-#[inline(always)]
-unsafe fn produce<V: Variant, const STAGES: u32, const QUERIES: u32>(
-    params: &ForwardParams,
-    maps: Maps,
-    rings: Rings<STAGES, QUERIES>,
-    mut walker: Walker,
-) {
-    let plan = const { V::PLAN };
-    let (mut q, mut k, mut v) = (rings.q.split().0, rings.k.split().0, rings.v.split().0);
-    let mut work = walker.next::<V>();
-    // Everything that the block reads or writes in global memory comes after these loads. The next kernel's blocks may set themselves up
-    // from now on; they wait in their turn for all of this one.
-    grid::wait();
-    grid::launch_dependents();
-    while let Some(Work { tile, blocks }) = work {
-        let kv_head = params.group.div_rem(tile.head).0 as i32;
-        let batch = tile.batch as i32;
-        let keys = |block: u32| [0, (block * plan.bn) as i32, kv_head, batch];
-        let rows = [0, (tile.m_block * plan.bm) as i32, tile.head as i32, batch];
-        // SAFETY: each map's box is one panel, and the panels fill the stage exactly.
-        unsafe {
-            if blocks > 0 {
-                load(&mut k, maps.k, plan.d, plan.bn, 1, keys(blocks - 1));
-            }
-            // Also for a tile without keys: its zeros may go out through Q's memory, which must be the consumers' by then.
-            load(&mut q, maps.q, plan.d, ROWS, plan.bm / ROWS, rows);
-            let mut block = blocks;
-            while block > 1 {
-                block -= 1;
-                load(&mut k, maps.k, plan.d, plan.bn, 1, keys(block - 1));
-                load(&mut v, maps.v, plan.dv, plan.bn, 1, keys(block));
-            }
-            if blocks > 0 {
-                load(&mut v, maps.v, plan.dv, plan.bn, 1, keys(0));
-            }
-        }
-        work = walker.next::<V>();
-    }
-    // No drain: the consumers wait for every stage, so no copy is in flight when the block ends.
-}
-
-/// Fills the next stage with `parts` groups of `rows` rows of `d` elements, a panel a copy.
-///
-/// # Safety
-/// The stage holds `parts * rows * d` elements, and the map's box is one panel of `rows` rows.
-#[inline(always)]
-unsafe fn load<const STAGES: u32>(
-    ring: &mut Producer<STAGES>,
-    map: *const TensorMap,
-    d: u32,
-    rows: u32,
-    parts: u32,
-    from: [i32; 4],
-) {
-    let slot = ring.acquire();
-    let (tile, full) = (slot.tile(), slot.full());
-    slot.expect(parts * rows * d * 2);
-    let mut part = 0;
-    while part < parts {
-        let mut column = 0;
-        while column < d {
-            let target = tile.offset((part * d + column) * rows * 2);
-            let coords = [column as i32, from[1] + (part * rows) as i32, from[2], from[3]];
-            // SAFETY: the caller's promise.
-            unsafe { tma::load(target, map, coords, full) };
-            column += Plan::panel(d);
-        }
-        part += 1;
     }
 }
 
@@ -209,10 +150,12 @@ unsafe fn load<const STAGES: u32>(
 
 /// What stays the same while a warpgroup works on a tile.
 #[derive(Clone, Copy)]
-struct Context {
+struct Context<M> {
     seat: Seat,
     knobs: Knobs,
     queries: Descriptor,
+    scores: M,
+    visible: Visible,
 }
 
 /// What a warpgroup accumulates over a tile's key blocks.
@@ -238,16 +181,17 @@ unsafe fn consume<
     const QUERIES: u32,
     const SPLIT: u32,
 >(
-    params: &ForwardParams,
+    params: &Params<V>,
     maps: Maps,
     rings: Rings<STAGES, QUERIES>,
-    mut walker: Walker,
+    mut tiles: V::Sequences,
     smem: Smem<()>,
     group: u32,
 ) {
     let plan = const { V::PLAN };
     let seat = Seat::of::<V>(group);
-    let knobs = Knobs { scale_log2: params.scale_log2, bound: V::Element::SUM_BOUND, exp2: plan.exp2 };
+    let scale_log2 = V::Sequences::scale_log2(params);
+    let knobs = Knobs { scale_log2, bound: V::Element::SUM_BOUND, exp2: plan.exp2 };
     let mut q = rings.q.split().1;
     let (mut k, mut v) = (rings.k.share::<SPLIT>(seat.part), rings.v.share::<SPLIT>(seat.part));
     let swizzle = const { Swizzle::of_span(Plan::panel(V::PLAN.d) * 2) };
@@ -260,42 +204,54 @@ unsafe fn consume<
     if group + 1 == plan.consumers() {
         seat.pass_turn::<V>(); // the first turn is warpgroup 0's
     }
+    // SAFETY: no multiply has read Q yet, and the rows that are cleared are never loaded.
+    unsafe { V::Sequences::prepare::<V>(params, smem.offset(const { V::PLAN.smem().q }), seat) };
 
-    while let Some(work) = walker.next::<V>() {
-        let tile = q.wait();
+    // SAFETY: whole warpgroups come here.
+    while let Some((work, tile)) = unsafe { tiles.next::<V, QUERIES>(params, &mut q) } {
         let queries = Descriptor::k_major(swizzle, tile.tile().offset(seat.rows * plan.d * 2));
-        let ctx = Context { seat, knobs, queries };
-        let first_row = work.tile.m_block * plan.bm + seat.rows;
+        let first = V::Sequences::first_query::<V>(params, work.tile.m_block, seat);
+        // SAFETY: the parameters are the launcher's.
+        let scores = V::Scores::of(unsafe { V::Sequences::modified(params, &work, first, seat) });
+        let ctx = Context { seat, knobs, queries, scores, visible: Visible::of::<V>(params, &work, first, seat) };
         let mut state = State { rows: Rows::new(), acc: [0.0; O], p: [0; P] };
 
         // The blocks that only other warpgroups' rows see.
-        let own = own_blocks::<V>(walker.lengths, first_row);
-        let mut block = work.blocks;
-        while block > own {
+        let (from, to) = work.own(first, V::Sequences::queries(params), plan.bn);
+        let mut block = work.to;
+        while block > to {
             block -= 1;
-            skip::<V, STAGES>(seat, &mut k, &mut v, block);
+            // The first block of a tile takes no turn.
+            skip::<V, STAGES>(seat, &mut k, &mut v, block > work.from);
         }
         if const { SPLIT > 1 } {
             block = block.saturating_sub((passed + seat.part) % SPLIT);
-            passed += work.blocks;
+            passed += work.to;
         }
-        let has_keys = block > 0;
+        let has_keys = block > from;
         if has_keys {
-            let limits = visible::<V>(walker.lengths, first_row, seat);
-            first_step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut state, limits, block - 1);
+            first_step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut state, block - 1);
             block = before::<SPLIT>(block);
-            if V::Mask::PARTIAL_BLOCKS {
-                let whole = V::Mask::full_blocks(walker.lengths, first_row, plan.bn);
-                while block > whole {
+            let whole = ctx.visible.whole;
+            // Down to the last block that every row sees whole, then to the last one that only the left edge cuts, then the rest.
+            let mut masked_to = if const { V::Mask::PARTIAL_BLOCKS } { larger(whole.1, from) } else { block };
+            loop {
+                while block > masked_to {
                     step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut v, &mut state, |scores| {
-                        mask::apply(scores, in_block(limits, block - 1, plan.bn));
+                        ctx.mask::<V, S>(scores, block - 1)
                     });
                     block = before::<SPLIT>(block);
                 }
-            }
-            while block > 0 {
-                step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut v, &mut state, |_| {});
-                block = before::<SPLIT>(block);
+                while block > larger(whole.0, from) {
+                    step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut v, &mut state, |scores| {
+                        ctx.modify::<V, S>(scores, block - 1)
+                    });
+                    block = before::<SPLIT>(block);
+                }
+                if !V::Mask::LEFT || block <= from {
+                    break;
+                }
+                masked_to = from;
             }
         }
         // Every multiply with Q has been waited for: the next tile's may come, unless O leaves through this one's memory.
@@ -308,6 +264,21 @@ unsafe fn consume<
         if has_keys {
             last_step::<V, O, P, STAGES>(&ctx, &mut v, &mut state);
         }
+        // SAFETY: the next tile's Q has not been given back.
+        let work = unsafe { tiles.again::<V>(params, &work) };
+        let first = if const { V::Sequences::RAGGED } {
+            V::Sequences::first_query::<V>(params, work.tile.m_block, seat)
+        } else {
+            first
+        };
+        if V::Mask::LEFT {
+            // Those below that only other warpgroups' rows see, in which they take turns.
+            let mut block = work.own(first, V::Sequences::queries(params), plan.bn).0;
+            while block > work.from {
+                block -= 1;
+                skip::<V, STAGES>(seat, &mut k, &mut v, true);
+            }
+        }
         if const { SPLIT > 1 } {
             // SAFETY: both warpgroups come here once a tile.
             unsafe { handed.merge(seat, &mut state.rows, &mut state.acc, &knobs) };
@@ -316,21 +287,15 @@ unsafe fn consume<
             }
         }
 
-        let (inverse, lse) = state.rows.finish::<WarpQuad>(&knobs);
-        softmax::scale_rows(&mut state.acc, inverse);
         // SAFETY: `o` is this warpgroup's; where it is also Q's memory, its multiplies with Q have been waited for.
         unsafe {
-            epilogue::stage_output::<V, O>(seat, o, &state.acc);
-            if seat.thread == 0 {
-                epilogue::store_output::<V>(maps.o, o, work.tile, first_row, walker.lengths.q);
-            }
+            V::Sequences::finish::<V, O>(params, maps, o, &work, first, seat, (&state.rows, &mut state.acc), &knobs);
             if let Some(tile) = tile {
                 if seat.thread == 0 {
                     tma::wait_group_read::<0>();
                 }
                 tile.release_by(seat.thread == 0);
             }
-            epilogue::store_lse(params, work.tile, first_row, seat, lse);
             // Lanes that store no LSE would go on to the next tile by themselves: then ptxas could keep nothing of the loop, such as a
             // ring's stage, in uniform registers.
             warp::sync();
@@ -349,31 +314,67 @@ fn before<const SPLIT: u32>(block: u32) -> u32 {
     if const { SPLIT > 1 } { block.saturating_sub(SPLIT) } else { block - 1 }
 }
 
-/// Keys that the thread's two rows see, counted from the thread's first column of block 0.
+/// The larger of two.
 #[inline(always)]
-fn visible<V: Variant>(lengths: Lengths, first_row: u32, seat: Seat) -> [i32; 2] {
-    let row = first_row + seat.row();
-    let limit = |row| V::Mask::visible_keys(lengths, row) as i32 - seat.column() as i32;
-    [limit(row), limit(row + 8)]
+fn larger(a: u32, b: u32) -> u32 {
+    if a > b { a } else { b }
 }
 
-/// The same, counted from the thread's first column of `block`.
-#[inline(always)]
-fn in_block(limits: [i32; 2], block: u32, bn: u32) -> [i32; 2] {
-    limits.map(|l| l - (block * bn) as i32)
+/// Which keys the thread's two rows see, and which key blocks all of the warpgroup's rows.
+#[derive(Clone, Copy)]
+struct Visible {
+    /// The first key of each row, counted from the thread's first column of block 0; negative where the mask has no lower edge.
+    floor: [i32; 2],
+    /// One past the last.
+    limit: [i32; 2],
+    /// Blocks of which every row sees every key.
+    whole: (u32, u32),
 }
 
-/// Key blocks that the warpgroup's rows from `first_row` on need, at most those of the whole tile: none for rows past the last query.
-#[inline(always)]
-fn own_blocks<V: Variant>(lengths: Lengths, first_row: u32) -> u32 {
-    if first_row < lengths.q { V::Mask::blocks(lengths, first_row, ROWS, V::PLAN.bn) } else { 0 }
+impl Visible {
+    #[inline(always)]
+    fn of<V: Variant>(params: &Params<V>, work: &Work<V::Mask>, first: u32, seat: Seat) -> Self {
+        let (mask, lengths, bn) = (work.mask, work.lengths, const { V::PLAN.bn });
+        let column = seat.column() as i32;
+        let rows = [seat.row(), seat.row() + 8].map(|row| V::Sequences::query(params, first, row).0);
+        let limit = rows.map(|row| mask.visible_keys(lengths, row) as i32 - column);
+        let to = mask.full_blocks(lengths, first, bn);
+        if !V::Mask::LEFT {
+            return Visible { floor: [i32::MIN; 2], limit, whole: (0, to) };
+        }
+        let floor = rows.map(|row| mask.hidden_keys(lengths, row) as i32 - column);
+        let last = first + V::Sequences::queries(params) - 1;
+        let last = if last < lengths.q { last } else { lengths.q.saturating_sub(1) };
+        Visible { floor, limit, whole: (mask.full_from(lengths, last, bn), to) }
+    }
+}
+
+impl<M: Scores> Context<M> {
+    /// Changes the scores of block `block` as the problem asks.
+    #[inline(always)]
+    fn modify<V: Variant<Scores = M>, const S: usize>(&self, scores: &mut [f32; S], block: u32) {
+        if M::MODIFIED {
+            self.scores.apply(scores, block * const { V::PLAN.bn } + self.seat.column());
+        }
+    }
+
+    /// The same, and takes away those that a row must not see.
+    #[inline(always)]
+    fn mask<V: Variant<Scores = M>, const S: usize>(&self, scores: &mut [f32; S], block: u32) {
+        self.modify::<V, S>(scores, block);
+        let in_block = |edges: [i32; 2]| edges.map(|edge| edge - (block * const { V::PLAN.bn }) as i32);
+        if V::Mask::LEFT {
+            mask::apply_window(scores, in_block(self.visible.floor), in_block(self.visible.limit));
+        } else {
+            mask::apply(scores, in_block(self.visible.limit));
+        }
+    }
 }
 
 /// A block that none of the warpgroup's rows sees: its stages pass by unread, and its turn is handed on.
 #[inline(always)]
-fn skip<V: Variant, const STAGES: u32>(seat: Seat, k: &mut Consumer<STAGES>, v: &mut Consumer<STAGES>, block: u32) {
-    // Block 0 is the others' first one if it is skipped, and takes no turn.
-    if block > 0 {
+fn skip<V: Variant, const STAGES: u32>(seat: Seat, k: &mut Consumer<STAGES>, v: &mut Consumer<STAGES>, turn: bool) {
+    if turn {
         seat.take_turn::<V>();
         seat.pass_turn::<V>();
     }
@@ -385,10 +386,9 @@ fn skip<V: Variant, const STAGES: u32>(seat: Seat, k: &mut Consumer<STAGES>, v: 
 /// The tile's first block, the one with its last visible key: nothing yet to multiply with V.
 #[inline(always)]
 fn first_step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES: u32>(
-    ctx: &Context,
+    ctx: &Context<V::Scores>,
     k: &mut Consumer<STAGES>,
     state: &mut State<O, P>,
-    limits: [i32; 2],
     block: u32,
 ) {
     let keys = k.wait();
@@ -396,7 +396,7 @@ fn first_step<V: Variant, const S: usize, const O: usize, const P: usize, const 
     // SAFETY: the whole warpgroup waits for its own multiply.
     unsafe { wgmma::wait_with::<0, S>(&mut scores) };
     ctx.seat.release(keys);
-    mask::apply(&mut scores, in_block(limits, block, V::PLAN.bn));
+    ctx.mask::<V, S>(&mut scores, block);
     state.rows.first::<WarpQuad, S>(&mut scores, &ctx.knobs);
     state.p = pack::<V::Element, S, P>(&scores);
 }
@@ -404,7 +404,7 @@ fn first_step<V: Variant, const S: usize, const O: usize, const P: usize, const 
 /// A later block: its S and the previous block's O run together, and [`Plan::exp_under_output`] eighths of its exponentials under O.
 #[inline(always)]
 fn step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES: u32>(
-    ctx: &Context,
+    ctx: &Context<V::Scores>,
     k: &mut Consumer<STAGES>,
     v: &mut Consumer<STAGES>,
     state: &mut State<O, P>,
@@ -443,7 +443,9 @@ fn step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES
     unsafe { wgmma::tie_packed(&mut block.p) };
     // Voted, so that the whole warp takes the branch, and quads may exchange.
     if warp::any(!block.within(&ctx.knobs)) {
-        let factor = state.rows.raise::<WarpQuad, S>(&mut scores, &ctx.knobs);
+        // With ragged sequences a row's bits do not depend on its neighbours in the tile, which are others when it is decoded alone.
+        let rows = if const { V::Sequences::RAGGED } { block.exceeded::<WarpQuad>(&ctx.knobs) } else { [true; 2] };
+        let factor = state.rows.raise::<WarpQuad, S>(&mut scores, rows, &ctx.knobs);
         softmax::scale_rows(&mut state.acc, factor);
         state.p = pack::<V::Element, S, P>(&scores);
     } else {
@@ -455,7 +457,7 @@ fn step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES
 /// The last P V of the tile.
 #[inline(always)]
 fn last_step<V: Variant, const O: usize, const P: usize, const STAGES: u32>(
-    ctx: &Context,
+    ctx: &Context<V::Scores>,
     v: &mut Consumer<STAGES>,
     state: &mut State<O, P>,
 ) {

@@ -61,6 +61,60 @@ table! {
     256 256 causal: "bm=128 bn=64 stages=2 regs=240/24 exp2=0/1 turns=1 wait=4 schedule=paired";
 }
 
+/// A line of [`RAGGED`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RaggedLine {
+    /// Head dimension of Q and K.
+    pub d: u32,
+    /// Head dimension of V and O.
+    pub dv: u32,
+    /// `serve`, `decode`, or `serve_mod` where modified scores need other knobs.
+    pub class: &'static str,
+    /// The knobs.
+    pub knobs: &'static str,
+}
+
+/// `D DV CLASS: "KNOBS";` a line.
+macro_rules! ragged_table {
+    ($($d:literal $dv:literal $class:ident: $knobs:literal;)*) => {
+        /// The plans of kernels for serving.
+        pub const RAGGED: &[RaggedLine] =
+            &[$(RaggedLine { d: $d, dv: $dv, class: stringify!($class), knobs: $knobs }),*];
+    };
+}
+
+// As many keys a tile for one query as for many: then a query has the same bits whether it is decoded alone or in a prompt. All exponentials
+// on one unit, for the same reason. The producer's warp works out tiles and reads page tables, for which it needs some registers.
+ragged_table! {
+    64 64 serve: "bm=128 bn=128 stages=3 regs=232/40 exp2=0/1 turns=1 wait=0";
+    96 96 serve: "bm=128 bn=128 stages=2 regs=232/40 exp2=0/1 turns=1 wait=2";
+    128 128 serve: "bm=128 bn=128 stages=2 regs=232/40 exp2=0/1 turns=1 wait=2";
+    128 128 serve_mod: "bm=128 bn=128 stages=2 regs=232/40 exp2=0/1 turns=1 wait=0";
+    192 128 serve: "bm=128 bn=96 stages=2 regs=232/40 exp2=0/1 turns=1 wait=2";
+    256 256 serve: "bm=128 bn=64 stages=2 regs=232/40 exp2=0/1 turns=1 wait=2";
+    64 64 decode: "bm=64 bn=128 stages=6 regs=240/40 exp2=0/1 wait=2";
+    96 96 decode: "bm=64 bn=128 stages=4 regs=240/40 exp2=0/1 wait=2";
+    128 128 decode: "bm=64 bn=128 stages=3 regs=240/40 exp2=0/1 wait=2";
+    192 128 decode: "bm=64 bn=96 stages=3 regs=240/40 exp2=0/1 wait=2";
+    256 256 decode: "bm=64 bn=64 stages=3 regs=240/40 exp2=0/1 wait=2";
+}
+
+/// The plan of a kernel for serving.
+pub const fn ragged_plan(d: u32, dv: u32, class: &str) -> Plan {
+    let mut i = 0;
+    while i < RAGGED.len() {
+        let line = RAGGED[i];
+        if line.d == d && line.dv == dv && equal(line.class.as_bytes(), class.as_bytes()) {
+            return match (Plan { d, dv, ragged: true, ..BASE }).with(line.knobs) {
+                Ok(plan) => plan.checked(),
+                Err(unreadable) => panic!("{}", unreadable.why),
+            };
+        }
+        i += 1;
+    }
+    panic!("no plan for these head dimensions")
+}
+
 /// What a line's knobs are set on: a value for those that it does not name. It fits no head dimension.
 pub const BASE: Plan = Plan {
     d: 0,
@@ -76,6 +130,7 @@ pub const BASE: Plan = Plan {
     ping_pong: false,
     exp_under_output: 0,
     schedule: Schedule::Persistent,
+    ragged: false,
     cost: Cost { tile: 0, block: 0 },
 };
 

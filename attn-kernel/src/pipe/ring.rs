@@ -241,6 +241,14 @@ impl Filling {
         unsafe { mbarrier::arrive_expect_tx(self.full, bytes) }
     }
 
+    /// [`expect`](Self::expect) if `arrives`: for a role of which one thread arrives for several.
+    #[inline(always)]
+    pub fn expect_by(self, arrives: bool, bytes: u32) {
+        if arrives {
+            self.expect(bytes);
+        }
+    }
+
     /// Commits the stage: one arrival by the calling thread, whose earlier writes the consumers then see.
     #[inline(always)]
     pub fn commit(self) {

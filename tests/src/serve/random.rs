@@ -152,8 +152,7 @@ impl Draw<'_> {
             }
             _ => {
                 let shared = if self.chance(0.3) { self.rng.random_range(1..4) } else { 0 };
-                let missing = if self.chance(0.1) { self.rng.random_range(2..6) } else { 0 };
-                case.keys = Keys::Paged(Paging { page_size: self.pick(&[16, 16, 32, 64, 128, 256]), shared, missing });
+                case.keys = Keys::Paged(Paging { page_size: self.pick(&[16, 16, 32, 64, 128, 256]), shared });
             }
         }
         if self.chance(0.2) {

@@ -201,7 +201,7 @@ impl Walker {
         };
         let bm = const { V::PLAN.bm() };
         let first_row = tile.m_block * bm;
-        let blocks = V::Mask::blocks(self.lengths, first_row >> self.pack, bm >> self.pack, KEYS);
+        let blocks = V::Mask::of(0, 0).blocks(self.lengths, first_row >> self.pack, bm >> self.pack, KEYS);
         Some(Work { tile, first_row, blocks: if blocks == 0 { 1 } else { blocks }, rounds })
     }
 }

@@ -42,13 +42,13 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
     let mut beat = Beat::<TILES>::new();
     while let Some(work) = walker.next::<V>() {
         let first_row = work.first_row + tile * ROWS;
-        let visible = V::Mask::visible_keys(walker.lengths, (first_row + thread) >> walker.pack) as i32;
+        let visible = V::Mask::of(0, 0).visible_keys(walker.lengths, (first_row + thread) >> walker.pack) as i32;
         let mut row = Row::new();
         let mut block = work.blocks - 1;
         // SAFETY: passed on to the caller.
         unsafe {
             // The block with the tile's last key, then those that a causal mask cuts.
-            let whole = V::Mask::full_blocks(walker.lengths, first_row >> walker.pack, KEYS);
+            let whole = V::Mask::of(0, 0).full_blocks(walker.lengths, first_row >> walker.pack, KEYS);
             let mut first = true;
             loop {
                 let limit = visible - (block * KEYS) as i32;

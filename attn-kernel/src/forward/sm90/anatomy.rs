@@ -105,7 +105,7 @@ impl Plan {
     }
 
     /// Shared memory in order. Where O reuses Q's memory it is listed there, and has no entry of its own.
-    pub const fn smem_regions(&self) -> [Region; 6] {
+    pub const fn smem_regions(&self) -> [Region; 7] {
         let map = self.smem();
         let shared = self.o_in_q();
         // A tile of O may be the larger one.
@@ -122,6 +122,13 @@ impl Plan {
                 size: self.handed_bytes(),
                 count: self.split - 1,
                 note: "O and row statistics of the other keys",
+            },
+            Region {
+                name: "tile slots",
+                at: map.slots,
+                size: self.slot_bytes(),
+                count: if self.ragged { self.q_stages + 1 } else { 0 },
+                note: "what the producer tells the consumers of a tile",
             },
             Region { name: "mbarriers", at: map.barriers, size: 8, count: self.barrier_count(), note: "" },
         ]

@@ -1,12 +1,9 @@
-//! What the roles of a block share: the rings between them, the tiles that they all walk, and a consumer thread's place.
+//! What the roles of a block share: the rings between them, the named barriers, and a consumer thread's place.
 
 use super::Variant;
-use crate::attn::mask::{Lengths, Mask};
 use crate::attn::softmax::Quad;
-use crate::attn::walk::{self, Grid, Tile};
 use crate::entry;
-use crate::forward::ForwardParams;
-use crate::forward::plan::{Plan, ROWS, Schedule, WARPGROUP};
+use crate::forward::plan::{Plan, ROWS, WARPGROUP};
 use crate::mem::Smem;
 use crate::pipe::named::NamedBarrier;
 use crate::pipe::ring::{self, Ring};
@@ -14,7 +11,7 @@ use crate::ptx::{math, warp};
 
 /// Barrier-guarded buffers: Q, K and V.
 #[derive(Clone, Copy)]
-pub(super) struct Rings<const STAGES: u32, const QUERIES: u32> {
+pub struct Rings<const STAGES: u32, const QUERIES: u32> {
     pub(super) q: Ring<QUERIES>,
     pub(super) k: Ring<STAGES>,
     pub(super) v: Ring<STAGES>,
@@ -51,46 +48,6 @@ impl<const STAGES: u32, const QUERIES: u32> Rings<STAGES, QUERIES> {
     }
 }
 
-/// The tiles of this block, in order. Every role walks the same ones.
-#[derive(Clone, Copy)]
-pub(super) struct Walker {
-    pub(super) grid: Grid,
-    pub(super) lengths: Lengths,
-    /// Tiles so far; for pairs, [`walk::paired`]'s turn.
-    pub(super) turn: u32,
-}
-
-/// A tile and the number of key blocks that it needs.
-#[derive(Clone, Copy)]
-pub(super) struct Work {
-    pub(super) tile: Tile,
-    pub(super) blocks: u32,
-}
-
-impl Walker {
-    #[inline(always)]
-    pub(super) fn new(p: &ForwardParams) -> Self {
-        Walker { grid: p.grid, lengths: Lengths { q: p.seqlen_q, k: p.seqlen_k }, turn: 0 }
-    }
-
-    #[inline(always)]
-    pub(super) fn next<V: Variant>(&mut self) -> Option<Work> {
-        let (block, blocks) = (entry::block_idx_x(), entry::grid_dim_x());
-        let tile = if const { matches!(V::PLAN.schedule, Schedule::Paired) } {
-            walk::paired(&self.grid, block, blocks, &mut self.turn)?
-        } else {
-            let index = walk::index(self.turn, block, blocks, self.grid.tiles)?;
-            self.turn += 1;
-            match const { V::PLAN.schedule } {
-                Schedule::Persistent => walk::by_head(&self.grid, index),
-                Schedule::LongestFirst | Schedule::Paired => walk::longest_first(&self.grid, index),
-            }
-        };
-        let (bm, bn) = const { (V::PLAN.bm, V::PLAN.bn) };
-        Some(Work { tile, blocks: V::Mask::blocks(self.lengths, tile.m_block * bm, bm, bn) })
-    }
-}
-
 /// Named barriers of the ping-pong: the turn of each consumer warpgroup, met by it and by the one that passes the turn on.
 pub(super) const TURN: NamedBarrier = NamedBarrier::new(1, 2 * WARPGROUP);
 /// Named barriers inside each consumer warpgroup.
@@ -108,7 +65,7 @@ pub(super) const fn ready(plan: &Plan) -> NamedBarrier {
 
 /// A thread's place among the consumers.
 #[derive(Clone, Copy)]
-pub(super) struct Seat {
+pub struct Seat {
     /// Consumer warpgroup, from 0.
     pub(super) group: u32,
     /// First row of the warpgroup within the tile.
@@ -187,5 +144,12 @@ impl Quad for WarpQuad {
     fn sum(x: f32) -> f32 {
         let x = x + warp::shfl_xor_f32(x, 1);
         x + warp::shfl_xor_f32(x, 2)
+    }
+
+    #[inline(always)]
+    fn any(x: bool) -> bool {
+        let x = x as u32;
+        let x = x | warp::shfl_xor(x, 1);
+        x | warp::shfl_xor(x, 2) != 0
     }
 }

@@ -1,12 +1,11 @@
 //! O and LSE leave the registers: O through shared memory and TMA, which cuts off what does not exist; LSE directly.
 
-use super::Variant;
 use super::block::Seat;
-use crate::attn::walk::Tile;
+use super::{Sequences, Variant};
+use crate::forward::TensorMap;
 use crate::forward::plan::{Plan, ROWS};
-use crate::forward::{ForwardParams, TensorMap};
 use crate::mem::{Element, Smem, Swizzle};
-use crate::ptx::{fence, ldst, matrix, tma};
+use crate::ptx::{fence, ldst, matrix, special, tma};
 
 /// Writes the warpgroup's 64 rows of O to shared memory, rounded and swizzled as the TMA store expects.
 ///
@@ -24,8 +23,10 @@ pub(super) unsafe fn stage_output<V: Variant, const O: usize>(seat: Seat, o: Sme
     seat.sync();
     // stmatrix takes four 8x8 matrices: both row halves of two neighbouring column groups. Lane `l` names row `l % 16` of
     // group `l / 16`.
-    let lane = seat.thread % 32;
-    let row = (seat.thread / 32 * 16 + lane % 16) * swizzle.span() + lane / 16 * 16;
+    // Ragged sequences leave few registers: there the addresses are worked out afresh for each tile.
+    let thread = if const { V::Sequences::RAGGED } { special::fresh(seat.thread) } else { seat.thread };
+    let lane = thread % 32;
+    let row = (thread / 32 * 16 + lane % 16) * swizzle.span() + lane / 16 * 16;
     let mut i = 0;
     while i < O {
         let column = 2 * i; // 8 registers are 16 columns
@@ -39,25 +40,17 @@ pub(super) unsafe fn stage_output<V: Variant, const O: usize>(seat: Seat, o: Sme
     seat.sync();
 }
 
-/// Stores the staged rows, a panel a copy; the map cuts off rows and columns that do not exist.
+/// Stores the staged rows, a panel a copy; the map cuts off rows and columns that do not exist. `at` is the first panel's place.
 ///
 /// # Safety
-/// Called by one thread after [`stage_output`].
+/// Called by one thread after [`stage_output`]; the map is of rank `N`.
 #[inline(always)]
-pub(super) unsafe fn store_output<V: Variant>(
-    map: *const TensorMap,
-    o: Smem<()>,
-    tile: Tile,
-    first_row: u32,
-    seqlen_q: u32,
-) {
-    if first_row >= seqlen_q {
-        return;
-    }
+pub(super) unsafe fn store_output<V: Variant, const N: usize>(map: *const TensorMap, o: Smem<()>, at: [i32; N]) {
     let dv = const { V::PLAN.dv };
     let mut column = 0;
     while column < dv {
-        let coords = [column as i32, first_row as i32, tile.head as i32, tile.batch as i32];
+        let mut coords = at;
+        coords[0] = column as i32;
         // SAFETY: the panel lies in the staged tile.
         unsafe { tma::store(map, coords, o.offset(column * ROWS * 2)) };
         column += Plan::panel(dv);
@@ -65,21 +58,12 @@ pub(super) unsafe fn store_output<V: Variant>(
     tma::commit_group();
 }
 
-/// Writes the LSE of the warpgroup's rows, one thread of each quad.
+/// Writes element `at` of an array in global memory.
 ///
 /// # Safety
-/// `params.lse` is null or the LSE array that [`ForwardParams`] describes.
+/// The array has the element.
 #[inline(always)]
-pub(super) unsafe fn store_lse(params: &ForwardParams, tile: Tile, first_row: u32, seat: Seat, lse: [f32; 2]) {
-    if params.lse.is_null() || seat.column() != 0 {
-        return;
-    }
-    let line = tile.batch as u64 * params.lse_batch_stride + tile.head as u64 * params.lse_head_stride;
-    for (r, &value) in lse.iter().enumerate() {
-        let row = first_row + seat.row() + 8 * r as u32;
-        if row < params.seqlen_q {
-            // SAFETY: the row exists.
-            unsafe { ldst::st_global_f32(params.lse.wrapping_add((line + row as u64) as usize), value) };
-        }
-    }
+pub(super) unsafe fn store_f32(array: *mut f32, at: u64, value: f32) {
+    // SAFETY: the caller's promise.
+    unsafe { ldst::st_global_f32(array.wrapping_add(at as usize), value) }
 }

@@ -4,14 +4,16 @@
 //! file of `instance!` lines that `ATTN_VARIANTS` names.
 
 use super::Variant;
+use super::{Dense, Ragged};
 // What only entry points use, which other architectures do not have.
 #[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_90a"))]
-use super::{Maps, forward};
-use crate::attn::mask::{Causal, Full, Mask};
+use super::{Maps, Sequences, forward};
+use crate::attn::mask::{Causal, Full, Mask, Window};
+use crate::attn::scores::{Modified, Plain};
+#[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_90a"))]
+use crate::forward::TensorMap;
 use crate::forward::plan::{AnyPlan, Arch, DType, Family, Kernel, Plan};
 use crate::forward::tune;
-#[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_90a"))]
-use crate::forward::{ForwardParams, TensorMap};
 use crate::mem::{Bf16, F16};
 use crate::ptx::regs;
 
@@ -48,10 +50,35 @@ macro_rules! kernels {
     };
 }
 
+/// What is known of the serving kernel `name`.
+const fn describe_serving(name: &'static str, dtype: DType, family: Family, plan: Plan) -> Kernel {
+    Kernel { family, ..describe(name, dtype, false, plan) }
+}
+
+macro_rules! serving_kernels {
+    ($($name:ident: $dtype:ident, $d:literal, $dv:literal, $class:ident, $scores:ident, $family:expr;)*) => {
+        /// The kernels for serving.
+        pub const SERVING_KERNELS: &[Kernel] = &[$(describe_serving(
+            stringify!($name),
+            DType::$dtype,
+            $family,
+            tune::ragged_plan($d, $dv, stringify!($class)),
+        )),*];
+
+        $(
+        #[cfg(not(attn_variants))]
+        instance! { $name: $dtype, Window, tune::ragged_plan($d, $dv, stringify!($class)), $scores, Ragged }
+        )*
+    };
+}
+
 /// One entry point, in a module of its name.
 macro_rules! instance {
     ($name:ident: $dtype:ident, $mask:ident, $plan:expr) => {
-        /// One instantiation: its plan, element type and mask, and the entry point.
+        instance! { $name: $dtype, $mask, $plan, Plain, Dense }
+    };
+    ($name:ident: $dtype:ident, $mask:ident, $plan:expr, $scores:ident, $sequences:ident) => {
+        /// One instantiation: its plan, parts, and the entry point.
         pub mod $name {
             use super::*;
 
@@ -63,6 +90,8 @@ macro_rules! instance {
                 const PLAN: Plan = PLAN;
                 type Element = $dtype;
                 type Mask = $mask;
+                type Scores = $scores;
+                type Sequences = $sequences;
 
                 #[inline(always)]
                 unsafe fn enter_consumer() {
@@ -81,9 +110,9 @@ macro_rules! instance {
             crate::kernel! {
                 threads = PLAN.threads(), registers = PLAN.entry_registers(), shared = PLAN.smem().end,
                 plan = PLAN.launch().fingerprint(), tensor_maps = "1,2,3,4";
-                /// Forward attention; see [`ForwardParams`].
+                /// Forward attention; its parameters' documentation says of what.
                 pub unsafe fn $name(
-                    params: ForwardParams,
+                    params: <$sequences as Sequences>::Params,
                     q: *const TensorMap,
                     k: *const TensorMap,
                     v: *const TensorMap,
@@ -144,4 +173,37 @@ kernels! {
     fwd_sm90_f16_d192_causal: F16, 192, 192, Causal;
     fwd_sm90_f16_d256: F16, 256, 256, Full;
     fwd_sm90_f16_d256_causal: F16, 256, 256, Causal;
+}
+
+serving_kernels! {
+    serve_sm90_bf16_d64: Bf16, 64, 64, serve, Plain, Family::Serve { modified: false };
+    serve_sm90_bf16_d96: Bf16, 96, 96, serve, Plain, Family::Serve { modified: false };
+    serve_sm90_bf16_d128: Bf16, 128, 128, serve, Plain, Family::Serve { modified: false };
+    serve_sm90_bf16_d192_128: Bf16, 192, 128, serve, Plain, Family::Serve { modified: false };
+    serve_sm90_bf16_d256: Bf16, 256, 256, serve, Plain, Family::Serve { modified: false };
+    serve_sm90_bf16_d64_mod: Bf16, 64, 64, serve, Modified, Family::Serve { modified: true };
+    serve_sm90_bf16_d96_mod: Bf16, 96, 96, serve, Modified, Family::Serve { modified: true };
+    serve_sm90_bf16_d128_mod: Bf16, 128, 128, serve_mod, Modified, Family::Serve { modified: true };
+    serve_sm90_bf16_d192_128_mod: Bf16, 192, 128, serve, Modified, Family::Serve { modified: true };
+    serve_sm90_bf16_d256_mod: Bf16, 256, 256, serve, Modified, Family::Serve { modified: true };
+    decode_sm90_bf16_d64: Bf16, 64, 64, decode, Modified, Family::Decode;
+    decode_sm90_bf16_d96: Bf16, 96, 96, decode, Modified, Family::Decode;
+    decode_sm90_bf16_d128: Bf16, 128, 128, decode, Modified, Family::Decode;
+    decode_sm90_bf16_d192_128: Bf16, 192, 128, decode, Modified, Family::Decode;
+    decode_sm90_bf16_d256: Bf16, 256, 256, decode, Modified, Family::Decode;
+    serve_sm90_f16_d64: F16, 64, 64, serve, Plain, Family::Serve { modified: false };
+    serve_sm90_f16_d96: F16, 96, 96, serve, Plain, Family::Serve { modified: false };
+    serve_sm90_f16_d128: F16, 128, 128, serve, Plain, Family::Serve { modified: false };
+    serve_sm90_f16_d192_128: F16, 192, 128, serve, Plain, Family::Serve { modified: false };
+    serve_sm90_f16_d256: F16, 256, 256, serve, Plain, Family::Serve { modified: false };
+    serve_sm90_f16_d64_mod: F16, 64, 64, serve, Modified, Family::Serve { modified: true };
+    serve_sm90_f16_d96_mod: F16, 96, 96, serve, Modified, Family::Serve { modified: true };
+    serve_sm90_f16_d128_mod: F16, 128, 128, serve_mod, Modified, Family::Serve { modified: true };
+    serve_sm90_f16_d192_128_mod: F16, 192, 128, serve, Modified, Family::Serve { modified: true };
+    serve_sm90_f16_d256_mod: F16, 256, 256, serve, Modified, Family::Serve { modified: true };
+    decode_sm90_f16_d64: F16, 64, 64, decode, Modified, Family::Decode;
+    decode_sm90_f16_d96: F16, 96, 96, decode, Modified, Family::Decode;
+    decode_sm90_f16_d128: F16, 128, 128, decode, Modified, Family::Decode;
+    decode_sm90_f16_d192_128: F16, 192, 128, decode, Modified, Family::Decode;
+    decode_sm90_f16_d256: F16, 256, 256, decode, Modified, Family::Decode;
 }

@@ -1,0 +1,472 @@
+//! Sequences of different lengths: packed or paged, with windows, splits of the keys, heads packed into a tile's rows, and sinks.
+//!
+//! The producer alone works out the tiles, which takes loads from global memory; it leaves each in a slot of shared memory beside Q, whose
+//! barrier tells the consumers. A slot that names no head ends the block.
+
+use super::block::{Rings, Seat, WarpQuad};
+use super::sequences::{Sequences, Work};
+use super::{Maps, Variant, epilogue};
+use crate::attn::mask::{Lengths, Mask};
+use crate::attn::scores::Modified;
+use crate::attn::sequence::{Sequence, ragged};
+use crate::attn::softmax::{self, Knobs, Rows};
+use crate::attn::walk::Tile;
+use crate::entry;
+use crate::forward::plan::{Plan, ROWS};
+use crate::forward::serve::{ServeParams, Unit};
+use crate::forward::{TensorMap, serve};
+use crate::mem::{Smem, Swizzle};
+use crate::pipe::ring::{Consumer, Filling, Full, Producer};
+use crate::ptx::{fence, grid, ldst, special, tma, warp};
+
+/// The head of no unit.
+const NONE: u32 = u32::MAX;
+
+/// The slots, one more than Q has stages: a consumer looks at a tile's slot again when it has given Q back. The producer writes the slot
+/// anew for the tile after so many, whose Q comes after all consumers have given back a later one.
+#[derive(Clone, Copy)]
+pub struct Ragged {
+    slots: Smem<u32>,
+    /// The slot of the next tile, and of a consumer's present one.
+    next: u32,
+    present: u32,
+}
+
+impl Ragged {
+    /// On to the next slot.
+    #[inline(always)]
+    fn advance<const QUERIES: u32>(&mut self) -> Smem<u32> {
+        self.present = self.next;
+        self.next += 1;
+        if self.next > QUERIES {
+            self.next = 0;
+        }
+        self.slots.offset(self.present * (Unit::WORDS * 4))
+    }
+
+    /// Tells the consumers the next unit.
+    ///
+    /// # Safety
+    /// One thread calls it between a stage's acquisition and its own arrival at the stage's barrier; the others advance.
+    #[inline(always)]
+    unsafe fn tell(slot: Smem<u32>, unit: &Unit) {
+        let Sequence { q_start, q_len, k_start, k_len } = unit.sequence;
+        // SAFETY: the slot is the producer's.
+        unsafe {
+            ldst::st_shared_u32x4(slot, [unit.m_block, unit.head, unit.batch, unit.split]);
+            ldst::st_shared_u32x4(slot.offset(16), [q_start, q_len, k_start, k_len]);
+        }
+    }
+
+    /// The unit of the present slot.
+    ///
+    /// # Safety
+    /// Whole warps call it, converged, between the wait for the tile's Q and the release of the next one's.
+    #[inline(always)]
+    unsafe fn heard(&self) -> Unit {
+        let slot = self.slots.offset(self.present * (Unit::WORDS * 4));
+        // SAFETY: the producer wrote the slot before Q's barrier; the lane that gives a later Q back comes after all the others' reads.
+        unsafe {
+            let [m_block, head, batch, split] = ldst::ld_shared_u32x4(slot).map(warp::uniform);
+            let [q_start, q_len, k_start, k_len] = ldst::ld_shared_u32x4(slot.offset(16)).map(warp::uniform);
+            warp::sync();
+            Unit { m_block, head, batch, split, sequence: Sequence { q_start, q_len, k_start, k_len } }
+        }
+    }
+}
+
+/// The key blocks of a unit.
+#[inline(always)]
+fn work_of<V: Variant<Sequences = Ragged>>(params: &ServeParams, unit: &Unit) -> Work<V::Mask> {
+    let Unit { m_block, head, batch, split, sequence } = *unit;
+    let bn = const { V::PLAN.bn };
+    let mask = V::Mask::of(params.left, params.right);
+    let lengths = Lengths { q: sequence.q_len, k: sequence.k_len };
+    let first = m_block * params.tile_queries;
+    let to = mask.blocks(lengths, first, params.tile_queries, bn);
+    let from = mask.first_block(lengths, first, bn);
+    let from = if from < to { from } else { to };
+    let (from, to) = serve::part(from, to, split, params.units.splits);
+    Work { tile: Tile { m_block, head, batch }, lengths, mask, from, to, split, sequence }
+}
+
+/// The producer's view of a tile's K and V.
+struct Source<'a> {
+    params: &'a ServeParams,
+    leads: bool,
+    /// The page of an unpaged batch entry.
+    page: u32,
+    /// Its pages.
+    table: *const i32,
+    sequence: Sequence,
+    kv_head: u32,
+}
+
+impl Source<'_> {
+    /// Page of the lane's chunk of block `block`.
+    ///
+    /// # Safety
+    /// The page table is as [`ServeParams`] says.
+    #[inline(always)]
+    unsafe fn page(&self, block: u32, bn: u32) -> u32 {
+        if self.params.pages.is_null() {
+            return self.page;
+        }
+        let offset = special::lane_id() * self.params.chunk;
+        let key = block * bn + offset;
+        if offset >= bn || key >= self.sequence.k_len {
+            return 0; // of which nothing is read
+        }
+        // SAFETY: the sequence has a page for each of its keys.
+        unsafe { ldst::ld_global_u32(self.table.wrapping_add((key >> self.params.page_shift) as usize).cast()) }
+    }
+
+    /// Fills the next stage with block `block`, a chunk and panel a copy; `page` is the lane's.
+    ///
+    /// # Safety
+    /// Called by the whole warp; the stage holds `bn` rows of `d` elements, the map's box is one panel of a chunk.
+    #[inline(always)]
+    unsafe fn load<const STAGES: u32>(
+        &self,
+        ring: &mut Producer<STAGES>,
+        map: *const TensorMap,
+        (d, bn): (u32, u32),
+        block: u32,
+        page: u32,
+    ) {
+        let span = Plan::panel(d) * 2;
+        let slot = ring.acquire();
+        let (tile, full) = (slot.tile(), slot.full());
+        slot.expect_by(self.leads, bn * d * 2);
+        let mut offset = 0;
+        let mut lane = 0;
+        while offset < bn {
+            let page = warp::shfl_idx(page, lane) as i32;
+            if self.leads {
+                let key = block * bn + offset;
+                let left = self.sequence.k_len.saturating_sub(key);
+                let row = self.sequence.k_start + (key & ((1 << self.params.page_shift) - 1));
+                let [a, c] = ragged(row, left, self.params.chunk);
+                let mut column = 0;
+                while column < d {
+                    let target = tile.offset(column * bn * 2 + offset * span);
+                    // SAFETY: the caller's promise.
+                    unsafe { tma::load(target, map, [column as i32, a, self.kv_head as i32, page, c], full) };
+                    column += Plan::panel(d);
+                }
+            }
+            offset += self.params.chunk;
+            lane += 1;
+        }
+    }
+}
+
+/// Fills a stage of Q, the rows of each warpgroup a box of its own.
+///
+/// # Safety
+/// One thread calls it; the map's box is one panel of the queries of a warpgroup.
+#[inline(always)]
+unsafe fn load_queries<V: Variant>(params: &ServeParams, map: *const TensorMap, slot: Filling, unit: &Unit) {
+    let plan = const { V::PLAN };
+    let (tile, full, groups) = (slot.tile(), slot.full(), plan.bm / ROWS);
+    slot.expect(groups * params.queries * params.pack.get() * plan.d * 2);
+    let mut group = 0;
+    while group < groups {
+        let first = unit.m_block * params.tile_queries + group * params.queries;
+        let left = unit.sequence.q_len.saturating_sub(first);
+        let [a, c] = ragged(unit.sequence.q_start + first, left, params.queries);
+        let mut column = 0;
+        while column < plan.d {
+            let target = tile.offset((group * plan.d + column) * ROWS * 2);
+            // SAFETY: the caller's promise.
+            unsafe { tma::load(target, map, [column as i32, 0, a, unit.head as i32, c], full) };
+            column += Plan::panel(plan.d);
+        }
+        group += 1;
+    }
+}
+
+impl Sequences for Ragged {
+    type Params = ServeParams;
+    const RAGGED: bool = true;
+
+    #[inline(always)]
+    fn new<V: Variant<Sequences = Self>>(_params: &ServeParams, smem: Smem<()>) -> Self {
+        Ragged { slots: smem.offset(const { V::PLAN.smem().slots }).cast(), next: 0, present: 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn prepare<V: Variant<Sequences = Self>>(params: &ServeParams, q: Smem<()>, seat: Seat) {
+        if params.queries * params.pack.get() < ROWS {
+            // SAFETY: the caller's promise.
+            unsafe { clear_spare_rows::<V>(params, q, seat) };
+            fence::proxy_async_shared_cta(); // the multiplies read what is written here
+            seat.sync();
+        }
+    }
+
+    #[inline(always)]
+    fn scale_log2(params: &ServeParams) -> f32 {
+        params.scale_log2
+    }
+
+    #[inline(always)]
+    unsafe fn produce<V: Variant<Sequences = Self>, const STAGES: u32, const QUERIES: u32>(
+        mut self,
+        params: &ServeParams,
+        maps: Maps,
+        rings: Rings<STAGES, QUERIES>,
+    ) {
+        let plan = const { V::PLAN };
+        let (mut q, mut k, mut v) = (rings.q.split().0, rings.k.split().0, rings.v.split().0);
+        // SAFETY: called by a whole warp.
+        let leads = unsafe { warp::elect() };
+        // The list of tiles, and all else in global memory, may be what the kernel before this one writes.
+        grid::wait();
+        grid::launch_dependents();
+        let mut index = entry::block_idx_x();
+        // SAFETY: the parameters are the launcher's; the maps' boxes are those of the plan and the problem.
+        unsafe {
+            while let Some(unit) = params.unit(index) {
+                index += entry::grid_dim_x();
+                if unit.m_block * params.tile_queries >= unit.sequence.q_len {
+                    continue; // past the end of a sequence that uses less than its room
+                }
+                let work = work_of::<V>(params, &unit);
+                let source = Source {
+                    params,
+                    leads,
+                    page: unit.batch * params.page_step,
+                    table: params.pages.wrapping_add((unit.batch as u64 * params.page_stride) as usize),
+                    sequence: unit.sequence,
+                    kv_head: params.group.div_rem(unit.head).0,
+                };
+                let mut block = work.to;
+                let mut page = 0;
+                if block > work.from {
+                    page = source.page(block - 1, plan.bn);
+                    source.load(&mut k, maps.k, (plan.d, plan.bn), block - 1, page);
+                }
+                let stage = q.acquire();
+                let slot = self.advance::<QUERIES>();
+                if leads {
+                    Self::tell(slot, &unit);
+                    load_queries::<V>(params, maps.q, stage, &unit);
+                }
+                while block > work.from {
+                    block -= 1;
+                    // Asked for before the waits for a stage, behind which its answer hides.
+                    let next = if block > work.from { source.page(block - 1, plan.bn) } else { 0 };
+                    if block > work.from {
+                        source.load(&mut k, maps.k, (plan.d, plan.bn), block - 1, next);
+                    }
+                    source.load(&mut v, maps.v, (plan.dv, plan.bn), block, page);
+                    page = next;
+                }
+            }
+            let none = Unit {
+                m_block: 0,
+                head: NONE,
+                batch: 0,
+                split: 0,
+                sequence: Sequence { q_start: 0, q_len: 0, k_start: 0, k_len: 0 },
+            };
+            let stage = q.acquire();
+            if leads {
+                Self::tell(self.advance::<QUERIES>(), &none);
+                stage.commit();
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn next<V: Variant<Sequences = Self>, const QUERIES: u32>(
+        &mut self,
+        params: &ServeParams,
+        q: &mut Consumer<QUERIES>,
+    ) -> Option<(Work<V::Mask>, Full)> {
+        let stage = q.wait();
+        self.advance::<QUERIES>();
+        // SAFETY: called by whole warpgroups.
+        let unit = unsafe { self.heard() };
+        if unit.head == NONE { None } else { Some((work_of::<V>(params, &unit), stage)) }
+    }
+
+    #[inline(always)]
+    unsafe fn again<V: Variant<Sequences = Self>>(&self, params: &ServeParams, _work: &Work<V::Mask>) -> Work<V::Mask> {
+        // SAFETY: the caller's promise.
+        work_of::<V>(params, &unsafe { self.heard() })
+    }
+
+    #[inline(always)]
+    fn query(params: &ServeParams, first: u32, row: u32) -> (u32, u32) {
+        let (query, in_pack) = params.pack.div_rem(row);
+        (first + query, in_pack)
+    }
+
+    #[inline(always)]
+    fn queries(params: &ServeParams) -> u32 {
+        params.queries
+    }
+
+    #[inline(always)]
+    fn first_query<V: Variant<Sequences = Self>>(params: &ServeParams, m_block: u32, seat: Seat) -> u32 {
+        m_block * params.tile_queries + seat.rows / ROWS * params.queries
+    }
+
+    #[inline(always)]
+    unsafe fn modified<M: Mask>(params: &ServeParams, work: &Work<M>, first: u32, seat: Seat) -> Modified {
+        let biased = !params.slopes.is_null();
+        let (mut slopes, mut positions) = ([0.0; 2], [0.0; 2]);
+        if biased {
+            let rows = [0, 8].map(|r| Self::query(params, first, seat.row() + r));
+            let of_batch = params.slopes.wrapping_add((work.tile.batch as u64 * params.slopes_batch_stride) as usize);
+            slopes = rows.map(|(_, in_pack)| {
+                let head = head(params, work, in_pack).min(params.heads - 1); // a spare row's need not exist
+                // SAFETY: the caller's promise.
+                unsafe { ldst::ld_global_f32(of_batch.wrapping_add(head as usize)) * params.slope_scale }
+            });
+            positions = rows.map(|(query, _)| (query as i32 + work.lengths.k as i32 - work.lengths.q as i32) as f32);
+        }
+        Modified { cap: params.cap, biased, slopes, positions }
+    }
+
+    #[inline(always)]
+    unsafe fn finish<V: Variant<Sequences = Self>, const O: usize>(
+        params: &ServeParams,
+        maps: Maps,
+        o: Smem<()>,
+        work: &Work<V::Mask>,
+        first: u32,
+        seat: Seat,
+        (rows, acc): (&Rows, &mut [f32; O]),
+        knobs: &Knobs,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let places = [0, 8].map(|r| Place::of(params, work, first, seat.row() + r));
+            let whole = params.partial.is_null();
+            let sinks = places.map(|place| if whole { place.sink(params) } else { f32::NEG_INFINITY });
+            let (inverse, lse) = rows.finish_with::<WarpQuad>(sinks, knobs);
+            softmax::scale_rows(acc, inverse);
+            if whole {
+                epilogue::stage_output::<V, O>(seat, o, acc);
+                if seat.thread == 0 && first < work.lengths.q {
+                    let start =
+                        if params.cu_q.is_null() { work.tile.batch * params.o_room } else { work.sequence.q_start };
+                    let [a, c] = ragged(start + first, work.lengths.q - first, params.queries);
+                    epilogue::store_output::<V, 5>(maps.o, o, [0, 0, a, work.tile.head as i32, c]);
+                }
+            }
+            places[0].store::<V::Mask, O, 0>(params, work, seat, acc, lse[0], whole);
+            places[1].store::<V::Mask, O, 1>(params, work, seat, acc, lse[1], whole);
+        }
+    }
+}
+
+/// Query head of a row that has head `in_pack` of its pack.
+#[inline(always)]
+fn head<M>(params: &ServeParams, work: &Work<M>, in_pack: u32) -> u32 {
+    work.tile.head * params.pack.get() + in_pack
+}
+
+/// A row's query and head.
+#[derive(Clone, Copy)]
+struct Place {
+    query: u32,
+    head: u32,
+    /// Whether there is such a query: rows past the sequence's end, or that are left of a tile when its heads do not divide it, have none.
+    exists: bool,
+}
+
+impl Place {
+    #[inline(always)]
+    fn of<M>(params: &ServeParams, work: &Work<M>, first: u32, row: u32) -> Self {
+        let (query, in_pack) = Ragged::query(params, first, row);
+        let exists = query < work.lengths.q && row < params.queries * params.pack.get();
+        Place { query, head: head(params, work, in_pack), exists }
+    }
+
+    /// The sink of its head, in powers of two.
+    #[inline(always)]
+    unsafe fn sink(&self, params: &ServeParams) -> f32 {
+        if params.sinks.is_null() || !self.exists {
+            return f32::NEG_INFINITY;
+        }
+        // SAFETY: a sink for each query head.
+        unsafe { ldst::ld_global_f32(params.sinks.wrapping_add(self.head as usize)) * core::f32::consts::LOG2_E }
+    }
+
+    /// Writes the LSE of the thread's row `R`, and of a split its part of O.
+    #[inline(always)]
+    unsafe fn store<M, const O: usize, const R: usize>(
+        &self,
+        params: &ServeParams,
+        work: &Work<M>,
+        seat: Seat,
+        acc: &[f32; O],
+        lse: f32,
+        whole: bool,
+    ) {
+        if !self.exists {
+            return;
+        }
+        let packed = !params.cu_q.is_null();
+        let row = if packed { work.sequence.q_start + self.query } else { self.query } as u64;
+        // SAFETY: the row and the head exist.
+        unsafe {
+            if whole {
+                if !params.lse.is_null() && seat.column() == 0 {
+                    let line =
+                        work.tile.batch as u64 * params.lse_batch_stride + self.head as u64 * params.lse_head_stride;
+                    epilogue::store_f32(params.lse, line + row, lse);
+                }
+                return;
+            }
+            let row = if packed { row } else { work.tile.batch as u64 * params.seqlen_q as u64 + row };
+            let line = (work.split as u64 * params.heads as u64 + self.head as u64) * params.rows + row;
+            if seat.column() == 0 {
+                epilogue::store_f32(params.partial_lse, line, lse);
+            }
+            let to = params.partial.wrapping_add((line * params.dv as u64) as usize);
+            let mut i = 0;
+            while i < O / 4 {
+                let column = 8 * i as u32 + seat.column();
+                if column < params.dv {
+                    let at = to.wrapping_add(column as usize);
+                    ldst::st_global_f32x2(at, acc[4 * i + 2 * R], acc[4 * i + 2 * R + 1]);
+                }
+                i += 1;
+            }
+        }
+    }
+}
+
+/// Fills the rows of a warpgroup's Q that no copy writes with zeros: those that are left when its heads do not divide 64. What they are is
+/// nobody's answer, but a number that is none would have their blocks done again and again.
+///
+/// # Safety
+/// Called by all threads of a consumer warpgroup before its first tile; `q` is Q's first stage.
+#[inline(always)]
+pub(super) unsafe fn clear_spare_rows<V: Variant<Sequences = Ragged>>(params: &ServeParams, q: Smem<()>, seat: Seat) {
+    let plan = const { V::PLAN };
+    let swizzle = const { Swizzle::of_span(Plan::panel(V::PLAN.d) * 2) };
+    let span = swizzle.span();
+    let first = params.queries * params.pack.get() * span;
+    let pieces = (ROWS * span - first) / 16;
+    let mut stage = 0;
+    while stage < plan.q_stages {
+        let mut column = 0;
+        while column < plan.d {
+            let panel = q.offset(stage * plan.q_bytes() + (seat.rows * plan.d + column * ROWS) * 2).cast();
+            let mut piece = seat.thread;
+            while piece < pieces {
+                // SAFETY: inside the panel. Rows are whole multiples of the swizzle's pieces, which stay in their row.
+                unsafe { ldst::st_shared_u32x4(panel.offset(first + piece * 16), [0; 4]) };
+                piece += 128;
+            }
+            column += Plan::panel(plan.d);
+        }
+        stage += 1;
+    }
+}
