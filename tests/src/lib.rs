@@ -9,6 +9,7 @@
 //! | [`input`], [`layout`] | what the tensors hold, and where they lie in memory |
 //! | [`sampled`] | some rows of an answer that is too large to check whole |
 //! | [`gpu`] | a case on the device |
+//! | [`companion`] | the kernels beside attention in the simulator |
 //! | [`suite`], [`bench`](mod@bench) | all cases checked, all shapes timed |
 //! | [`pool`](mod@pool) | buffers that many timed problems share |
 //! | [`tune`](mod@tune) | kernels of other plans, checked and timed beside the present ones |
@@ -20,6 +21,7 @@
 
 pub mod bench;
 pub mod case;
+pub mod companion;
 pub mod compare;
 pub mod demo;
 pub mod dense;

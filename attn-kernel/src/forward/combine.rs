@@ -422,3 +422,27 @@ unsafe fn add_warps(sum: &mut Columns, share: Share, warp: u32, lane: u32) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_as_many_warps_as_have_loads_to_wait_for() {
+        assert_eq!([1, 4, 5, 8, 9, 16, 17, 1000].map(warps_log2), [0, 0, 1, 1, 2, 2, 3, 3]);
+    }
+
+    #[test]
+    fn exp_of_nothing_is_zero_and_of_the_reference_one() {
+        assert_eq!(exp(f32::NEG_INFINITY, 3.0), 0.0);
+        assert_eq!(exp(f32::NEG_INFINITY, 0.0), 0.0);
+        assert_eq!(exp(-700.0, -700.0), 1.0);
+    }
+
+    #[test]
+    fn sums_weigh_every_column() {
+        let mut sum = [[1.0; 4]; VECTORS];
+        add_weighted(&mut sum, &[[2.0; 4]; VECTORS], 0.5);
+        assert_eq!(sum, [[2.0; 4]; VECTORS]);
+    }
+}

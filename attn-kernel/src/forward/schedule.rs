@@ -210,8 +210,11 @@ kernel! {
     }
 }
 
-/// A thread's items. `None`: this thread has no more, or the sequence has no queries.
-type Items = [Option<u32>; PER_THREAD];
+/// A thread's items: keys with numbers below them, or [`NONE`].
+type Items = [u32; PER_THREAD];
+
+/// The thread has no more, or the sequence has no queries. Greater than every item.
+const NONE: u32 = u32::MAX;
 
 /// The block as a thread sees it. Item `round` of the thread is number `32 (warp * rounds + round) + lane`.
 #[derive(Clone, Copy)]
@@ -260,7 +263,7 @@ impl Block {
     #[inline(always)]
     unsafe fn read(&self, params: &ScheduleParams) -> Items {
         let (queries, keys) = (params.queries_side(), params.keys_side());
-        let mut items = [None; PER_THREAD];
+        let mut items = [NONE; PER_THREAD];
         let mut first = 0;
         while first < PER_THREAD {
             let mut loaded = [(Loaded::default(), Loaded::default()); AHEAD];
@@ -283,7 +286,7 @@ impl Block {
                     // SAFETY: there is room for every number below the batch, and no other thread has this one.
                     unsafe { ldst::st_shared_u32x4(at, [q_start, q_len, k_start, k_len]) };
                     if q_len > 0 {
-                        items[first + i] = Some(params.key(k_len) << INDEX_BITS | number);
+                        items[first + i] = params.key(k_len) << INDEX_BITS | number;
                     }
                 }
                 i += 1;
@@ -302,7 +305,7 @@ impl Block {
         let mut round = 0;
         while round < PER_THREAD {
             if (round as u32) < self.rounds {
-                let (there, digit) = (items[round].is_some(), digit(items[round].unwrap_or(0)));
+                let (there, digit) = (items[round] != NONE, digit(items[round]));
                 let (same, own) = alike(there, digit, self.lane);
                 at[round] = warp::shfl_idx(counts, digit) + (same & below(self.lane)).count_ones();
                 counts += own.count_ones();
@@ -327,7 +330,7 @@ impl Block {
         let mut round = 0;
         while round < PER_THREAD {
             if (round as u32) < self.rounds {
-                at[round] += warp::shfl_idx(base, digit(items[round].unwrap_or(0)));
+                at[round] += warp::shfl_idx(base, digit(items[round]));
             }
             round += 1;
         }
@@ -344,9 +347,9 @@ impl Block {
     unsafe fn put_order(&self, items: Items, at: [u32; PER_THREAD]) {
         let mut round = 0;
         while round < PER_THREAD {
-            if let Some(item) = items[round] {
+            if items[round] != NONE {
                 // SAFETY: places differ and lie below the count of items. What lay there was read before the pass's barriers.
-                unsafe { ldst::st_shared_u32(self.order.offset(4 * at[round]), item) };
+                unsafe { ldst::st_shared_u32(self.order.offset(4 * at[round]), items[round]) };
             }
             round += 1;
         }
@@ -357,12 +360,12 @@ impl Block {
     /// This thread's of the `count` items in order.
     #[inline(always)]
     unsafe fn order(&self, count: u32) -> Items {
-        let mut items = [None; PER_THREAD];
+        let mut items = [NONE; PER_THREAD];
         let mut round = 0;
         while round < PER_THREAD {
             if self.has(round, count) {
                 // SAFETY: written before the last barrier.
-                items[round] = Some(unsafe { ldst::ld_shared_u32(self.order.offset(4 * self.number(round))) });
+                items[round] = unsafe { ldst::ld_shared_u32(self.order.offset(4 * self.number(round))) };
             }
             round += 1;
         }
@@ -386,8 +389,12 @@ impl Block {
         let mut round = 0;
         while round < PER_THREAD {
             if (round as u32) < self.rounds {
-                // SAFETY: an item in order.
-                let tiles = items[round].map_or(0, |item| params.tiles(unsafe { self.sequence(item) }.1[1]));
+                let mut tiles = 0;
+                if items[round] != NONE {
+                    // SAFETY: an item.
+                    let (_, [_, q_len, ..]) = unsafe { self.sequence(items[round]) };
+                    tiles = params.tiles(q_len);
+                }
                 let (before, all) = prefix_sums(tiles, self.lane);
                 (starts[round], sum) = (add(sum, before), add(sum, all));
             }
@@ -534,4 +541,38 @@ fn prefix_sums(x: u32, lane: u32) -> (u32, u32) {
 #[inline(always)]
 const fn add(a: u32, b: u32) -> u32 {
     if a + b < MANY { a + b } else { MANY }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_fall_with_work_and_fit_two_digits() {
+        for (span, bn) in [(0, 128), (1, 16), (1023 * 80, 80), (1023 * 80 + 1, 80), (1 << 20, 64), (UNLIMITED, 16)] {
+            let unit = unit(span, bn);
+            assert!(unit.is_multiple_of(bn) && span.div_ceil(unit) <= LAST_KEY, "{span} keys in blocks of {bn}");
+            // A smaller unit would not do.
+            assert!(unit == bn || span.div_ceil(unit - bn) > LAST_KEY, "{span} keys in blocks of {bn}");
+        }
+    }
+
+    #[test]
+    fn the_most_sequences_fit_and_few_take_little() {
+        assert_eq!((shared(1), shared(1024)), (shared(0), shared(0)));
+        assert!(shared(1024) < 32 * 1024);
+        assert_eq!(shared(MAX_BATCH), SCHEDULE.shared);
+        assert_eq!(rounds(MAX_BATCH), PER_THREAD as u32);
+    }
+
+    #[test]
+    fn sums_stop_where_no_list_goes() {
+        assert_eq!([add(3, 4), add(MANY - 1, 1), add(MANY, MANY)], [7, MANY, MANY]);
+    }
+
+    #[test]
+    fn a_list_is_a_header_and_entries() {
+        assert_eq!(list_words(0), 8);
+        assert_eq!(list_words(u32::MAX), 8 + 8 * u64::from(u32::MAX));
+    }
 }

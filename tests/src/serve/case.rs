@@ -54,6 +54,15 @@ pub struct Paging {
     pub page_size: usize,
     /// Pages that all sequences that fill as many share as their first ones.
     pub shared: usize,
+    /// One in so many of a sequence's pages does not exist and reads as zeros; 0: none.
+    pub missing: usize,
+}
+
+impl Paging {
+    /// Whether page `index` of a sequence does not exist.
+    pub fn misses(&self, sequence: usize, index: usize) -> bool {
+        self.missing > 0 && (sequence + index) % self.missing == self.missing - 1
+    }
 }
 
 /// Parts into which a tile's keys are split.

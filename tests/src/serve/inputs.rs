@@ -8,7 +8,7 @@ use crate::case::Case;
 use crate::dense::{Dense, Dims};
 use crate::input::{Input, Inputs};
 use crate::oracle::{Answer, Attention};
-use crate::serve::case::{ServeCase, Slopes};
+use crate::serve::case::{Paging, ServeCase, Slopes};
 
 /// The inputs of every sequence, and those of the heads.
 #[derive(Clone, Debug)]
@@ -33,6 +33,9 @@ impl ServeInputs {
             let Inputs { q, k, v } = &mut inputs.sequences[poisoned];
             [q, k, v].into_iter().for_each(|t| t.data.fill(f32::NAN));
         }
+        if let Some(paging) = case.paging() {
+            inputs.zero_missing(&paging);
+        }
         inputs
     }
 
@@ -46,6 +49,21 @@ impl ServeInputs {
                     let (to_start, from_start) = (to.row_start(0, head, 0), from.row_start(0, head, 0));
                     let n = rows * from.dims.width;
                     to.data[to_start..to_start + n].copy_from_slice(&from.data[from_start..from_start + n]);
+                }
+            }
+        }
+    }
+
+    /// Keys and values of pages that do not exist become zeros.
+    fn zero_missing(&mut self, paging: &Paging) {
+        for (b, Inputs { k, v, .. }) in self.sequences.iter_mut().enumerate() {
+            let Dims { seq, heads, .. } = k.dims;
+            for (row, head) in (0..seq).flat_map(|row| (0..heads).map(move |head| (row, head))) {
+                if paging.misses(b, row / paging.page_size) {
+                    for t in [&mut *k, &mut *v] {
+                        let start = t.row_start(0, head, row);
+                        t.data[start..start + t.dims.width].fill(0.0);
+                    }
                 }
             }
         }

@@ -152,6 +152,10 @@ impl ServePlacement {
         let Dims { seq, heads, width, .. } = tensor.dims;
         for (row, head) in (0..seq).flat_map(|row| (0..heads).map(move |head| (row, head))) {
             let (b, s) = rooms.of(sequence, row);
+            // A page that does not exist: nothing to write.
+            if b >= view.dims.batch {
+                continue;
+            }
             let at = view.index((b, s, head, 0));
             for (to, x) in to[at..at + width].iter_mut().zip(tensor.row(0, head, row)) {
                 *to = bits(*x);

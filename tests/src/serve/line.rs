@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `varlen=LENGTHS` | Q and O packed, with [these lengths](crate::serve::lengths::Lengths); `sq=` is the longest when it is not given |
 //! | `klens=LENGTHS` or `klens=same` | K and V packed; `sk=` is the longest when it is not given |
-//! | `page=SIZE` or `page=SIZE:SHARED` | K and V in pages, of which sequences share so many |
+//! | `page=SIZE`, `page=SIZE:SHARED`, `page=SIZE:SHARED:MISSING` | K and V in pages, of which sequences share so many, and one in so many is missing |
 //! | `usedq=LENGTHS`, `usedk=LENGTHS` | rows in use of each sequence's room |
 //! | `window=LEFT:RIGHT` | keys seen before and after the own position; nothing means without end |
 //! | `softcap=C`, `alibi=head`, `alibi=sequence`, `sinks` | what is done to the scores |
@@ -31,8 +31,9 @@ impl fmt::Display for ServeCase {
             Keys::Dense => {}
             Keys::Packed(room) if Some(room) == self.packed_q.as_ref() => write!(f, " klens=same")?,
             Keys::Packed(room) => write!(f, " klens={room}")?,
-            Keys::Paged(Paging { page_size, shared: 0 }) => write!(f, " page={page_size}")?,
-            Keys::Paged(Paging { page_size, shared }) => write!(f, " page={page_size}:{shared}")?,
+            Keys::Paged(Paging { page_size, shared: 0, missing: 0 }) => write!(f, " page={page_size}")?,
+            Keys::Paged(Paging { page_size, shared, missing: 0 }) => write!(f, " page={page_size}:{shared}")?,
+            Keys::Paged(Paging { page_size, shared, missing }) => write!(f, " page={page_size}:{shared}:{missing}")?,
         }
         if let Some(Window { left, right }) = self.window {
             let side = |side: Option<usize>| side.map_or(String::new(), |side| side.to_string());
@@ -117,9 +118,11 @@ impl FromStr for Paging {
     type Err = String;
 
     fn from_str(value: &str) -> Result<Self, String> {
-        let (size, shared) = value.split_once(':').unwrap_or((value, "0"));
-        let number = |word: &str| word.parse().map_err(|why| format!("{why}; it is SIZE or SIZE:SHARED"));
-        Ok(Paging { page_size: number(size)?, shared: number(shared)? })
+        let number =
+            |word: &str| word.parse().map_err(|why| format!("{why}; it is SIZE, SIZE:SHARED or SIZE:SHARED:MISSING"));
+        let numbers: Vec<usize> = value.split(':').map(number).collect::<Result<_, _>>()?;
+        let at = |i: usize| numbers.get(i).copied().unwrap_or(0);
+        Ok(Paging { page_size: at(0), shared: at(1), missing: at(2) })
     }
 }
 
@@ -144,7 +147,7 @@ mod tests {
     fn lines_print_and_parse_back() {
         for line in [
             "f16 b=3 h=8 hk=2 sq=9 sk=20 d=64 dv=64 lse layout=bshd input=normal seed=7 varlen=5,0,9 klens=20,3,0 window=4:0 sinks splits=1",
-            "bf16 b=2 h=4 hk=1 sq=1 sk=100 d=128 dv=128 lse layout=bhsd input=normal seed=0 usedk=100,7 page=16:2 softcap=30 splits=4",
+            "bf16 b=2 h=4 hk=1 sq=1 sk=100 d=128 dv=128 lse layout=bhsd input=normal seed=0 usedk=100,7 page=16:2:3 softcap=30 splits=4",
             "bf16 b=2 h=4 hk=1 sq=40 sk=40 d=64 dv=64 causal layout=packed input=normal seed=0 varlen=40,2 klens=same alibi=sequence splits=1 poison=1",
             "bf16 b=2 h=4 hk=4 sq=4 sk=9 d=64 dv=64 layout=padded input=normal seed=0 usedq=0,4 window=:3 splits=auto equals=alone",
         ] {

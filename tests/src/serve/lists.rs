@@ -161,6 +161,7 @@ mod tests {
             met("a NaN neighbour in pages", &|c| c.poisoned.is_some() && c.paging().is_some());
             met("shared pages", &|c| c.paging().is_some_and(|p| p.shared > 0));
             met("pages smaller than a tile", &|c| c.paging().is_some_and(|p| p.page_size == 16));
+            met("missing pages", &|c| c.paging().is_some_and(|p| p.missing > 0));
             met("large pages", &|c| c.paging().is_some_and(|p| p.page_size >= 256));
             met("softcap with ALiBi", &|c| c.softcap.is_some() && c.alibi.is_some());
             met("sinks of splits", &|c| c.sinks && c.splits == Splits::Exactly(3));

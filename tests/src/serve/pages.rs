@@ -16,14 +16,15 @@ pub struct PageTable {
     pub pages: usize,
     /// Entries of a sequence, more than it can fill.
     pub stride: usize,
-    /// `stride` entries for each sequence: its pages in random order, pages of others among them where they share, then numbers that
-    /// must not be followed.
+    /// `stride` entries for each sequence: its pages in random order, pages of others among them where they share and numbers of none where
+    /// pages are missing, then numbers that must not be followed.
     pub entries: Vec<i32>,
 }
 
 impl PageTable {
     /// The table of a case with pages.
-    pub fn of(case: &ServeCase, Paging { page_size, shared }: Paging) -> Self {
+    pub fn of(case: &ServeCase, paging: Paging) -> Self {
+        let Paging { page_size, shared, .. } = paging;
         let filled: Vec<usize> = (0..case.base.batch).map(|b| case.keys(b).div_ceil(page_size)).collect();
         // Whole pages only: another sequence would not have the same rows in the rest of one.
         let sharing: Vec<bool> =
@@ -45,10 +46,16 @@ impl PageTable {
             entries.extend(own.by_ref().take(filled - first.len()));
             entries.extend((filled..stride).map(|i| garbage[(i + b) % garbage.len()]));
         }
+        let nowhere = [-1, pages as i32, i32::MAX, i32::MIN];
+        for (i, entry) in entries.iter_mut().enumerate() {
+            if paging.misses(i / stride, i % stride) {
+                *entry = nowhere[i % nowhere.len()];
+            }
+        }
         PageTable { pages, stride, entries }
     }
 
-    /// The page that holds a sequence's page `index`.
+    /// The page that holds a sequence's page `index`, or a number that is none.
     pub fn page(&self, sequence: usize, index: usize) -> usize {
         self.entries[sequence * self.stride + index] as usize
     }
@@ -80,6 +87,14 @@ mod tests {
             assert_eq!(owners.values().filter(|n| **n == sharers).count(), if sharers > 0 { 2 } else { 0 });
             assert!(owners.values().all(|n| *n == 1 || *n == sharers), "{line}");
         }
+    }
+
+    #[test]
+    fn missing_pages_have_numbers_of_none() {
+        let case: ServeCase = "bf16 h=1 hk=1 d=8 dv=8 usedk=160,160 page=16:0:4".parse().expect("valid");
+        let table = PageTable::of(&case, case.paging().expect("paged"));
+        let missing = |b| (0..10).filter(|i| table.page(b, *i) >= table.pages).collect::<Vec<_>>();
+        assert_eq!((missing(0), missing(1)), (vec![3, 7], vec![2, 6]));
     }
 
     #[test]

@@ -152,7 +152,8 @@ impl Draw<'_> {
             }
             _ => {
                 let shared = if self.chance(0.3) { self.rng.random_range(1..4) } else { 0 };
-                case.keys = Keys::Paged(Paging { page_size: self.pick(&[16, 16, 32, 64, 128, 256]), shared });
+                let missing = if self.chance(0.1) { self.rng.random_range(2..6) } else { 0 };
+                case.keys = Keys::Paged(Paging { page_size: self.pick(&[16, 16, 32, 64, 128, 256]), shared, missing });
             }
         }
         if self.chance(0.2) {

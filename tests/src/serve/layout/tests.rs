@@ -4,10 +4,11 @@ use super::*;
 use crate::precision::{POISON, Precision};
 use crate::serve::inputs::ServeInputs;
 
-const LINES: [&str; 8] = [
+const LINES: [&str; 9] = [
     "f16 h=4 hk=2 d=16 dv=24 varlen=5,0,17,300 klens=9,4,0,30 usedq=5,0,3,299",
     "f16 h=4 hk=2 d=16 dv=16 varlen=5,0,17 klens=same layout=packed",
     "f16 h=4 hk=2 d=16 dv=16 varlen=5,0,17 usedk=50,0,17 page=16:1 layout=packedkv",
+    "f16 b=2 h=2 hk=1 sq=3 d=8 dv=8 usedk=100,70 page=16:0:3",
     "f16 b=3 h=4 hk=2 sq=3 sk=40 d=16 dv=8 usedk=40,0,17 layout=padded usedq=3,1,0",
     "f16 b=3 h=4 hk=2 sq=1 sk=70 d=16 dv=8 usedk=70,0,33 page=32 layout=bhsd",
     "f16 b=3 h=4 hk=2 sq=1 sk=70 d=16 dv=8 usedk=70,0,33 page=32 layout=padded",
@@ -40,13 +41,17 @@ fn every_row_is_where_it_was_put_and_all_else_is_poison() {
                 for (at, x) in tensor.data.iter().enumerate() {
                     let (_, row, head, column) = tensor.position(at);
                     let (entry, row) = rooms.of(b, row);
+                    if entry >= view.dims.batch {
+                        assert!(i > 0 && case.paging().is_some_and(|p| p.missing > 0) && *x == 0.0, "{line}");
+                        continue;
+                    }
+                    written += 1;
                     assert_eq!(
                         arenas[*arena][view.index((entry, row, head, column))],
                         Precision::F16.to_bits(*x),
                         "{line}"
                     );
                 }
-                written += tensor.data.len();
             }
         }
         let shared = case.paging().map_or(0, |p| p.shared * p.page_size * 2 * (16 + 16));

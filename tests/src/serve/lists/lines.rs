@@ -54,7 +54,8 @@ h=2 hk=2 varlen=70,9 usedk=200,0 page=64 layout=padded
 h=2 hk=1 causal varlen=40,30,50 usedk=150,130,140 page=64:2 equals=dense
 b=2 h=2 hk=2 sq=40 usedk=100,257 page=256 layout=bhsd
 h=2 hk=1 varlen=40,9,20 usedk=90,33,120 page=32 poison=1 layout=packedkv
-h=1 hk=1 varlen=100 usedk=300 page=128 window=70:0 equals=dense",
+h=1 hk=1 varlen=100 usedk=300 page=128 window=70:0 equals=dense
+h=2 hk=1 varlen=60,7 usedk=200,170 page=16:0:3 equals=dense",
     ),
     (
         "decode",
@@ -140,6 +141,7 @@ h=4 hk=2 causal varlen=300,1,40,500 usedk=900,1300,40,513 page=64:8 equals=dense
 h=4 hk=2 varlen=300,1,40,500 usedk=900,1300,40,500 page=128:3 layout=bhsd equals=dense
 h=4 hk=2 causal varlen=300,1,40,500 usedk=900,1300,40,500 page=256:1 layout=packedkv equals=dense
 h=4 hk=2 causal varlen=300,1,40,500 usedk=900,1300,40,500 page=1024 layout=padded equals=dense
+h=4 hk=2 causal varlen=300,1,40,500 usedk=900,1300,40,500 page=128:0:2 equals=dense
 h=2 hk=1 b=40 sq=20 usedk=uniform:40:700:4 page=16 poison=7
 h=2 hk=2 varlen=64*5 usedk=64*100 page=16:6 causal",
     ),
