@@ -32,7 +32,7 @@ fn ptx(kernel: &EntryPoint) -> io::Result<String> {
 /// Serving parameters of no tensors and no sequences.
 pub fn nothing() -> ServeParams {
     let one = Divisor::new(1);
-    let units = Units { list: ptr::null(), m_blocks: one, entries: 0, heads: 1, section: one, splits: one };
+    let units = Units { list: ptr::null(), m_blocks: one, entries: 0, heads: 1, section: one, units: 0, splits: one };
     ServeParams {
         lse: ptr::null_mut(),
         lse_batch_stride: 0,
@@ -64,6 +64,7 @@ pub fn nothing() -> ServeParams {
         scale_log2: 1.0,
         cap: 0.0,
         slope_scale: 0.0,
+        tile_queries: 64,
         slopes: ptr::null(),
         slopes_batch_stride: 0,
         sinks: ptr::null(),
