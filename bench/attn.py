@@ -3,133 +3,22 @@
     import attn                                       # needs libattn.so: cargo build --release -p attn-capi
     o = attn.forward(q, k, v, causal=True)            # (batch, seq, heads, head_dim), bfloat16 or float16
     o, lse = attn.forward(q, k, v, return_lse=True)   # lse: (batch, heads, seq), float32
+    o = attn.forward(q, k, v, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k, causal=True)      # packed: (total, heads, head_dim)
+    o = attn.forward(q, cache_k, cache_v, seqused_k=lengths, page_table=table)        # one token each, say, against pages
 
 The work is queued on PyTorch's current stream in PyTorch's own context and can be captured into a graph. Strides are honoured,
 so views of (batch, heads, seq, head_dim) tensors need no copy; the last dimension must be contiguous. Forward only.
 
-The library is the file that ATTN_LIBRARY names, else one beside this file, else the repository's build. Everything but `forward`
-works without PyTorch: `Library` is the C interface with errors as exceptions.
+The library is the file that ATTN_LIBRARY names, else one beside this file, else the repository's build. `Library` and `Plan`, of
+attn_abi.py, are the C interface with errors as exceptions and work without PyTorch.
 """
 
-import ctypes
-import os
-from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p, sizeof
+from collections import namedtuple
+from ctypes import byref
 
-ABI_VERSION = 1
-DTYPES = {"bfloat16": 0, "float16": 1}
+from attn_abi import ARRAYS, DTYPES, UNLIMITED, AttnError, Library, Plan, Problem, Serving, Strides
 
-
-class Strides(ctypes.Structure):
-    """attn_strides of attn.h."""
-
-    _fields_ = [(name, c_int64) for name in ("batch", "seq", "head")]
-
-
-class Problem(ctypes.Structure):
-    """attn_problem of attn.h."""
-
-    _fields_ = (
-        [("struct_size", c_size_t), ("dtype", c_uint32), ("mask", c_uint32), ("scale", c_float), ("reserved", c_uint32)]
-        + [(n, c_uint64) for n in ("batch", "seqlen_q", "seqlen_k", "heads", "kv_heads", "head_dim", "head_dim_v")]
-        + [(name, Strides) for name in ("q", "k", "v", "o")]
-        + [(name, c_int64) for name in ("lse_batch_stride", "lse_head_stride")]
-    )
-
-
-class Tensors(ctypes.Structure):
-    """attn_tensors of attn.h."""
-
-    _fields_ = [("struct_size", c_size_t)] + [(name, c_uint64) for name in ("q", "k", "v", "o", "lse", "workspace")]
-
-
-class AttnError(RuntimeError):
-    """A call of the library failed; `status` is its attn_status."""
-
-    def __init__(self, status, text):
-        super().__init__(text)
-        self.status = status
-
-
-def find_library():
-    """The path of libattn.so, by the order that the module's documentation gives."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    named = os.environ.get("ATTN_LIBRARY")
-    built = os.path.join(os.path.dirname(here), "target", "release", "libattn.so")
-    candidates = [named] if named else [os.path.join(here, "libattn.so"), built]
-    for path in candidates:
-        if os.path.exists(path):
-            return path
-    raise FileNotFoundError(
-        f"no libattn.so at {' or '.join(candidates)}; build it with `cargo build --release -p attn-capi`, "
-        "or name it in ATTN_LIBRARY"
-    )
-
-
-class Library:
-    """The functions of attn.h; a failure is an AttnError."""
-
-    def __init__(self, path=None):
-        self.path = path or find_library()
-        self.lib = lib = ctypes.CDLL(self.path)
-        lib.attn_abi_version.restype = c_uint32
-        found = lib.attn_abi_version()
-        if found != ABI_VERSION:
-            raise ImportError(f"{self.path} has ABI {found}, this file is for {ABI_VERSION}")
-        texts = {"attn_version": [], "attn_last_error": [], "attn_plan_kernel": [c_void_p], "attn_plan_description": [c_void_p]}
-        for name, arguments in texts.items():
-            getattr(lib, name).restype, getattr(lib, name).argtypes = c_char_p, arguments
-        plan = POINTER(c_void_p)
-        for name, arguments in {
-            "attn_problem_init": [POINTER(Problem), c_uint32] + [c_uint64] * 7,
-            "attn_plan_create": [POINTER(Problem), plan],
-            "attn_plan_create_with_kernel": [POINTER(Problem), c_char_p, plan],
-            "attn_plan_workspace_bytes": [c_void_p, POINTER(c_uint64)],
-            "attn_plan_launch": [c_void_p, POINTER(Tensors), c_void_p],
-        }.items():
-            getattr(lib, name).restype, getattr(lib, name).argtypes = c_int32, arguments
-        lib.attn_plan_destroy.restype, lib.attn_plan_destroy.argtypes = None, [c_void_p]
-
-    def check(self, status):
-        """Raises what a status other than 0 means."""
-        if status:
-            raise AttnError(status, self.lib.attn_last_error().decode())
-
-    def problem(self, dtype, batch, seqlen_q, seqlen_k, heads, kv_heads, head_dim, head_dim_v):
-        """A problem on contiguous tensors, to be changed where it differs."""
-        problem = Problem()
-        sizes = (batch, seqlen_q, seqlen_k, heads, kv_heads, head_dim, head_dim_v)
-        self.check(self.lib.attn_problem_init(byref(problem), DTYPES[dtype], *sizes))
-        return problem
-
-
-class Plan:
-    """A plan in the CUDA context that is current when it is made."""
-
-    def __init__(self, library, problem, kernel=None):
-        self.handle, self.library, lib = c_void_p(), library, library.lib
-        if kernel is None:
-            library.check(lib.attn_plan_create(byref(problem), byref(self.handle)))
-        else:
-            library.check(lib.attn_plan_create_with_kernel(byref(problem), kernel.encode(), byref(self.handle)))
-        workspace = c_uint64()
-        library.check(lib.attn_plan_workspace_bytes(self.handle, byref(workspace)))
-        self.workspace_bytes = workspace.value
-        self.kernel = lib.attn_plan_kernel(self.handle).decode()
-
-    def __str__(self):
-        return self.library.lib.attn_plan_description(self.handle).decode()
-
-    def launch(self, q, k, v, o, lse=0, workspace=0, stream=None):
-        """Queues the kernel on device addresses and a CUstream."""
-        tensors = Tensors(sizeof(Tensors), q, k, v, o, lse, workspace)
-        status = self.library.lib.attn_plan_launch(self.handle, byref(tensors), stream)
-        if status:
-            self.library.check(status)
-
-    def __del__(self):
-        if self.handle:
-            self.library.lib.attn_plan_destroy(self.handle)
-
+__all__ = ["AttnError", "Library", "Plan", "Problem", "Serving", "forward", "library", "plan"]
 
 _library = None
 _plans = {}
@@ -143,62 +32,161 @@ def library():
     return _library
 
 
-def plan(q, k, v, o, causal=False, scale=None, kernel=None):
+# Sizes that tensors alone do not say, and everything but arrays that makes a problem more than a dense one.
+Options = namedtuple("Options", "batch seqlen_q seqlen_k packed_q packed_k paged window softcap splits")
+
+
+def plan(q, k, v, o, causal=False, scale=None, kernel=None, options=None, arrays=()):
     """The plan for these tensors, from the cache when there is one for their shapes and strides."""
-    key = (q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), o.stride(), q.dtype, q.device, causal, scale, kernel)
+    given = tuple((name, array.dim()) for name, array in arrays)
+    key = (
+        q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), o.stride(), q.dtype, q.device,
+        causal, scale, kernel, options, given, dict(arrays)["page_table"].shape if options and options.paged else None,
+    )
     found = _plans.get(key)
     if found is None:
-        found = _plans[key] = Plan(library(), _problem(q, k, v, o, causal, scale), kernel)
+        problem, serving = _problem(q, k, v, o, causal, scale, options, dict(arrays))
+        found = _plans[key] = Plan(library(), problem, kernel, serving)
     return found
 
 
-def _problem(q, k, v, o, causal, scale):
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if tensor.dim() != 4 or tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
+def _check(q, k, v, options):
+    packed_q, packed_k = (options.packed_q, options.packed_k) if options else (False, False)
+    for name, tensor, packed in (("q", q, packed_q), ("k", k, packed_k), ("v", v, packed_k)):
+        if tensor.dim() != (3 if packed else 4) or tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
+            shape = "(total, heads, head_dim)" if packed else "(batch, seq, heads, head_dim)"
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)} and strides {tensor.stride()}; "
-                "allowed: (batch, seq, heads, head_dim) with a contiguous last dimension"
+                f"allowed: {shape} with a contiguous last dimension"
             )
         if tensor.device != q.device or tensor.dtype != q.dtype:
             raise ValueError(f"{name} is {tensor.dtype} on {tensor.device}, q is {q.dtype} on {q.device}; allowed: the same")
     dtype = str(q.dtype).removeprefix("torch.")
     if dtype not in DTYPES or q.device.type != "cuda":
         raise ValueError(f"q is {q.dtype} on {q.device}; allowed: bfloat16 and float16 on a CUDA device")
-    (batch, seqlen_q, heads, head_dim), (_, seqlen_k, kv_heads, _) = q.shape, k.shape
-    if k.shape != (batch, seqlen_k, kv_heads, head_dim) or v.shape[:3] != k.shape[:3]:
+    batch_agrees = packed_q or packed_k or options and options.paged or k.shape[0] == q.shape[0]
+    if not batch_agrees or k.shape[-1] != q.shape[-1] or v.shape[:-1] != k.shape[:-1]:
         raise ValueError(
             f"k is {tuple(k.shape)} and v {tuple(v.shape)} beside q {tuple(q.shape)}; "
-            f"allowed: ({batch}, seq, kv_heads, {head_dim}) and ({batch}, seq, kv_heads, head_dim_v)"
+            f"allowed: as many sequences, q's head_dim {q.shape[-1]} for k, and k's rows and heads for v"
         )
-    problem = library().problem(dtype, batch, seqlen_q, seqlen_k, heads, kv_heads, head_dim, v.shape[3])
+    return dtype
+
+
+def _problem(q, k, v, o, causal, scale, options, arrays):
+    dtype = _check(q, k, v, options)
+    (heads, head_dim), kv_heads = q.shape[-2:], k.shape[-2]
+    batch, seqlen_q, seqlen_k = options[:3] if options else (q.shape[0], q.shape[1], k.shape[1])
+    problem = library().problem(dtype, batch, seqlen_q, seqlen_k, heads, kv_heads, head_dim, v.shape[-1])
     problem.mask = int(causal)
     if scale is not None:
         problem.scale = scale
+    serving = options and _serving(q, k, causal, options, arrays)
+    if serving:
+        library().check(library().lib.attn_serving_contiguous(byref(serving), byref(problem)))
+        if options.window is not None:
+            problem.mask = 2
     for name, tensor in (("q", q), ("k", k), ("v", v), ("o", o)):
-        setattr(problem, name, Strides(*tensor.stride()[:3]))
-    return problem
+        strides = tensor.stride()[:-1]
+        setattr(problem, name, Strides(*(strides if len(strides) == 3 else (0, *strides))))
+    return problem, serving
 
 
-def forward(q, k, v, causal=False, scale=None, return_lse=False):
+def _serving(q, k, causal, options, arrays):
+    fields = {name: 1 for name in ("sinks", "seqused_q", "seqused_k") if name in arrays}
+    if options.packed_q:
+        fields["total_q"] = q.shape[0]
+    if options.packed_k:
+        fields["total_k"] = k.shape[0]
+    if options.paged:
+        fields.update(pages=k.shape[0], page_size=k.shape[1], table_width=arrays["page_table"].shape[1])
+    if options.window is not None:
+        left, right = options.window
+        right = 0 if causal else right
+        fields.update(window_left=UNLIMITED if left is None else left, window_right=UNLIMITED if right is None else right)
+    if "alibi_slopes" in arrays:
+        fields["alibi"] = arrays["alibi_slopes"].dim()
+    if options.softcap is not None:
+        fields["softcap"] = options.softcap
+    if options.splits not in (None, "auto"):
+        fields["splits"] = options.splits
+    return library().serving(**fields)
+
+
+def _arrays(q, arrays):
+    """Those that are given, of the type and place that the kernels read."""
+    import torch
+
+    given = tuple((name, array) for name, array in arrays if array is not None)
+    for name, array in given:
+        dtype = torch.float32 if name in ("sinks", "alibi_slopes") else torch.int32
+        if array.dtype != dtype or array.device != q.device or not array.is_contiguous():
+            raise ValueError(
+                f"{name} is {array.dtype} on {array.device} with strides {array.stride()}; "
+                f"allowed: {dtype} on {q.device}, contiguous"
+            )
+    return given
+
+
+def _longest(cu_seqlens):
+    # Waits for the device; callers that know the longest sequence say so.
+    return max(1, int((cu_seqlens[1:] - cu_seqlens[:-1]).max()))
+
+
+def _options(q, k, given, window, softcap, splits, max_seqlen_q, max_seqlen_k):
+    """None for a dense problem."""
+    if not given and window is None and softcap is None and splits is None:
+        return None
+    packed_q, packed_k, paged = "cu_seqlens_q" in given, "cu_seqlens_k" in given, "page_table" in given
+    batch = given["cu_seqlens_q"].shape[0] - 1 if packed_q else q.shape[0]
+    for name, extra in (("cu_seqlens_k", 1), ("seqused_q", 0), ("seqused_k", 0), ("page_table", 0)):
+        if name in given and given[name].shape[0] != batch + extra:
+            raise ValueError(f"{name} has {given[name].shape[0]} entries; allowed: {batch + extra} for {batch} sequences")
+    if not packed_k and not paged and k.shape[0] != batch:
+        raise ValueError(f"k has {k.shape[0]} sequences; allowed: {batch}, as q has")
+    seqlen_q = max_seqlen_q or (_longest(given["cu_seqlens_q"]) if packed_q else q.shape[1])
+    if paged:
+        seqlen_k = max_seqlen_k or given["page_table"].shape[1] * k.shape[1]
+    else:
+        seqlen_k = max_seqlen_k or (_longest(given["cu_seqlens_k"]) if packed_k else k.shape[1])
+    return Options(batch, seqlen_q, seqlen_k, packed_q, packed_k, paged, window, softcap, splits)
+
+
+def forward(
+    q, k, v, causal=False, scale=None, return_lse=False, *, cu_seqlens_q=None, cu_seqlens_k=None, max_seqlen_q=None,
+    max_seqlen_k=None, seqused_q=None, seqused_k=None, page_table=None, window=None, softcap=None, sinks=None, alibi=None,
+    splits=None, kernel=None,
+):
     """softmax(scale * q k^T) v, with LSE where asked for.
 
     q is (batch, seqlen_q, heads, head_dim); k and v have seqlen_k and kv_heads, which divides heads; v's last dimension may differ.
     A causal mask is aligned to the bottom right. The default scale is 1 / sqrt(head_dim).
+
+    cu_seqlens_q, cu_seqlens_k: q, or k and v, are packed (total, heads, head_dim); int32 (batch + 1) sums of the lengths. The longest
+      length is max_seqlen_q or max_seqlen_k; without these the device is asked, which waits for it.
+    seqused_q, seqused_k: int32 (batch), how many rows of each sequence there are.
+    page_table: int32 (batch, pages of a sequence); k and v are (pages, page_size, kv_heads, head_dim).
+    window: (left, right) keys around a query's own position, None for no end; with causal, right is 0.
+    softcap: scores become softcap * tanh(score / softcap). sinks: float32 (heads), logits without a value.
+    alibi: float32 (heads) or (batch, heads) slopes. splits: "auto", or into how many parts the keys are split.
     """
     import torch
 
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         raise RuntimeError("attn.forward has no backward: call it under torch.no_grad(), or on detached tensors")
+    arrays = _arrays(q, zip(ARRAYS, (cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k, page_table, sinks, alibi)))
+    options = _options(q, k, dict(arrays), window and tuple(window), softcap, splits, max_seqlen_q, max_seqlen_k)
     with torch.cuda.device(q.device) if q.is_cuda and q.device.index != torch.cuda.current_device() else _HERE:
-        batch, seqlen_q, heads = q.shape[:3]
-        o = torch.empty((batch, seqlen_q, heads, v.shape[-1]), dtype=q.dtype, device=q.device)
-        lse = torch.empty((batch, heads, seqlen_q), dtype=torch.float32, device=q.device) if return_lse else None
-        made = plan(q, k, v, o, causal, scale)
+        o = torch.empty((*q.shape[:-1], v.shape[-1]), dtype=q.dtype, device=q.device)
+        *batch, rows, heads = q.shape[:-1]
+        lse = torch.empty((*batch, heads, rows), dtype=torch.float32, device=q.device) if return_lse else None
+        made = plan(q, k, v, o, causal, scale, kernel, options, arrays)
         workspace = torch.empty(made.workspace_bytes, dtype=torch.uint8, device=q.device) if made.workspace_bytes else None
         stream = torch.cuda.current_stream().cuda_stream
         made.launch(
             q.data_ptr(), k.data_ptr(), v.data_ptr(), o.data_ptr(),
             lse.data_ptr() if return_lse else 0, workspace.data_ptr() if workspace is not None else 0, stream,
+            **{name: array.data_ptr() for name, array in arrays},
         )
     return (o, lse) if return_lse else o
 

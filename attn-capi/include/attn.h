@@ -30,6 +30,24 @@
 // Bottom-right aligned: query i sees keys j <= i + seqlen_k - seqlen_q. A query without a key gets zeros.
 #define ATTN_MASK_CAUSAL 1
 
+// From window_left keys before a query's own position to window_right after it, both of attn_serving.
+#define ATTN_MASK_WINDOW 2
+
+// A window without an end on that side.
+#define ATTN_UNLIMITED UINT64_MAX
+
+// No ALiBi.
+#define ATTN_ALIBI_NONE 0
+
+// A slope for each query head: f32[heads].
+#define ATTN_ALIBI_PER_HEAD 1
+
+// A slope for each sequence and query head: f32[batch][heads].
+#define ATTN_ALIBI_PER_SEQUENCE_AND_HEAD 2
+
+// As many splits of the keys as should be fastest.
+#define ATTN_SPLITS_AUTO 0
+
 // What became of a call. Later versions may add codes; anything but ATTN_STATUS_OK is a failure.
 enum attn_status
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -44,7 +62,7 @@ enum attn_status
     ATTN_STATUS_INVALID_PROBLEM = 2,
     // No kernel computes this problem on this device, or no kernel has the name that was asked for.
     ATTN_STATUS_UNSUPPORTED = 3,
-    // A device address is null, not aligned, or not the plan's device's.
+    // A device address is null, absent, not aligned, not planned for, or not the plan's device's.
     ATTN_STATUS_INVALID_ADDRESS = 4,
     // There is no CUDA driver, or it is too old.
     ATTN_STATUS_DRIVER = 5,
@@ -87,6 +105,26 @@ typedef struct attn_tensors {
     // attn_plan_workspace_bytes bytes; may be 0 when none are needed.
     uint64_t workspace;
 } attn_tensors;
+
+// Where the arrays of a serving problem lie in device memory; each is there where the problem needs it and 0 where not.
+typedef struct attn_serving_tensors {
+    // sizeof(attn_serving_tensors).
+    size_t struct_size;
+    // int32[batch + 1], sums of the lengths before each sequence, from 0.
+    uint64_t cu_seqlens_q;
+    // int32[batch + 1].
+    uint64_t cu_seqlens_k;
+    // int32[batch].
+    uint64_t seqused_q;
+    // int32[batch].
+    uint64_t seqused_k;
+    // int32[batch][table_width]. A page that does not exist reads as zeros.
+    uint64_t page_table;
+    // f32[heads].
+    uint64_t sinks;
+    // f32[heads], or f32[batch][heads].
+    uint64_t alibi_slopes;
+} attn_serving_tensors;
 
 // Elements from one batch entry, sequence position or head to the next; multiples of 8. The last dimension is contiguous.
 typedef struct attn_strides {
@@ -141,6 +179,41 @@ typedef struct attn_problem {
     int64_t lse_head_stride;
 } attn_problem;
 
+// Packed and paged sequences, windows, changed scores and splits: what a problem for the serving kernels has beside its attn_problem.
+// attn_serving_init fills it with none of them.
+typedef struct attn_serving {
+    // sizeof(attn_serving).
+    size_t struct_size;
+    // Queries of all sequences, packed: Q is (total_q, heads, head_dim), O and LSE likewise, lengths come from cu_seqlens_q, and seqlen_q is the
+    // longest. 0: not packed.
+    uint64_t total_q;
+    // Keys of all sequences, packed, with cu_seqlens_k. 0: not packed.
+    uint64_t total_k;
+    // Keys of a page, a power of two from 16: K is (pages, page_size, kv_heads, head_dim), V likewise, and page_table says which page has a
+    // sequence's keys. The batch strides of K and V are then the pages'. 0: not paged.
+    uint64_t page_size;
+    // Pages that there are.
+    uint64_t pages;
+    // Entries of the page table for each sequence.
+    uint64_t table_width;
+    // Keys before a query's own position that it sees, with ATTN_MASK_WINDOW.
+    uint64_t window_left;
+    // Keys after it, with ATTN_MASK_WINDOW.
+    uint64_t window_right;
+    // Scores become softcap * tanh(score / softcap). 0: they do not.
+    float softcap;
+    // Parts that keys are split into, 1 to 128, or ATTN_SPLITS_AUTO.
+    uint32_t splits;
+    // ATTN_ALIBI_*.
+    uint32_t alibi;
+    // 1: a logit for each query head takes part in the softmax without a value.
+    uint32_t sinks;
+    // 1: seqused_q says how many queries of each sequence there are.
+    uint32_t seqused_q;
+    // 1: seqused_k says how many keys of each sequence there are.
+    uint32_t seqused_k;
+} attn_serving;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -163,6 +236,16 @@ attn_status attn_plan_launch(const struct attn_plan *plan,
                              const struct attn_tensors *tensors,
                              void *stream);
 
+// Queues the kernels of a plan of attn_plan_create_serving, as attn_plan_launch does.
+//
+// # Safety
+// As for `attn_plan_launch`; `serving` is null or an `attn_serving_tensors`. Sums of lengths begin with 0, never fall and end with no more
+// than all queries or keys; no more are in use than a sequence has room for.
+attn_status attn_plan_launch_serving(const struct attn_plan *plan,
+                                     const struct attn_tensors *tensors,
+                                     const struct attn_serving_tensors *serving,
+                                     void *stream);
+
 // Makes a plan in the CUDA context that is current on this thread, with the kernel that should be fastest.
 //
 // The first plan of a kernel in a context loads its code, which takes milliseconds and stays until the context goes;
@@ -179,6 +262,24 @@ attn_status attn_plan_create(const struct attn_problem *problem, struct attn_pla
 attn_status attn_plan_create_with_kernel(const struct attn_problem *problem,
                                          const char *kernel,
                                          struct attn_plan **plan);
+
+// Makes a plan for the serving kernels: attn_plan_create with packed or paged sequences, windows, changed scores or splits.
+//
+// `kernel` is the name of a kernel, or null for the one that should be fastest. A plan is launched by attn_plan_launch_serving.
+//
+// # Safety
+// `problem`, `serving` and `kernel` are null or what they are called; `plan` is null or a place for a pointer.
+attn_status attn_plan_create_serving(const struct attn_problem *problem,
+                                     const struct attn_serving *serving,
+                                     const char *kernel,
+                                     struct attn_plan **plan);
+
+// Whether a plan for the problem can be made on the device of the current context: ATTN_STATUS_OK, or why not. Nothing is loaded.
+//
+// # Safety
+// `problem` and `serving` are null or what they are called. Without `serving` the problem is a dense one.
+attn_status attn_supports(const struct attn_problem *problem,
+                          const struct attn_serving *serving);
 
 // Destroys a plan; null is allowed. Launches of it that are still queued go on.
 //
@@ -217,6 +318,20 @@ attn_status attn_problem_init(struct attn_problem *problem,
                               uint64_t kv_heads,
                               uint64_t head_dim,
                               uint64_t head_dim_v);
+
+// Fills an attn_serving with nothing: no packed or paged sequences, window, softcap, sinks or slopes, and splits by themselves.
+//
+// # Safety
+// `serving` is null or a place for an `attn_serving`.
+attn_status attn_serving_init(struct attn_serving *serving);
+
+// Sets a problem's strides to those of contiguous tensors that are packed and paged as `serving` says; attn_problem_init sets those of dense
+// ones.
+//
+// # Safety
+// `serving` is null or an `attn_serving`, `problem` null or an `attn_problem`.
+attn_status attn_serving_contiguous(const struct attn_serving *serving,
+                                    struct attn_problem *problem);
 
 // What the last failure on this thread was about, null before the first. Valid until the next failure on this thread.
 const char *attn_last_error(void);

@@ -6,6 +6,7 @@ use attn_host::{DevicePtr, Stream};
 
 use crate::plan::Plan;
 use crate::problem::read;
+use crate::serving::ServingTensors;
 use crate::status::{Failure, Status, guarded};
 
 /// Where the tensors of a launch lie in device memory: CUdeviceptr, or pointers of the CUDA runtime as numbers.
@@ -47,12 +48,42 @@ impl Tensors {
 /// destroyed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn attn_plan_launch(plan: *const Plan, tensors: *const Tensors, stream: *mut c_void) -> Status {
+    // SAFETY: as the caller promises.
+    guarded(|| unsafe { launch(plan, tensors, |tensors| tensors, stream) })
+}
+
+/// Queues the kernels of a plan of attn_plan_create_serving, as attn_plan_launch does.
+///
+/// # Safety
+/// As for `attn_plan_launch`; `serving` is null or an `attn_serving_tensors`. Sums of lengths begin with 0, never fall and end with no more
+/// than all queries or keys; no more are in use than a sequence has room for.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn attn_plan_launch_serving(
+    plan: *const Plan,
+    tensors: *const Tensors,
+    serving: *const ServingTensors,
+    stream: *mut c_void,
+) -> Status {
     guarded(|| {
-        // SAFETY: a plan if not null (caller).
-        let plan = unsafe { plan.as_ref() }.ok_or_else(|| Failure::null("plan"))?;
         // SAFETY: null or the caller's structure.
-        let tensors = unsafe { read("tensors", tensors) }?.to_host();
-        // SAFETY: the caller promises what `launch` asks for.
-        Ok(unsafe { plan.host.launch(&tensors, Stream(stream)) }?)
+        let arrays = unsafe { read("serving", serving) }?;
+        // SAFETY: as the caller promises.
+        unsafe { launch(plan, tensors, |tensors| arrays.with(tensors), stream) }
     })
+}
+
+/// # Safety
+/// As `attn_plan_launch` asks.
+unsafe fn launch(
+    plan: *const Plan,
+    tensors: *const Tensors,
+    complete: impl FnOnce(attn_host::Tensors) -> attn_host::Tensors,
+    stream: *mut c_void,
+) -> Result<(), Failure> {
+    // SAFETY: a plan if not null (caller).
+    let plan = unsafe { plan.as_ref() }.ok_or_else(|| Failure::null("plan"))?;
+    // SAFETY: null or the caller's structure.
+    let tensors = complete(unsafe { read("tensors", tensors) }?.to_host());
+    // SAFETY: the caller promises what `launch` asks for.
+    Ok(unsafe { plan.host.launch(&tensors, Stream(stream)) }?)
 }

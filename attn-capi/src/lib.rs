@@ -22,17 +22,23 @@
 mod launch;
 mod plan;
 mod problem;
+mod serving;
 mod status;
 
 use std::ffi::c_char;
 
-pub use launch::{Tensors, attn_plan_launch};
+pub use launch::{Tensors, attn_plan_launch, attn_plan_launch_serving};
 pub use plan::{
-    Plan, attn_plan_create, attn_plan_create_with_kernel, attn_plan_description, attn_plan_destroy, attn_plan_kernel,
-    attn_plan_workspace_bytes,
+    Plan, attn_plan_create, attn_plan_create_serving, attn_plan_create_with_kernel, attn_plan_description,
+    attn_plan_destroy, attn_plan_kernel, attn_plan_workspace_bytes, attn_supports,
 };
 pub use problem::{
-    ATTN_DTYPE_BF16, ATTN_DTYPE_F16, ATTN_MASK_CAUSAL, ATTN_MASK_NONE, Problem, Strides, attn_problem_init,
+    ATTN_DTYPE_BF16, ATTN_DTYPE_F16, ATTN_MASK_CAUSAL, ATTN_MASK_NONE, ATTN_MASK_WINDOW, Problem, Strides,
+    attn_problem_init,
+};
+pub use serving::{
+    ATTN_ALIBI_NONE, ATTN_ALIBI_PER_HEAD, ATTN_ALIBI_PER_SEQUENCE_AND_HEAD, ATTN_SPLITS_AUTO, ATTN_UNLIMITED, Serving,
+    ServingTensors, attn_serving_contiguous, attn_serving_init,
 };
 pub use status::{Status, attn_last_error};
 

@@ -6,6 +6,7 @@ use std::ptr;
 use attn_host::{Device, Plan as HostPlan};
 
 use crate::problem::{Problem, read};
+use crate::serving::Serving;
 use crate::status::{Failure, Status, guarded};
 
 /// A checked problem with its kernel, in one CUDA context. It never changes and may be used by several threads.
@@ -29,8 +30,9 @@ impl Plan {
 /// As [`attn_plan_create`] asks.
 unsafe fn create(
     problem: *const Problem,
+    serving: *const Serving,
+    kernel: *const c_char,
     plan: *mut *mut Plan,
-    make: impl FnOnce(&Device, &attn_host::Problem) -> Result<HostPlan, Failure>,
 ) -> Result<(), Failure> {
     if plan.is_null() {
         return Err(Failure::null("plan"));
@@ -38,11 +40,38 @@ unsafe fn create(
     // SAFETY: a place for a pointer (caller). Null until there is a plan, so that it may be destroyed whatever happens.
     unsafe { plan.write(ptr::null_mut()) };
     // SAFETY: as the caller promises.
-    let problem = unsafe { read("problem", problem) }?.to_host()?;
-    let made = Plan::new(make(&Device::current()?, &problem)?)?;
+    let problem = unsafe { host_problem(problem, serving) }?;
+    // SAFETY: as above.
+    let made = Plan::new(unsafe { make(&Device::current()?, &problem, kernel) }?)?;
     // SAFETY: as above.
     unsafe { plan.write(Box::into_raw(Box::new(made))) };
     Ok(())
+}
+
+/// The problem for attn-host: a dense one without an `attn_serving`.
+///
+/// # Safety
+/// `problem` and `serving` are null or what they are called.
+unsafe fn host_problem(problem: *const Problem, serving: *const Serving) -> Result<attn_host::Problem, Failure> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let problem = read("problem", problem)?;
+        if serving.is_null() { problem.to_host() } else { read("serving", serving)?.of(problem) }
+    }
+}
+
+/// Makes a plan with the kernel of a name, or where that is null with the one that should be fastest.
+///
+/// # Safety
+/// `kernel` is null or a terminated text.
+unsafe fn make(device: &Device, problem: &attn_host::Problem, kernel: *const c_char) -> Result<HostPlan, Failure> {
+    if kernel.is_null() {
+        return Ok(HostPlan::new(device, problem)?);
+    }
+    // SAFETY: a terminated text (caller).
+    let name = unsafe { CStr::from_ptr(kernel) };
+    let name = name.to_str().map_err(|_| Failure::argument(format!("kernel is {name:?}; allowed: UTF-8")))?;
+    Ok(HostPlan::with_kernel(device, problem, name)?)
 }
 
 /// Makes a plan in the CUDA context that is current on this thread, with the kernel that should be fastest.
@@ -55,7 +84,7 @@ unsafe fn create(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn attn_plan_create(problem: *const Problem, plan: *mut *mut Plan) -> Status {
     // SAFETY: as the caller promises.
-    guarded(|| unsafe { create(problem, plan, |device, problem| Ok(HostPlan::new(device, problem)?)) })
+    guarded(|| unsafe { create(problem, ptr::null(), ptr::null(), plan) })
 }
 
 /// Like attn_plan_create, with the kernel of this name ("fwd_sm90_bf16_d128") where it can compute the problem.
@@ -68,17 +97,48 @@ pub unsafe extern "C" fn attn_plan_create_with_kernel(
     kernel: *const c_char,
     plan: *mut *mut Plan,
 ) -> Status {
-    let make = |device: &Device, problem: &attn_host::Problem| {
+    guarded(|| {
         if kernel.is_null() {
             return Err(Failure::null("kernel"));
         }
-        // SAFETY: a terminated text (caller).
-        let name = unsafe { CStr::from_ptr(kernel) };
-        let name = name.to_str().map_err(|_| Failure::argument(format!("kernel is {name:?}; allowed: UTF-8")))?;
-        Ok(HostPlan::with_kernel(device, problem, name)?)
-    };
-    // SAFETY: as the caller promises.
-    guarded(|| unsafe { create(problem, plan, make) })
+        // SAFETY: as the caller promises.
+        unsafe { create(problem, ptr::null(), kernel, plan) }
+    })
+}
+
+/// Makes a plan for the serving kernels: attn_plan_create with packed or paged sequences, windows, changed scores or splits.
+///
+/// `kernel` is the name of a kernel, or null for the one that should be fastest. A plan is launched by attn_plan_launch_serving.
+///
+/// # Safety
+/// `problem`, `serving` and `kernel` are null or what they are called; `plan` is null or a place for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn attn_plan_create_serving(
+    problem: *const Problem,
+    serving: *const Serving,
+    kernel: *const c_char,
+    plan: *mut *mut Plan,
+) -> Status {
+    guarded(|| {
+        if serving.is_null() {
+            return Err(Failure::null("serving"));
+        }
+        // SAFETY: as the caller promises.
+        unsafe { create(problem, serving, kernel, plan) }
+    })
+}
+
+/// Whether a plan for the problem can be made on the device of the current context: ATTN_STATUS_OK, or why not. Nothing is loaded.
+///
+/// # Safety
+/// `problem` and `serving` are null or what they are called. Without `serving` the problem is a dense one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn attn_supports(problem: *const Problem, serving: *const Serving) -> Status {
+    guarded(|| {
+        // SAFETY: as the caller promises.
+        let problem = unsafe { host_problem(problem, serving) }?;
+        Ok(attn_host::supports(&problem, Device::current()?.info())?)
+    })
 }
 
 /// Destroys a plan; null is allowed. Launches of it that are still queued go on.

@@ -15,6 +15,8 @@ pub const ATTN_DTYPE_F16: u32 = 1;
 pub const ATTN_MASK_NONE: u32 = 0;
 /// Bottom-right aligned: query i sees keys j <= i + seqlen_k - seqlen_q. A query without a key gets zeros.
 pub const ATTN_MASK_CAUSAL: u32 = 1;
+/// From window_left keys before a query's own position to window_right after it, both of attn_serving.
+pub const ATTN_MASK_WINDOW: u32 = 2;
 
 /// Elements from one batch entry, sequence position or head to the next; multiples of 8. The last dimension is contiguous.
 #[repr(C)]
@@ -115,13 +117,18 @@ impl Problem {
 
     /// The same for attn-host, which checks sizes, strides and scale.
     pub(crate) fn to_host(self) -> Result<attn_host::Problem, Failure> {
+        self.with_window(None)
+    }
+
+    /// The same with the window that `ATTN_MASK_WINDOW` stands for.
+    pub(crate) fn with_window(self, window: Option<Mask>) -> Result<attn_host::Problem, Failure> {
         let Problem { batch, seqlen_q, seqlen_k, heads, kv_heads, head_dim, head_dim_v, .. } = self;
         let shape = Shape { batch, seqlen_q, seqlen_k, heads, kv_heads, head_dim, head_dim_v };
         if self.reserved != 0 {
             return Err(Failure::problem(format!("reserved is {}; allowed: 0", self.reserved)));
         }
         Ok(attn_host::Problem::new(dtype(self.dtype)?, shape)
-            .mask(mask(self.mask)?)
+            .mask(mask(self.mask, window)?)
             .scale(self.scale)
             .strides_q(self.q.into())
             .strides_k(self.k.into())
@@ -139,11 +146,17 @@ fn dtype(code: u32) -> Result<DType, Failure> {
     }
 }
 
-fn mask(code: u32) -> Result<Mask, Failure> {
-    match code {
-        ATTN_MASK_NONE => Ok(Mask::None),
-        ATTN_MASK_CAUSAL => Ok(Mask::Causal),
-        _ => Err(Failure::problem(format!("mask is {code}; allowed: ATTN_MASK_NONE (0), ATTN_MASK_CAUSAL (1)"))),
+fn mask(code: u32, window: Option<Mask>) -> Result<Mask, Failure> {
+    match (code, window) {
+        (ATTN_MASK_NONE, _) => Ok(Mask::None),
+        (ATTN_MASK_CAUSAL, _) => Ok(Mask::Causal),
+        (ATTN_MASK_WINDOW, Some(window)) => Ok(window),
+        (ATTN_MASK_WINDOW, None) => Err(Failure::problem(
+            "mask is ATTN_MASK_WINDOW (2); allowed: with an attn_serving, which has the window".to_owned(),
+        )),
+        _ => Err(Failure::problem(format!(
+            "mask is {code}; allowed: ATTN_MASK_NONE (0), ATTN_MASK_CAUSAL (1), ATTN_MASK_WINDOW (2)"
+        ))),
     }
 }
 
@@ -223,7 +236,12 @@ mod tests {
         let shape = Shape { batch: 1, seqlen_q: 1, seqlen_k: 1, heads: 1, kv_heads: 1, head_dim: 8, head_dim_v: 8 };
         let fine = Problem::contiguous(ATTN_DTYPE_BF16, shape);
         assert!(fine.to_host().is_ok());
-        for wrong in [Problem { dtype: 2, ..fine }, Problem { mask: 7, ..fine }, Problem { reserved: 1, ..fine }] {
+        for wrong in [
+            Problem { dtype: 2, ..fine },
+            Problem { mask: 7, ..fine },
+            Problem { mask: 2, ..fine },
+            Problem { reserved: 1, ..fine },
+        ] {
             assert!(wrong.to_host().is_err(), "{wrong:?}");
         }
     }

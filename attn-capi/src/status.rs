@@ -20,7 +20,7 @@ pub enum Status {
     InvalidProblem = 2,
     /// No kernel computes this problem on this device, or no kernel has the name that was asked for.
     Unsupported = 3,
-    /// A device address is null, not aligned, or not the plan's device's.
+    /// A device address is null, absent, not aligned, not planned for, or not the plan's device's.
     InvalidAddress = 4,
     /// There is no CUDA driver, or it is too old.
     Driver = 5,
@@ -56,6 +56,11 @@ impl Failure {
         Failure { status: Status::InvalidProblem, text }
     }
 
+    #[cfg(test)]
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     fn panic(payload: &(dyn Any + Send)) -> Self {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
@@ -73,9 +78,11 @@ impl From<Error> for Failure {
             | Error::KernelFile { .. }
             | Error::StaleKernel { .. }
             | Error::ForeignPlan { .. } => Status::Kernel,
-            Error::NullPointer { .. } | Error::Misaligned { .. } | Error::ForeignPointer { .. } => {
-                Status::InvalidAddress
-            }
+            Error::NullPointer { .. }
+            | Error::Misaligned { .. }
+            | Error::ForeignPointer { .. }
+            | Error::Missing { .. }
+            | Error::NotPlanned { .. } => Status::InvalidAddress,
             Error::OutOfMemory { .. } => Status::OutOfMemory,
             Error::Cuda { .. } => Status::Cuda,
             // Sizes, strides, scales and whatever else is said of a problem.

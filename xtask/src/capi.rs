@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use crate::{process, workspace};
 
 /// The benchmark's files, all in the repository's folder `bench`.
-pub const BENCH: [&str; 7] = ["attn.py", "backends.py", "check.py", "lines.py", "measure.py", "peers.py", "report.py"];
+pub const BENCH: [&str; 8] =
+    ["attn.py", "attn_abi.py", "backends.py", "check.py", "lines.py", "measure.py", "peers.py", "report.py"];
 
 /// Builds the library and returns where cargo put it.
 pub fn library() -> Result<PathBuf> {
