@@ -4,7 +4,7 @@ use std::mem;
 
 use attn_host::{Alibi, DevicePtr, Mask, PagedKv, Splits};
 
-use crate::problem::{ATTN_MASK_WINDOW, Problem, Strides, read};
+use crate::problem::{Problem, Strides, read};
 use crate::status::{Failure, Status, guarded};
 
 /// A window without an end on that side.
@@ -199,7 +199,7 @@ pub unsafe extern "C" fn attn_serving_contiguous(serving: *const Serving, proble
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::{ATTN_DTYPE_BF16, attn_problem_init};
+    use crate::problem::{ATTN_DTYPE_BF16, ATTN_MASK_WINDOW, attn_problem_init};
     use crate::status::attn_last_error;
 
     fn problem() -> Problem {

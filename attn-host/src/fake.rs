@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use attn_kernel::companion::EntryPoint;
-use attn_kernel::forward::{ForwardParams, TensorMap};
+use attn_kernel::forward::{CombineParams, ForwardParams, ScheduleParams, ServeParams, TensorMap};
 
 use crate::device::Device;
 use crate::driver::Driver;
@@ -45,15 +45,45 @@ pub(crate) struct Encoded {
 }
 
 /// The arguments of one `cuLaunchKernelEx`. The fake's tensor maps hold their address in the first word.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Launch {
     pub(crate) grid: (u32, u32, u32),
     pub(crate) block: (u32, u32, u32),
     pub(crate) smem: u32,
     pub(crate) stream: usize,
     pub(crate) overlap: bool,
-    pub(crate) params: ForwardParams,
-    pub(crate) addresses: [u64; 4],
+    pub(crate) arguments: Arguments,
+}
+
+/// What a kernel was passed, by its name. Attention kernels get the addresses of their maps too.
+#[derive(Clone, Debug)]
+pub(crate) enum Arguments {
+    Dense(ForwardParams, [u64; 4]),
+    Serve(ServeParams, [u64; 4]),
+    Schedule(ScheduleParams),
+    Combine(CombineParams),
+}
+
+/// The function of each kind of kernel.
+const FUNCTIONS: [(&[u8], usize); 5] =
+    [(b"fwd_", 0x2000), (b"serve_", 0x3000), (b"decode_", 0x3000), (b"schedule", 0x4000), (b"combine_", 0x5000)];
+
+impl Launch {
+    /// What a dense kernel was passed.
+    pub(crate) fn dense(&self) -> (ForwardParams, [u64; 4]) {
+        match self.arguments {
+            Arguments::Dense(params, addresses) => (params, addresses),
+            ref other => panic!("not a dense kernel: {other:?}"),
+        }
+    }
+
+    /// What a serving kernel was passed.
+    pub(crate) fn serve(&self) -> (ServeParams, [u64; 4]) {
+        match self.arguments {
+            Arguments::Serve(params, addresses) => (params, addresses),
+            ref other => panic!("not a serving kernel: {other:?}"),
+        }
+    }
 }
 
 thread_local! {
@@ -231,8 +261,10 @@ unsafe extern "C" fn module_unload(_: Handle) -> Code {
 
 unsafe extern "C" fn module_function(function: *mut Handle, _: Handle, name: *const c_char) -> Code {
     // SAFETY: the driver layer passes a terminated name.
-    assert!(unsafe { CStr::from_ptr(name) }.to_bytes().starts_with(b"fwd_"));
-    call("cuModuleGetFunction", |_| put(function, Handle(0x2000 as *mut c_void)))
+    let name = unsafe { CStr::from_ptr(name) }.to_bytes();
+    let known = FUNCTIONS.iter().find(|(prefix, _)| name.starts_with(prefix));
+    let &(_, handle) = known.unwrap_or_else(|| panic!("no kernel is called {}", String::from_utf8_lossy(name)));
+    call("cuModuleGetFunction", |_| put(function, Handle(handle as *mut c_void)))
 }
 
 unsafe extern "C" fn func_get_attribute(value: *mut i32, attribute: i32, _: Handle) -> Code {
@@ -295,17 +327,26 @@ unsafe extern "C" fn launch_kernel(
         let config = &*config;
         (config, std::slice::from_raw_parts(config.attributes, config.count as usize))
     };
-    // SAFETY: a forward kernel takes its parameters and four tensor maps.
-    let (params, addresses) = unsafe {
-        let arguments = *arguments.cast::<[*mut c_void; 5]>();
-        let address = |i: usize| (*arguments[i].cast::<TensorMap>()).0[0];
-        (*arguments[0].cast::<ForwardParams>(), [address(1), address(2), address(3), address(4)])
+    // SAFETY: each kernel takes its parameters first, an attention kernel then four tensor maps.
+    let passed = unsafe {
+        let params = *arguments;
+        let addresses = || {
+            let maps = *arguments.cast::<[*mut c_void; 5]>();
+            [1, 2, 3, 4].map(|i| (*maps[i].cast::<TensorMap>()).0[0])
+        };
+        match function.0 as usize {
+            0x2000 => Arguments::Dense(*params.cast(), addresses()),
+            0x3000 => Arguments::Serve(*params.cast(), addresses()),
+            0x4000 => Arguments::Schedule(*params.cast()),
+            0x5000 => Arguments::Combine(*params.cast()),
+            other => panic!("{other:#x} is no function of this driver"),
+        }
     };
     call("cuLaunchKernelEx", |state| {
         let overlap = attributes.iter().any(|a| a.id == LaunchAttribute::OVERLAP && a.value[0] == 1);
         let LaunchConfig { grid, block, smem, stream, .. } = *config;
         let (grid, block) = (grid.into(), block.into());
-        state.launches.push(Launch { grid, block, smem, stream: stream.0 as usize, overlap, params, addresses });
+        state.launches.push(Launch { grid, block, smem, stream: stream.0 as usize, overlap, arguments: passed });
         sys::SUCCESS
     })
 }

@@ -23,6 +23,8 @@ pub(crate) use workspace::ALIGNMENT;
 mod launch;
 mod rows;
 mod splits;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tiles;
 mod workspace;
 

@@ -21,11 +21,11 @@ fn plan_on(device: &Device, problem: &Problem) -> Result<Plan, Error> {
     Plan::with_loader(device, problem, fake::code, select::choose)
 }
 
-fn plan(problem: &Problem) -> Result<Plan, Error> {
+pub(crate) fn plan(problem: &Problem) -> Result<Plan, Error> {
     plan_on(&fake::device(), problem)
 }
 
-fn launch(plan: &Plan, tensors: &Tensors) -> Result<(), Error> {
+pub(crate) fn launch(plan: &Plan, tensors: &Tensors) -> Result<(), Error> {
     // SAFETY: the fake driver touches no memory of these addresses.
     unsafe { plan.launch(tensors, Stream(0x77 as *mut _)) }
 }
@@ -51,8 +51,8 @@ fn a_launch_passes_what_the_plan_says() {
     assert_eq!(launch.smem, kernel.launch.shared);
     assert_eq!(fake::with(|state| state.smem_set), Some(launch.smem as i32));
     assert_eq!(launch.stream, 0x77);
-    assert_eq!(launch.addresses, [0x10_0000, 0x20_0000, 0x30_0000, 0x40_0000]);
-    let params = launch.params;
+    let (params, addresses) = launch.dense();
+    assert_eq!(addresses, [0x10_0000, 0x20_0000, 0x30_0000, 0x40_0000]);
     assert_eq!(params.lse as usize, 0x50_0004);
     assert_eq!((params.lse_batch_stride, params.lse_head_stride), (8000, 1000));
     assert_eq!((params.seqlen_q, params.seqlen_k, params.grid.heads.get(), params.group.get()), (1000, 700, 8, 4));
@@ -100,7 +100,7 @@ fn tensor_maps_carry_real_sizes_and_the_boxes_of_the_plan() {
     assert_eq!(maps[3].dims, [40, 1000, 8, 2]);
     let boxes: Vec<_> = maps.iter().map(|map| map.tile.clone()).collect();
     assert_eq!(boxes, [[32, 64, 1, 1], [32, bn, 1, 1], [32, bn, 1, 1], [32, 64, 1, 1]]);
-    assert!(fake::with(|state| state.launches[0].params.lse.is_null()));
+    assert!(fake::with(|state| state.launches[0].dense().0.lse.is_null()));
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn blackwell_packs_the_heads_of_a_group_into_a_tiles_rows() {
     assert_eq!((kernel.name, kernel.launch.bm), ("fwd_sm100_bf16_d128_causal", 256));
     let launches = fake::with(|state| state.launches.clone());
     let [launch] = launches.as_slice() else { panic!("one launch, not {}", launches.len()) };
-    let params = launch.params;
+    let (params, _) = launch.dense();
     assert_eq!((params.pack, params.grid.heads.get(), params.group.get(), params.seqlen_q), (1, 6, 3, 1000));
     assert_eq!((params.grid.m_blocks.get(), params.grid.tiles), (8, 8 * 6 * 2));
     assert_eq!(launch.grid, (8 * 6 * 2, 1, 1));

@@ -10,7 +10,7 @@ use attn_kernel::forward::{DType, TensorMap};
 use super::{SHAPE, TENSORS, launch, plan_on};
 use crate::driver::Driver;
 use crate::sys::{self, Code, Handle, LaunchConfig};
-use crate::{Device, Mask, Problem, Shape, fake};
+use crate::{Device, DevicePtr, Mask, Problem, Shape, Splits, Tensors, fake};
 
 /// The system's allocator, which counts what each thread asks it for.
 struct Counting;
@@ -106,4 +106,24 @@ fn a_launch_of_an_existing_plan_allocates_nothing() {
             }
         }
     }
+}
+
+#[test]
+fn a_launch_of_several_kernels_allocates_nothing_either() {
+    let driver = silent_driver();
+    fake::reset();
+    let device = Device::with_driver(driver).expect("the fake answers");
+    let problem = Problem::new(DType::Bf16, SHAPE).packed_q(900).seqused_k().sinks().splits(Splits::Exactly(3));
+    let plan = plan_on(&device, &problem).expect("a kernel fits");
+    let at = Some(DevicePtr(0x7000_0000));
+    let tensors = Tensors { cu_seqlens_q: at, seqused_k: at, sinks: at, workspace: at, ..TENSORS };
+    let tensors = Tensors {
+        k: DevicePtr(0x8000_0000),
+        v: DevicePtr(0x9000_0000),
+        q: DevicePtr(0xa000_0000),
+        o: DevicePtr(0xb000_0000),
+        ..tensors
+    };
+    let asked = allocations(|| (0..10).for_each(|_| launch(&plan, &tensors).expect("valid")));
+    assert_eq!(asked, 0, "{plan}");
 }
