@@ -1,6 +1,7 @@
-//! The kernels beside attention: what prepares a launch, what joins its parts. None depends on an architecture, so
+//! The kernels beside attention: what prepares a launch, what joins its parts, what fills the cache. None depends on an architecture, so
 //! each is compiled for all of them under one name.
 
+use crate::append;
 use crate::forward::plan::fnv;
 use crate::forward::{Arch, Kernel, combine, schedule};
 
@@ -33,7 +34,8 @@ pub struct Companion {
 }
 
 /// Every one of them.
-pub const COMPANIONS: &[Companion] = &[schedule::SCHEDULE, combine::COMBINE_BF16, combine::COMBINE_F16];
+pub const COMPANIONS: &[Companion] =
+    &[schedule::SCHEDULE, combine::COMBINE_BF16, combine::COMBINE_F16, append::APPEND_BF16, append::APPEND_F16];
 
 impl Companion {
     /// One whose parameter struct has this layout.

@@ -12,6 +12,7 @@
 //! | [`attn`] | the mathematics: online softmax, exp2 polynomials, masks, tile walk |
 //! | [`entry`] | what differs between compilers: kernel ABI, indices, shared memory |
 //! | [`forward`] | the forward kernels, their plans and parameters |
+//! | [`append`] | new keys and values into a cache, rotated |
 //! | [`companion`] | the kernels beside them, in a list for launchers |
 #![no_std]
 #![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, asm_experimental_arch))]
@@ -19,6 +20,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod append;
 pub mod attn;
 pub mod companion;
 pub mod entry;

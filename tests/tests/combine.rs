@@ -8,14 +8,11 @@ use attn_kernel::forward::combine::{COMBINE_BF16, COMBINE_F16, CombineParams};
 use attn_kernel::forward::serve::{ServeParams, Units};
 use attn_kernel::forward::{Arch, DType};
 use attn_tests::companion::{ARCHES, Machine, nothing};
-use attn_tests::precision::Precision;
+use attn_tests::gpu::LSE_POISON;
+use attn_tests::precision::{POISON, Precision};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
-
-/// What O and LSE hold before.
-const POISON: u16 = 0x7fbb;
-const LSE_POISON: u32 = 0xfffb_fffb;
 
 #[derive(Clone, Debug)]
 struct Case {
