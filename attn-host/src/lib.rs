@@ -26,9 +26,40 @@
 //! }
 //! ```
 //!
-//! Conventions: tensors are (batch, seq, heads, head_dim) with any strides, the last dimension contiguous; LSE is the natural
+//! Conventions: dense tensors are (batch, seq, heads, head_dim) with any strides, the last dimension contiguous; LSE is the natural
 //! logarithm of the softmax denominator, f32, (batch, heads, seq); a causal mask is aligned to the bottom right; a query that
 //! sees no key gets zeros and an LSE of minus infinity.
+//!
+//! # Serving
+//!
+//! A [`Problem`] may have packed sequences ([`packed_q`](Problem::packed_q), [`packed_k`](Problem::packed_k)), lengths in use
+//! ([`seqused_k`](Problem::seqused_k)), K and V in pages ([`paged`](Problem::paged)), a window, a softcap, sinks, ALiBi, and splits of the keys.
+//! Lengths, pages, sinks and slopes are device memory that each launch names in [`Tensors`]; the workspace is the caller's. A step of decoding,
+//! one query of each sequence against a paged cache:
+//!
+//! ```no_run
+//! # use attn_host::{DType, Device, DevicePtr, Error, PagedKv, Plan, Problem, Shape, Stream, Tensors};
+//! # fn step(q: DevicePtr, k: DevicePtr, v: DevicePtr, o: DevicePtr, lengths: DevicePtr, table: DevicePtr,
+//! #     allocate: impl Fn(u64) -> DevicePtr, stream: Stream) -> Result<(), Error> {
+//! let shape = Shape {
+//!     batch: 64, seqlen_q: 1, seqlen_k: 32_768, heads: 32, kv_heads: 4, head_dim: 128, head_dim_v: 128,
+//! };
+//! let pages = PagedKv { page_size: 64, pages: 20_000, table_width: 512 };
+//! let problem = Problem::new(DType::Bf16, shape).paged(pages).seqused_k();
+//! let plan = Plan::new(&Device::current()?, &problem)?;
+//! let workspace = (plan.workspace_bytes() > 0).then(|| allocate(plan.workspace_bytes()));
+//! let tensors = Tensors { seqused_k: Some(lengths), page_table: Some(table), workspace, ..Tensors::new(q, k, v, o) };
+//! // SAFETY: tensors of this shape, lengths of at most 32,768 and room for the workspace, on this device until the stream is done.
+//! unsafe { plan.launch(&tensors, stream) }
+//! # }
+//! ```
+//!
+//! Query heads of one key/value head share a tile where queries are few, keys are split where there are fewer tiles than multiprocessors, and
+//! the query tiles of packed sequences are listed on the device, the longest sequences first: up to three kernels a launch. [`supports`] says
+//! whether a problem has a kernel; [`check_cu_seqlens`], [`check_seqused`] and [`check_page_table`] check what the host knows.
+//!
+//! A sequence's result does not depend on the others in its batch, bit by bit, as long as the plan is the same. [`Splits::Auto`] chooses by
+//! the problem's sizes, [`Splits::Exactly`] fixes the count.
 //!
 //! # With cust (feature `cust`, on by default)
 //!
