@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use attn_kernel::append::AppendParams;
 use attn_kernel::companion::EntryPoint;
 use attn_kernel::forward::{CombineParams, ForwardParams, ScheduleParams, ServeParams, TensorMap};
 
@@ -62,11 +63,18 @@ pub(crate) enum Arguments {
     Serve(ServeParams, [u64; 4]),
     Schedule(ScheduleParams),
     Combine(CombineParams),
+    Append(AppendParams),
 }
 
 /// The function of each kind of kernel.
-const FUNCTIONS: [(&[u8], usize); 5] =
-    [(b"fwd_", 0x2000), (b"serve_", 0x3000), (b"decode_", 0x3000), (b"schedule", 0x4000), (b"combine_", 0x5000)];
+const FUNCTIONS: [(&[u8], usize); 6] = [
+    (b"fwd_", 0x2000),
+    (b"serve_", 0x3000),
+    (b"decode_", 0x3000),
+    (b"schedule", 0x4000),
+    (b"combine_", 0x5000),
+    (b"append_", 0x6000),
+];
 
 impl Launch {
     /// What a dense kernel was passed.
@@ -339,6 +347,7 @@ unsafe extern "C" fn launch_kernel(
             0x3000 => Arguments::Serve(*params.cast(), addresses()),
             0x4000 => Arguments::Schedule(*params.cast()),
             0x5000 => Arguments::Combine(*params.cast()),
+            0x6000 => Arguments::Append(*params.cast()),
             other => panic!("{other:#x} is no function of this driver"),
         }
     };

@@ -8,7 +8,7 @@ use attn_kernel::forward::{ForwardParams, TensorMap};
 use crate::blueprint::Work;
 use crate::error::Error;
 use crate::plan::{Plan, current_is};
-use crate::tensors::{Placed, Tensors};
+use crate::tensors::Tensors;
 
 /// An address in device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,12 +102,6 @@ impl Plan {
     /// # Errors
     /// [`Error::ForeignPointer`]; [`Error::Cuda`] for an address that the driver does not know.
     pub fn check_devices(&self, tensors: &Tensors) -> Result<(), Error> {
-        for Placed { argument, address, .. } in self.placed(tensors) {
-            let found = self.driver.pointer_device(address)?;
-            if found != self.ordinal {
-                return Err(Error::ForeignPointer { argument, address, found, allowed: self.ordinal });
-            }
-        }
-        Ok(())
+        self.placed(tensors).try_for_each(|tensor| tensor.check_device(self.driver, self.ordinal))
     }
 }

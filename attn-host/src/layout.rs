@@ -5,12 +5,12 @@ use attn_kernel::forward::DType;
 use crate::error::Error;
 use crate::problem::{Problem, Shape, Strides};
 
-pub(crate) use serving::check_lengths;
+pub(crate) use serving::{check_lengths, check_pages};
 
 mod serving;
 
 /// Coordinates of a tensor map are signed 32-bit.
-const MAX_COUNT: u64 = i32::MAX as u64;
+pub(crate) const MAX_COUNT: u64 = i32::MAX as u64;
 /// Leaves room for a whole tile past the last row in signed 32-bit arithmetic.
 pub(crate) const MAX_SEQLEN: u64 = (1 << 31) - 1024;
 /// The largest head dimension that any kernel holds.
@@ -109,15 +109,18 @@ fn check_scale(scale: f32) -> Result<(), Error> {
 
 /// What the caller said of one tensor.
 #[derive(Clone, Copy)]
-struct Tensor {
-    argument: &'static str,
-    dims: [u64; 4],
-    strides: [i64; 3],
-    names: [&'static str; 3],
+pub(crate) struct Tensor {
+    pub(crate) argument: &'static str,
+    /// `dim, seq, heads, batch`.
+    pub(crate) dims: [u64; 4],
+    /// Of `seq, heads, batch`.
+    pub(crate) strides: [i64; 3],
+    pub(crate) names: [&'static str; 3],
 }
 
 impl Tensor {
-    fn for_tensor_map(&self, dtype: DType) -> Result<Layout, Error> {
+    /// Checks the strides of a tensor of 16-bit elements: whole vectors of 16 bytes.
+    pub(crate) fn for_tensor_map(&self, dtype: DType) -> Result<Layout, Error> {
         let bytes = u64::from(dtype.bytes());
         self.checked(STRIDE_UNIT / bytes, bytes)
     }
@@ -158,7 +161,7 @@ impl Tensor {
 
     /// Refuses strides by which two elements share memory. Exact for nested layouts, in any order of dimensions; strides
     /// that interleave without meeting are refused too.
-    fn without_overlap(&self) -> Result<(), Error> {
+    pub(crate) fn without_overlap(&self) -> Result<(), Error> {
         let mut order: Vec<usize> = (0..3).filter(|&i| self.dims[i + 1] > 1).collect();
         order.sort_by_key(|&i| self.strides[i]);
         let mut reach = self.dims[0];

@@ -113,6 +113,7 @@
 //! Prebuilt kernels travel inside the crate: machine code, and PTX that a driver compiles where it does not take the machine
 //! code. The environment variable [`KERNEL_DIR`] names a folder whose kernels are used instead.
 
+mod append;
 mod blueprint;
 mod check;
 #[cfg(feature = "cudarc")]
@@ -144,6 +145,7 @@ mod tests;
 #[cfg(any(feature = "cust", feature = "cudarc"))]
 mod typed;
 
+pub use append::{Append, AppendPlan, AppendShape, AppendSpans, AppendTensors, Cache, Pairs, Rotary, Sines};
 pub use attn_kernel::forward::{Arch, DType, Kernel};
 pub use blueprint::supports;
 pub use check::{check_cu_seqlens, check_page_table, check_seqused};

@@ -162,7 +162,8 @@ fn refusal(problem: &Problem, device: &DeviceInfo) -> Error {
     }
 }
 
-fn wrong_device(device: &DeviceInfo) -> Error {
+/// What is said of a device without kernels.
+pub(crate) fn wrong_device(device: &DeviceInfo) -> Error {
     let have: BTreeSet<_> = KERNELS.iter().map(|k| (k.arch.compute_capability(), k.arch.name())).collect();
     let allowed: Vec<_> = have.iter().map(|((major, minor), name)| format!("{major}.{minor} ({name})")).collect();
     Error::WrongDevice {

@@ -1,5 +1,6 @@
 //! Where the tensors of a launch lie, and what a problem asks of them.
 
+use crate::driver::Driver;
 use crate::error::Error;
 use crate::launch::DevicePtr;
 use crate::plan::Plan;
@@ -61,14 +62,32 @@ impl Tensors {
 }
 
 /// A tensor that only some problems have.
-struct Extra {
-    argument: &'static str,
-    address: Option<DevicePtr>,
+pub(crate) struct Extra {
+    pub(crate) argument: &'static str,
+    pub(crate) address: Option<DevicePtr>,
     /// What needs it.
-    feature: &'static str,
-    needed: bool,
-    alignment: u64,
-    bytes: u64,
+    pub(crate) feature: &'static str,
+    pub(crate) needed: bool,
+    pub(crate) alignment: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Extra {
+    /// Refuses it where it is absent and needed, unless it may be absent, and where it is there and not planned.
+    pub(crate) fn check_presence(&self, may_be_absent: bool) -> Result<(), Error> {
+        let Extra { argument, address, feature, needed, .. } = *self;
+        match address {
+            None if needed && !may_be_absent => Err(Error::Missing { argument, feature }),
+            Some(_) if !needed => Err(Error::NotPlanned { argument, feature }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where it is, if it is there.
+    pub(crate) fn placed(&self) -> Option<Placed> {
+        let Extra { argument, address, alignment, bytes, .. } = *self;
+        Some(Placed { argument, address: address?.0, alignment, bytes })
+    }
 }
 
 impl Tensors {
@@ -102,13 +121,13 @@ impl Tensors {
 pub(crate) struct Placed {
     pub(crate) argument: &'static str,
     pub(crate) address: u64,
-    alignment: u64,
-    bytes: u64,
+    pub(crate) alignment: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Placed {
     /// Refuses a null or misaligned address and a tensor that would pass the end of the address space.
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         let Placed { argument, address, alignment, bytes } = *self;
         if address == 0 {
             return Err(Error::NullPointer { argument });
@@ -121,18 +140,21 @@ impl Placed {
         }
         Ok(())
     }
+
+    /// Refuses an address of another device.
+    pub(crate) fn check_device(&self, driver: &Driver, ordinal: i32) -> Result<(), Error> {
+        let Placed { argument, address, .. } = *self;
+        match driver.pointer_device(address)? {
+            found if found != ordinal => Err(Error::ForeignPointer { argument, address, found, allowed: ordinal }),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Plan {
     /// Refuses tensors that are absent and needed, there and not planned, or not where they can be.
     pub(crate) fn check_tensors(&self, tensors: &Tensors) -> Result<(), Error> {
-        for Extra { argument, address, feature, needed, .. } in tensors.extras(&self.problem) {
-            match address {
-                None if needed => return Err(Error::Missing { argument, feature }),
-                Some(_) if !needed => return Err(Error::NotPlanned { argument, feature }),
-                _ => {}
-            }
-        }
+        tensors.extras(&self.problem).iter().try_for_each(|extra| extra.check_presence(false))?;
         if tensors.workspace.is_none() && self.workspace_bytes() > 0 {
             return Err(Error::Missing { argument: "workspace", feature: "packed queries or splits" });
         }
@@ -162,10 +184,7 @@ impl Plan {
             alignment: ALIGNMENT,
             bytes: self.workspace_bytes(),
         });
-        let extras = tensors.extras(&self.problem).into_iter().filter_map(|extra| {
-            let Extra { argument, address, alignment, bytes, .. } = extra;
-            Some(Placed { argument, address: address?.0, alignment, bytes })
-        });
+        let extras = tensors.extras(&self.problem).into_iter().filter_map(|extra| extra.placed());
         rows.into_iter().chain(lse).chain(workspace).chain(extras)
     }
 }

@@ -27,7 +27,11 @@ pub(super) fn check(problem: &Problem) -> Result<(), Error> {
         }
     }
     if let Some(paged) = serving.paged {
-        check_pages(paged, problem.shape.seqlen_k)?;
+        check_pages(paged)?;
+        let (value, room) = (problem.shape.seqlen_k, paged.page_size * paged.table_width);
+        if value > room {
+            return Err(Error::Size { argument: "seqlen_k", value, allowed: "at most page_size * table_width" });
+        }
     }
     if let Some(softcap) = serving.softcap {
         check_softcap(softcap, problem.scale)?;
@@ -50,7 +54,8 @@ pub(crate) fn check_lengths(problem: &Problem) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_pages(PagedKv { page_size, pages, table_width }: PagedKv, seqlen_k: u64) -> Result<(), Error> {
+/// Refuses pages and tables that no kernel addresses.
+pub(crate) fn check_pages(PagedKv { page_size, pages, table_width }: PagedKv) -> Result<(), Error> {
     if !page_size.is_power_of_two() || page_size < 16 || page_size > u64::from(UNLIMITED) {
         return Err(Error::Size {
             argument: "page_size",
@@ -62,9 +67,6 @@ fn check_pages(PagedKv { page_size, pages, table_width }: PagedKv, seqlen_k: u64
         if value == 0 || value > MAX_COUNT {
             return Err(Error::Size { argument, value, allowed: "1 to 2147483647" });
         }
-    }
-    if seqlen_k > page_size * table_width {
-        return Err(Error::Size { argument: "seqlen_k", value: seqlen_k, allowed: "at most page_size * table_width" });
     }
     Ok(())
 }

@@ -21,6 +21,9 @@ pub enum Arch {
 }
 
 impl Arch {
+    /// Every one of them.
+    pub const ALL: [Arch; 3] = [Arch::Sm90a, Arch::Sm100a, Arch::Sm103a];
+
     /// The name that compilers use.
     pub const fn name(self) -> &'static str {
         match self {

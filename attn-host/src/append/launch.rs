@@ -1,0 +1,191 @@
+//! Launching a plan to append: addresses into the parameters, one call of the driver.
+
+use std::ffi::c_void;
+
+use attn_kernel::append::{AppendParams, Rows, THREADS};
+
+use super::plan::AppendPlan;
+use super::{Append, Cache};
+use crate::error::Error;
+use crate::launch::{DevicePtr, Stream};
+use crate::plan::current_is;
+use crate::tensors::{Extra, Placed};
+
+/// Where the tensors of a launch lie: `AppendTensors { seqlens_before: Some(lengths), ..AppendTensors::new(k, v, k_cache, v_cache) }`.
+///
+/// What only some plans have must be there for these and absent for all others; only `q_out` may be absent where there are queries, which are
+/// then rotated in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendTensors {
+    /// New keys, read.
+    pub k: DevicePtr,
+    /// New values, read.
+    pub v: DevicePtr,
+    /// Cache of keys, written where new ones go.
+    pub k_cache: DevicePtr,
+    /// Cache of values, likewise.
+    pub v_cache: DevicePtr,
+    /// Queries: [`Append::queries`].
+    pub q: Option<DevicePtr>,
+    /// Rotated queries, written.
+    pub q_out: Option<DevicePtr>,
+    /// Cosines, `(positions, dim / 2)`: [`Append::rotary`].
+    pub cos: Option<DevicePtr>,
+    /// Sines, likewise.
+    pub sin: Option<DevicePtr>,
+    /// Prefix sums of the counts of packed tokens, `i32[batch + 1]` from 0: [`Append::packed`].
+    pub cu_seqlens_new: Option<DevicePtr>,
+    /// New tokens of each sequence, `i32[batch]`: [`Append::seqused_new`].
+    pub seqused_new: Option<DevicePtr>,
+    /// Keys that are in the cache already, `i32[batch]`: [`Append::seqlens_before`].
+    pub seqlens_before: Option<DevicePtr>,
+    /// Pages of each sequence, `i32[batch][table_width]`: [`Cache::Paged`].
+    pub page_table: Option<DevicePtr>,
+}
+
+impl AppendTensors {
+    /// The tensors that every launch has, and none of the others.
+    pub const fn new(k: DevicePtr, v: DevicePtr, k_cache: DevicePtr, v_cache: DevicePtr) -> Self {
+        AppendTensors {
+            k,
+            v,
+            k_cache,
+            v_cache,
+            q: None,
+            q_out: None,
+            cos: None,
+            sin: None,
+            cu_seqlens_new: None,
+            seqused_new: None,
+            seqlens_before: None,
+            page_table: None,
+        }
+    }
+
+    /// What only some launches have.
+    fn extras(&self, plan: &AppendPlan) -> [Extra; 8] {
+        let Append { shape, packed, seqused_new, seqlens_before, rotary, heads, cache, dtype, .. } = plan.append;
+        let (spans, sines) = (plan.spans(), &plan.layouts.sines);
+        let tensor = |argument, address, feature, needed, bytes| Extra {
+            argument,
+            address,
+            feature,
+            needed,
+            alignment: 16,
+            bytes,
+        };
+        let numbers = |argument, address, feature, needed, words: u64| Extra {
+            argument,
+            address,
+            feature,
+            needed,
+            alignment: 4,
+            bytes: words.saturating_mul(4),
+        };
+        let table = match cache {
+            Cache::Paged(paged) => paged.table_width.saturating_mul(shape.batch),
+            Cache::Dense { .. } => 0,
+        };
+        let q_bytes = u64::from(dtype.bytes()) * spans.q;
+        let (rotated, batch) = (rotary.is_some(), shape.batch);
+        [
+            tensor("q", self.q, "queries", heads > 0, q_bytes),
+            tensor("cos", self.cos, "rotary embedding", rotated, sines.span * sines.element),
+            tensor("sin", self.sin, "rotary embedding", rotated, sines.span * sines.element),
+            tensor("q_out", self.q_out, "queries", heads > 0, u64::from(dtype.bytes()) * spans.q_out),
+            numbers("cu_seqlens_new", self.cu_seqlens_new, "packed tokens", packed.is_some(), batch + 1),
+            numbers("seqused_new", self.seqused_new, "tokens in use (seqused_new)", seqused_new, batch),
+            numbers("seqlens_before", self.seqlens_before, "keys before (seqlens_before)", seqlens_before, batch),
+            numbers("page_table", self.page_table, "pages", matches!(cache, Cache::Paged(_)), table),
+        ]
+    }
+}
+
+impl AppendPlan {
+    /// Queues the kernel on the stream and returns. No allocation, no synchronisation, no lock; may be captured into a graph, which then holds
+    /// these addresses.
+    ///
+    /// # Errors
+    /// Those of [`Plan::launch`](crate::Plan::launch).
+    ///
+    /// # Safety
+    /// 1. Each address is memory of the plan's device for as many elements as [`spans`](Self::spans) and [`AppendTensors`] say.
+    /// 2. Until the stream has passed the kernel, nothing writes what it reads, nothing else touches the rows of the caches and of `q_out` that
+    ///    it writes, and none is freed.
+    /// 3. The caches and `q_out` overlap none of the others; `q_out` may be `q` itself, with its strides.
+    /// 4. The stream belongs to the plan's context, and the context has not been destroyed since the plan was made.
+    /// 5. Prefix sums begin with 0, never fall, and end with no more than the tokens that were planned. No two tokens have the same place in
+    ///    the cache: no page belongs to two sequences that append to it. Where this does not hold, keys and values are wrong, but nothing
+    ///    outside the tensors is touched.
+    pub unsafe fn launch(&self, tensors: &AppendTensors, stream: Stream) -> Result<(), Error> {
+        self.check_tensors(tensors)?;
+        current_is(self.driver, self.context)?;
+        if cfg!(debug_assertions) {
+            self.check_devices(tensors)?;
+        }
+        let mut params = self.params_with(tensors);
+        let mut arguments: [*mut c_void; 1] = [(&raw mut params).cast()];
+        // SAFETY: the kernel's one argument, which the driver copies before it returns; the function is loaded in the current context, and the
+        // kernel waits by itself for what comes before it. The rest is the caller's promise.
+        unsafe { self.driver.launch(self.function, (self.blocks, THREADS), 0, stream, self.overlap, &mut arguments) }
+    }
+
+    /// Refuses tensors that are absent and needed, there and not planned, or not where they can be.
+    fn check_tensors(&self, tensors: &AppendTensors) -> Result<(), Error> {
+        let extras = tensors.extras(self);
+        // Without `q_out` queries are rotated where they are.
+        extras.iter().try_for_each(|extra| extra.check_presence(extra.argument == "q_out"))?;
+        if tensors.q_out.is_none() && self.layouts.q.is_some_and(|(q, q_out)| q != q_out) {
+            return Err(Error::Missing { argument: "q_out", feature: "strides of its own for it" });
+        }
+        self.placed(tensors).try_for_each(|tensor| tensor.check())
+    }
+
+    /// Checks that every tensor lies on the plan's device. A few hundred nanoseconds for each, so [`launch`](Self::launch)
+    /// does it only with debug assertions.
+    ///
+    /// # Errors
+    /// [`Error::ForeignPointer`]; [`Error::Cuda`] for an address that the driver does not know.
+    pub fn check_devices(&self, tensors: &AppendTensors) -> Result<(), Error> {
+        self.placed(tensors).try_for_each(|tensor| tensor.check_device(self.driver, self.ordinal))
+    }
+
+    /// The tensors of a launch with what the plan asks of them.
+    fn placed(&self, tensors: &AppendTensors) -> impl Iterator<Item = Placed> {
+        let (spans, bytes) = (self.spans(), u64::from(self.append.dtype.bytes()));
+        let rows = [
+            ("k", tensors.k, spans.k),
+            ("v", tensors.v, spans.v),
+            ("k_cache", tensors.k_cache, spans.k_cache),
+            ("v_cache", tensors.v_cache, spans.v_cache),
+        ];
+        let rows = rows.map(|(argument, address, span)| Placed {
+            argument,
+            address: address.0,
+            alignment: 16,
+            bytes: span * bytes,
+        });
+        rows.into_iter().chain(tensors.extras(self).into_iter().filter_map(|extra| extra.placed()))
+    }
+
+    /// The parameters with a launch's addresses.
+    fn params_with(&self, tensors: &AppendTensors) -> AppendParams {
+        let at = |address: Option<DevicePtr>| address.map_or(0, |address| address.0);
+        let rows = |address: u64, rows: Rows| Rows { base: address as *mut u32, ..rows };
+        AppendParams {
+            k: rows(tensors.k.0, self.params.k),
+            v: rows(tensors.v.0, self.params.v),
+            q: rows(at(tensors.q), self.params.q),
+            q_out: rows(at(tensors.q_out.or(tensors.q)), self.params.q_out),
+            k_cache: rows(tensors.k_cache.0, self.params.k_cache),
+            v_cache: rows(tensors.v_cache.0, self.params.v_cache),
+            cos: at(tensors.cos) as *const u32,
+            sin: at(tensors.sin) as *const u32,
+            before: at(tensors.seqlens_before) as *const i32,
+            cu_new: at(tensors.cu_seqlens_new) as *const i32,
+            used_new: at(tensors.seqused_new) as *const i32,
+            pages: at(tensors.page_table) as *const i32,
+            ..self.params
+        }
+    }
+}
