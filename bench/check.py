@@ -10,6 +10,25 @@ HEADS = 4
 ROWS = 96
 
 
+def attend(queries, keys, values, scale, dtype, seen=None):
+    """Attention of one head's `queries`, of which each sees the first `seen` keys, computed in `dtype`."""
+    queries, keys, values = (x.to(dtype) for x in (queries, keys, values))
+    scores = queries @ keys.T * scale
+    if seen is not None:
+        columns = torch.arange(keys.shape[0], device=keys.device)
+        scores = scores.masked_fill(columns[None] >= seen[:, None], float("-inf"))
+    return torch.softmax(scores, dim=-1) @ values
+
+
+def reference(queries, keys, values, scale, seen=None):
+    """The exact answer, and what an output may be off by."""
+    exact = attend(queries, keys, values, scale, torch.float64, seen)
+    rough = attend(queries, keys, values, scale, queries.dtype, seen).double()
+    lowest = exact.to(queries.dtype)
+    rounding = ((lowest + 0.3) - 0.3).double() - lowest.double()
+    return exact, (2 * (rough - exact).abs().max() + 2 * rounding.abs().max()).item()
+
+
 class Samples:
     """Rows of a few heads of a line, with their reference and what they may be off by."""
 
@@ -26,23 +45,14 @@ class Samples:
         edges = torch.tensor([0, 1, seq - 2, seq - 1])
         self.rows = torch.cat([edges, some(seq, ROWS)]).to(q.device)
         scale = line.head_dim**-0.5
-        self.references, worst = [], 0.0
+        self.references, self.allowed = [], 0.0
         for b, h in self.places:
-            exact = self._attend(line, q, k, v, b, h, scale, torch.float64)
-            rough = self._attend(line, q, k, v, b, h, scale, q.dtype).double()
-            rounding = ((exact.to(q.dtype) + 0.3) - 0.3).double() - exact.to(q.dtype).double()
-            worst = max(worst, (2 * (rough - exact).abs().max() + 2 * rounding.abs().max()).item())
+            seen = self.rows + 1 if line.causal else None
+            exact, allowed = reference(
+                q[b, self.rows, h], k[b, :, h // line.group], v[b, :, h // line.group], scale, seen
+            )
             self.references.append(exact)
-        self.allowed = worst
-
-    def _attend(self, line, q, k, v, b, h, scale, dtype):
-        rows = q[b, self.rows, h].to(dtype)
-        keys, values = (x[b, :, h // line.group].to(dtype) for x in (k, v))
-        scores = rows @ keys.T * scale
-        if line.causal:
-            columns = torch.arange(line.seq, device=q.device)
-            scores = scores.masked_fill(columns[None] > self.rows[:, None], float("-inf"))
-        return torch.softmax(scores, dim=-1) @ values
+            self.allowed = max(self.allowed, allowed)
 
     def error(self, o):
         """The largest difference of an output, infinite where it is not a number."""

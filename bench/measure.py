@@ -19,6 +19,7 @@ class Runner:
     def __init__(self, name, run):
         self.name, self.run, self.times, self.calls = name, run, [], 1
         self.host_us = self.graph = None
+        self.captured = 1
 
     def once(self):
         """Microseconds of one launch in a row of `calls`, between two events."""
@@ -28,17 +29,18 @@ class Runner:
             self.graph.replay() if self.graph else self.run()
         end.record()
         end.synchronize()
-        return start.elapsed_time(end) * 1e3 / self.calls / (CAPTURED if self.graph else 1)
+        return start.elapsed_time(end) * 1e3 / self.calls / self.captured
 
     def calibrate(self, milliseconds):
         """Chooses how many launches a round measures, and warms up with them."""
         self.calls = 2
-        launches = self.once() * (CAPTURED if self.graph else 1)
+        launches = self.once() * self.captured
         self.calls = max(1, min(500, round(milliseconds * 1e3 / launches)))
         self.once()
 
-    def capture(self):
-        """Puts launches into a graph, and notes what one costs the host without it."""
+    def capture(self, runs=None):
+        """Puts launches into a graph: `runs` one after another, or one launch again and again."""
+        runs = runs or [self.run] * CAPTURED
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -46,9 +48,12 @@ class Runner:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            for _ in range(CAPTURED):
-                self.run()
-        self.graph = graph
+            for run in runs:
+                run()
+        self.graph, self.captured = graph, len(runs)
+
+    def time_host(self):
+        """Notes what queueing a launch costs the host."""
         torch.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(QUEUED):
@@ -98,25 +103,37 @@ def prepare(line, names, seed, log):
             runner = Runner(name, run)
             if line.latency:
                 runner.capture()
+                runner.time_host()
             runners.append(runner)
         # Peers raise whatever their authors chose; a peer that fails is one that is not measured, and its reason is kept.
         except Exception as error:
             if name == backends.OURS:
                 raise
-            missing[name] = f"{error}".strip().splitlines()[0][:200] if f"{error}".strip() else type(error).__name__
+            missing[name] = reason(error)
         log(f"  {name}: ready in {time.perf_counter() - start:.1f} s" + (f", {missing[name]}" if name in missing else ""))
     return runners, missing
+
+
+def reason(error):
+    """Why a peer is missing, in one line."""
+    text = f"{error}".strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+def take_turns(runners, rounds, milliseconds):
+    """Times everybody, round after round."""
+    for runner in runners:
+        runner.calibrate(milliseconds)
+    for turn in range(rounds):
+        # Another one goes first each time: the first is after a pause, on a cooler device.
+        first = turn % len(runners)
+        for runner in runners[first:] + runners[:first]:
+            runner.times.append(runner.once())
 
 
 def line(line, names, rounds, milliseconds, seed, log):
     """Results by backend, and the missing ones' reasons."""
     with torch.no_grad():
         runners, missing = prepare(line, names, seed, log)
-        for runner in runners:
-            runner.calibrate(milliseconds)
-        for turn in range(rounds):
-            # Another one goes first each time: the first is after a pause, on a cooler device.
-            first = turn % len(runners)
-            for runner in runners[first:] + runners[:first]:
-                runner.times.append(runner.once())
+        take_turns(runners, rounds, milliseconds)
         return {runner.name: runner.result(line) for runner in runners}, missing

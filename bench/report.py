@@ -64,10 +64,14 @@ def table(measured, names):
     names = [name for name in names if any(name in results for _, results, _ in measured)]
     head = ["forward", *names, "against the best peer", "spread"]
     rows = [_row(line, results, names) for line, results, _ in measured]
+    return "\n".join([markdown(head, rows), "", *summary(measured)])
+
+
+def markdown(head, rows):
+    """Aligned columns."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = [head, ["-" * width for width in widths], *rows]
-    text = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in lines]
-    return "\n".join([*text, "", *summary(measured)])
+    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in lines)
 
 
 def write_json(path, about, measured):

@@ -7,8 +7,20 @@ use anyhow::{Context, Result};
 use crate::{process, workspace};
 
 /// The benchmark's files, all in the repository's folder `bench`.
-pub const BENCH: [&str; 8] =
-    ["attn.py", "attn_abi.py", "backends.py", "check.py", "lines.py", "measure.py", "peers.py", "report.py"];
+pub const BENCH: [&str; 12] = [
+    "attn.py",
+    "attn_abi.py",
+    "backends.py",
+    "check.py",
+    "decode.py",
+    "lines.py",
+    "measure.py",
+    "mixes.py",
+    "peers.py",
+    "report.py",
+    "serving.py",
+    "varlen.py",
+];
 
 /// Builds the library and returns where cargo put it.
 pub fn library() -> Result<PathBuf> {

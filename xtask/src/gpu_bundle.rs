@@ -131,6 +131,8 @@ mod tests {
         for program in PROGRAMS {
             assert!(SCRIPT.contains(&format!("./{program}")), "{program}");
         }
-        assert!(SCRIPT.contains("bench/peers.py"));
+        for file in ["bench/peers.py", "bench/varlen.py", "bench/decode.py"] {
+            assert!(SCRIPT.contains(file), "{file}");
+        }
     }
 }

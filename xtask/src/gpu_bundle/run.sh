@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Runs the attention kernels' tests and benchmark on a machine with an NVIDIA driver.
 #
-#   ./run.sh [--results DIR] [demo] [suite] [sanitizer] [bench] [peers] [record]      default: all but the last
+#   ./run.sh [--results DIR] [demo] [suite] [sanitizer] [bench] [peers] [serving] [record]   default: all but the last
 #
 # Each step's output goes to DIR/STEP.log as well (default: ./results). The exit status is 0 when every step passed.
 # sanitizer needs compute-sanitizer (on the PATH, or below CUDA_HOME or /usr/local/cuda); without it the step is skipped and
 # says so. peers, the comparison with other libraries, is skipped without a python3 whose PyTorch sees the GPU; PEERS=--quick
-# makes it shorter, and DIR/peers.json, .svg and .png hold its results. record writes DIR/forward.safetensors, the answers to
+# makes it shorter, and DIR/peers.json, .svg and .png hold its results. serving is the same of packed sequences and of decoding
+# steps, with DIR/varlen.json and DIR/decode.json. record writes DIR/forward.safetensors, the answers to
 # the cases of the simulator's list, for the simulator to be compared with.
 set -uo pipefail
 cd "$(dirname "$0")"
@@ -16,12 +17,12 @@ steps=()
 while [ $# -gt 0 ]; do
     case $1 in
         --results) results=${2:?--results needs a folder}; shift ;;
-        demo | suite | sanitizer | bench | peers | record) steps+=("$1") ;;
-        *) sed -n '2,10p' "$0" >&2; exit 64 ;;
+        demo | suite | sanitizer | bench | peers | serving | record) steps+=("$1") ;;
+        *) sed -n '2,11p' "$0" >&2; exit 64 ;;
     esac
     shift
 done
-[ ${#steps[@]} -gt 0 ] || steps=(demo suite sanitizer bench peers)
+[ ${#steps[@]} -gt 0 ] || steps=(demo suite sanitizer bench peers serving)
 mkdir -p "$results"
 
 # The kernels that lie beside the programs, not those that the programs carry.
@@ -58,9 +59,14 @@ for name in "${steps[@]}"; do
             step 'launch path' ./attn-gpu-bench --launch-path
             step bench ./attn-gpu-bench --json "$results/bench.json"
             ;;
-        peers)
+        peers | serving)
             if ! python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2> /dev/null; then
-                note peers skipped 0 'there is no python3 whose PyTorch sees a GPU'
+                note "$name" skipped 0 'there is no python3 whose PyTorch sees a GPU'
+                continue
+            fi
+            if [ "$name" = serving ]; then
+                step varlen python3 -Bu bench/varlen.py --out "$results/varlen"
+                step decode python3 -Bu bench/decode.py --out "$results/decode"
                 continue
             fi
             # Unquoted: several options are several words.
