@@ -135,6 +135,12 @@ impl ServeCase {
         (0..self.base.batch).map(|b| self.queries(b)).sum()
     }
 
+    /// The sequences whose answers are looked at: all but the one whose inputs are NaN. A value that a row does not see may make it NaN
+    /// there, zero times NaN.
+    pub fn compared(&self) -> impl Iterator<Item = usize> {
+        (0..self.base.batch).filter(|b| self.poisoned != Some(*b))
+    }
+
     /// Scores that the problem has before any mask: what its reference costs.
     pub fn scores(&self) -> usize {
         let pairs: usize = (0..self.base.batch).map(|b| self.queries(b) * self.keys(b)).sum();
@@ -177,6 +183,7 @@ impl ServeCase {
             .or(wrong(self.splits == Splits::Exactly(0), "splits is at least 1"))
             .or(wrong(self.paging().is_some_and(|p| !p.page_size.is_power_of_two()), "page is a power of two"))
             .or(wrong(self.poisoned.is_some_and(|b| b >= batch), &format!("poison names a sequence below {batch}")))
+            .or(wrong(self.poisoned.is_some() && batch == 1, "poison is for neighbours to keep away from"))
             .or(wrong(
                 self.poisoned.is_some() && self.paging().is_some_and(|p| p.shared > 0),
                 "what sequences share is not poisoned",

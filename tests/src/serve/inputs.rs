@@ -83,7 +83,7 @@ impl ServeInputs {
         &self.slopes[first..first + case.base.heads]
     }
 
-    /// The answers of all sequences, the rows in use one below another.
+    /// The answers of the sequences [to be compared](ServeCase::compared), the rows in use one below another.
     pub fn reference(&self, case: &ServeCase) -> Answer<f64> {
         self.all(case, |attention| attention.reference())
     }
@@ -94,24 +94,23 @@ impl ServeInputs {
     }
 
     fn all<T: Copy + Send>(&self, case: &ServeCase, answer: impl Fn(Attention<'_>) -> Answer<T> + Sync) -> Answer<T> {
-        let answers: Vec<Answer<T>> =
-            (0..self.sequences.len()).into_par_iter().map(|b| answer(self.attention(case, b))).collect();
-        let of = |part: fn(&Answer<T>) -> &Dense<T>| stacked(case, answers.iter().map(part).collect());
+        let compared: Vec<usize> = case.compared().collect();
+        let answers: Vec<Answer<T>> = compared.into_par_iter().map(|b| answer(self.attention(case, b))).collect();
+        let of = |part: fn(&Answer<T>) -> &Dense<T>| stacked(answers.iter().map(part).collect());
         Answer { o: of(|answer| &answer.o), lse: of(|answer| &answer.lse) }
     }
 }
 
-/// Tensors of single sequences as one, the sequences' rows one below another.
-pub fn stacked<T: Copy>(case: &ServeCase, parts: Vec<&Dense<T>>) -> Dense<T> {
-    let width = parts[0].dims.width;
-    let dims = Dims { batch: 1, seq: parts.iter().map(|part| part.dims.seq).sum(), heads: case.base.heads, width };
+/// Tensors of single sequences, of which there is one, as one tensor, the sequences' rows one below another.
+pub fn stacked<T: Copy>(parts: Vec<&Dense<T>>) -> Dense<T> {
+    let dims = Dims { seq: parts.iter().map(|part| part.dims.seq).sum(), ..parts[0].dims };
     let data = (0..dims.heads).flat_map(|head| parts.iter().flat_map(move |part| part.head(0, head)));
     Dense { dims, data: data.copied().collect() }
 }
 
 /// The sequence that a row of [`stacked`] tensors belongs to, and its row in there.
 pub fn unstacked(case: &ServeCase, mut row: usize) -> (usize, usize) {
-    for b in 0..case.base.batch {
+    for b in case.compared() {
         match row.checked_sub(case.queries(b)) {
             Some(rest) => row = rest,
             None => return (b, row),
@@ -186,9 +185,12 @@ mod tests {
     #[test]
     fn poison_stays_in_its_sequence() {
         let (case, inputs) = inputs("bf16 h=1 hk=1 d=8 dv=8 varlen=3,4,5 klens=same causal poison=1");
+        for (b, nan) in [(0, false), (1, true), (2, false)] {
+            let answer = inputs.attention(&case, b).reference();
+            assert!(answer.lse.data.iter().chain(&answer.o.data).all(|x| x.is_nan() == nan), "{b}");
+        }
         let answer = inputs.reference(&case);
-        let nan: Vec<bool> = answer.lse.data.iter().map(|lse| lse.is_nan()).collect();
-        assert_eq!(nan, [[false; 3].as_slice(), &[true; 4], &[false; 5]].concat());
+        assert_eq!((answer.o.dims.seq, unstacked(&case, 2), unstacked(&case, 3)), (8, (0, 2), (2, 0)));
     }
 
     #[test]

@@ -181,6 +181,7 @@ mod tests {
             ("softcap=0", "above zero"),
             ("splits=0", "at least 1"),
             ("b=2 poison=2", "below 2"),
+            ("poison=0", "neighbours"),
             ("b=2 sk=20 page=16:1 poison=1", "share"),
             ("equals=dense", "said of pages"),
             ("sq=4 sk=3 equals=prefill", "as many keys"),

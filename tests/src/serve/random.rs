@@ -73,7 +73,7 @@ impl Draw<'_> {
             1 => Splits::Exactly(self.pick(&[2, 3, 4, 7, 16])),
             _ => Splits::Exactly(1),
         };
-        case.poisoned = self.chance(0.1).then(|| self.rng.random_range(0..case.base.batch));
+        case.poisoned = (case.base.batch > 1 && self.chance(0.1)).then(|| self.rng.random_range(0..case.base.batch));
         case.equals = self.relation(&case);
         case
     }

@@ -50,9 +50,9 @@ impl Answer {
         let precision = case.base.precision;
         let values =
             |t: Dense<u16>| Dense { dims: t.dims, data: t.data.iter().map(|x| precision.from_bits(*x)).collect() };
-        let o = values(inputs::stacked(case, self.o.iter().collect()));
+        let o = values(stacked(case, &self.o));
         let lse = self.lse.as_ref().map(|lse| {
-            let bits = inputs::stacked(case, lse.iter().collect());
+            let bits = stacked(case, lse);
             Dense { dims: bits.dims, data: bits.data.iter().map(|x| f32::from_bits(*x)).collect() }
         });
         let (reference, lowp) = (inputs.reference(case), inputs.lowp(case));
@@ -65,6 +65,10 @@ impl Answer {
             })
         })
     }
+}
+
+fn stacked<T: Copy>(case: &ServeCase, sequences: &[Dense<T>]) -> Dense<T> {
+    inputs::stacked(case.compared().map(|b| &sequences[b]).collect())
 }
 
 /// Whether all but the rows in use is as it was.
@@ -88,7 +92,7 @@ fn equal(gpu: &Gpu, case: &ServeCase, answer: &Answer, other: &Other) -> Result<
     let loaded = gpu.load_serving(&other.case, &other.inputs, None).map_err(failed)?;
     let output = loaded.run().map_err(failed)?;
     let there = Answer::of(&other.case, &loaded, &output);
-    for Same { here, there: b, first } in other.same.iter().copied() {
+    for Same { here, there: b, first } in other.same.iter().copied().filter(|same| Some(same.here) != case.poisoned) {
         let apart = |what, at: Option<_>| match at {
             Some(at) => Err(Failure::Apart { sequence: here, what, at, other: other.case.to_string() }),
             None => Ok(()),

@@ -357,6 +357,10 @@ impl Sequences for Ragged {
                     let [a, c] = ragged(start + first, work.lengths.q - first, params.queries);
                     epilogue::store_output::<V, 5>(maps.o, o, [0, 0, a, work.tile.head as i32, c]);
                 }
+            } else if const { V::PLAN.o_in_q() } {
+                // One thread then gives Q back for all, so that every warp's multiplies with it, and its look at the tile's words, have to
+                // be over. Where O is staged, that has met.
+                seat.sync();
             }
             places[0].store::<V::Mask, O, 0>(params, work, seat, acc, lse[0], whole);
             places[1].store::<V::Mask, O, 1>(params, work, seat, acc, lse[1], whole);
