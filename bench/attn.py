@@ -4,7 +4,8 @@
     o = attn.forward(q, k, v, causal=True)            # (batch, seq, heads, head_dim), bfloat16 or float16
     o, lse = attn.forward(q, k, v, return_lse=True)   # lse: (batch, heads, seq), float32
     o = attn.forward(q, k, v, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k, causal=True)      # packed: (total, heads, head_dim)
-    o = attn.forward(q, cache_k, cache_v, seqused_k=lengths, page_table=table)        # one token each, say, against pages
+    attn.append(k, v, cache_k, cache_v, seqlens_before=lengths, page_table=table)     # into pages, behind what they hold
+    o = attn.forward(q, cache_k, cache_v, seqused_k=lengths + 1, page_table=table)    # one token each, say, against pages
 
 The work is queued on PyTorch's current stream in PyTorch's own context and can be captured into a graph. Strides are honoured,
 so views of (batch, heads, seq, head_dim) tensors need no copy; the last dimension must be contiguous. Forward only.
@@ -16,9 +17,9 @@ attn_abi.py, are the C interface with errors as exceptions and work without PyTo
 from collections import namedtuple
 from ctypes import byref
 
-from attn_abi import ARRAYS, DTYPES, UNLIMITED, AttnError, Library, Plan, Problem, Serving, Strides
+from attn_abi import ARRAYS, DTYPES, PAIRS, UNLIMITED, AppendPlan, AttnError, Library, Plan, Problem, Serving, Strides
 
-__all__ = ["AttnError", "Library", "Plan", "Problem", "Serving", "forward", "library", "plan"]
+__all__ = ["AppendPlan", "AttnError", "Library", "Plan", "Problem", "Serving", "append", "forward", "library", "plan"]
 
 _library = None
 _plans = {}
@@ -162,8 +163,8 @@ def forward(
     q is (batch, seqlen_q, heads, head_dim); k and v have seqlen_k and kv_heads, which divides heads; v's last dimension may differ.
     A causal mask is aligned to the bottom right. The default scale is 1 / sqrt(head_dim).
 
-    cu_seqlens_q, cu_seqlens_k: q, or k and v, are packed (total, heads, head_dim); int32 (batch + 1) sums of the lengths. The longest
-      length is max_seqlen_q or max_seqlen_k; without these the device is asked, which waits for it.
+    cu_seqlens_q, cu_seqlens_k: q, or k and v, are packed (total, heads, head_dim); int32 (batch + 1) sums of the lengths. The
+      longest length is max_seqlen_q or max_seqlen_k; without these the device is asked, which waits for it.
     seqused_q, seqused_k: int32 (batch), how many rows of each sequence there are.
     page_table: int32 (batch, pages of a sequence); k and v are (pages, page_size, kv_heads, head_dim).
     window: (left, right) keys around a query's own position, None for no end; with causal, right is 0.
@@ -189,6 +190,60 @@ def forward(
             **{name: array.data_ptr() for name, array in arrays},
         )
     return (o, lse) if return_lse else o
+
+
+def append(
+    k, v, k_cache, v_cache, *, q=None, q_out=None, cos=None, sin=None, interleaved=False, cu_seqlens_new=None, max_new=None,
+    seqused_new=None, seqlens_before=None, page_table=None,
+):
+    """Writes new keys and values into a cache behind those that are there, and rotates K, and Q with it, by position.
+
+    k, v and q are (batch, new, heads, head_dim), or (total, heads, head_dim) with cu_seqlens_new; the caches are
+    (batch, rows, kv_heads, head_dim), or (pages, page_size, kv_heads, head_dim) with page_table. seqlens_before: int32 (batch), what
+    the cache holds already. cos, sin: (positions, rotated / 2), float32 or k's type. Q is rotated in place unless there is q_out.
+    """
+    named = (("cu_seqlens_new", cu_seqlens_new), ("seqused_new", seqused_new), ("seqlens_before", seqlens_before))
+    named += (("page_table", page_table),)
+    arrays = dict(_arrays(k, named))
+    tensors = {"k": k, "v": v, "k_cache": k_cache, "v_cache": v_cache, "q": q, "q_out": q_out, "cos": cos, "sin": sin, **arrays}
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    packed = cu_seqlens_new is not None
+    batch = cu_seqlens_new.shape[0] - 1 if packed else k.shape[0]
+    new = (max_new or _longest(cu_seqlens_new)) if packed else k.shape[1]
+    key = ("append", batch, new, interleaved, tuple((n, t.shape, t.stride(), t.dtype, t.device) for n, t in tensors.items()))
+    import torch
+
+    with torch.cuda.device(k.device) if k.device.index != torch.cuda.current_device() else _HERE:
+        made = _plans.get(key)
+        if made is None:
+            made = _plans[key] = AppendPlan(library(), _append(tensors, batch, new, packed, interleaved))
+        made.launch(torch.cuda.current_stream().cuda_stream, **{name: tensor.data_ptr() for name, tensor in tensors.items()})
+
+
+def _append(tensors, batch, new, packed, interleaved):
+    k, v, cache, cos = tensors["k"], tensors["v"], tensors["k_cache"], tensors.get("cos")
+    fields = {name: 1 for name in ("seqused_new", "seqlens_before") if name in tensors}
+    if packed:
+        fields["total"] = k.shape[0]
+    if "page_table" in tensors:
+        fields.update(pages=cache.shape[0], page_size=cache.shape[1], table_width=tensors["page_table"].shape[1])
+    else:
+        fields["cache_rows"] = cache.shape[1]
+    if "q" in tensors:
+        fields["heads"] = tensors["q"].shape[-2]
+    if cos is not None:
+        fields.update(rotary_dim=2 * cos.shape[1], positions=cos.shape[0], sines=int(cos.dtype == k.dtype))
+        fields["pairs"] = PAIRS["interleaved" if interleaved else "halves"]
+    dtype = str(k.dtype).removeprefix("torch.")
+    append = library().append(dtype, batch, new, k.shape[-2], k.shape[-1], v.shape[-1], **fields)
+    for name in ("k", "v", "q", "q_out", "k_cache", "v_cache"):
+        tensor = tensors.get(name, tensors.get("q") if name == "q_out" else None)
+        if tensor is not None:
+            strides = tensor.stride()[:-1]
+            setattr(append, name, Strides(*(strides if len(strides) == 3 else (0, *strides))))
+    if cos is not None:
+        append.sines_stride = cos.stride(0)
+    return append
 
 
 class _Here:

@@ -7,6 +7,10 @@ from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_int64, c_size_t
 ABI_VERSION = 1
 DTYPES = {"bfloat16": 0, "float16": 1}
 UNLIMITED = 2**64 - 1
+PAIRS = {"halves": 0, "interleaved": 1}
+APPENDED = (
+    "k", "v", "k_cache", "v_cache", "q", "q_out", "cos", "sin", "cu_seqlens_new", "seqused_new", "seqlens_before", "page_table",
+)
 ARRAYS = ("cu_seqlens_q", "cu_seqlens_k", "seqused_q", "seqused_k", "page_table", "sinks", "alibi_slopes")
 
 
@@ -48,6 +52,25 @@ class ServingTensors(ctypes.Structure):
     """attn_serving_tensors of attn.h."""
 
     _fields_ = [("struct_size", c_size_t)] + [(name, c_uint64) for name in ARRAYS]
+
+
+class Append(ctypes.Structure):
+    """attn_append of attn.h."""
+
+    _fields_ = (
+        [("struct_size", c_size_t)]
+        + [(n, c_uint32) for n in ("dtype", "seqused_new", "seqlens_before", "pairs", "sines", "reserved")]
+        + [(n, c_uint64) for n in ("batch", "new_tokens", "total", "kv_heads", "heads", "head_dim", "head_dim_v", "cache_rows")]
+        + [(n, c_uint64) for n in ("page_size", "pages", "table_width", "rotary_dim", "positions")]
+        + [("sines_stride", c_int64)]
+        + [(name, Strides) for name in ("k", "v", "q", "q_out", "k_cache", "v_cache")]
+    )
+
+
+class AppendTensors(ctypes.Structure):
+    """attn_append_tensors of attn.h."""
+
+    _fields_ = [("struct_size", c_size_t)] + [(name, c_uint64) for name in APPENDED]
 
 
 class AttnError(RuntimeError):
@@ -98,9 +121,14 @@ class Library:
             "attn_plan_create_serving": [POINTER(Problem), POINTER(Serving), c_char_p, plan],
             "attn_plan_launch_serving": [c_void_p, POINTER(Tensors), POINTER(ServingTensors), c_void_p],
             "attn_supports": [POINTER(Problem), POINTER(Serving)],
+            "attn_append_init": [POINTER(Append), c_uint32] + [c_uint64] * 5,
+            "attn_append_contiguous": [POINTER(Append)],
+            "attn_append_plan_create": [POINTER(Append), plan],
+            "attn_append_plan_launch": [c_void_p, POINTER(AppendTensors), c_void_p],
         }.items():
             getattr(lib, name).restype, getattr(lib, name).argtypes = c_int32, arguments
-        lib.attn_plan_destroy.restype, lib.attn_plan_destroy.argtypes = None, [c_void_p]
+        for name in ("attn_plan_destroy", "attn_append_plan_destroy"):
+            getattr(lib, name).restype, getattr(lib, name).argtypes = None, [c_void_p]
 
     def check(self, status):
         """Raises what a status other than 0 means."""
@@ -122,6 +150,16 @@ class Library:
         for name, value in fields.items():
             setattr(serving, name, value)
         return serving
+
+    def append(self, dtype, batch, new_tokens, kv_heads, head_dim, head_dim_v, **fields):
+        """What is appended to a cache, with these fields, of contiguous tensors."""
+        append = Append()
+        sizes = (batch, new_tokens, kv_heads, head_dim, head_dim_v)
+        self.check(self.lib.attn_append_init(byref(append), DTYPES[dtype], *sizes))
+        for name, value in fields.items():
+            setattr(append, name, value)
+        self.check(self.lib.attn_append_contiguous(byref(append)))
+        return append
 
     def supports(self, problem, serving=None):
         """Raises why no plan can be made on the current device, if so."""
@@ -162,3 +200,22 @@ class Plan:
     def __del__(self):
         if self.handle:
             self.library.lib.attn_plan_destroy(self.handle)
+
+
+class AppendPlan:
+    """A plan to append in the CUDA context that is current when it is made."""
+
+    def __init__(self, library, append):
+        self.handle, self.library = c_void_p(), library
+        library.check(library.lib.attn_append_plan_create(byref(append), byref(self.handle)))
+
+    def launch(self, stream=None, **tensors):
+        """Queues the kernel on device addresses, by the names of attn_append_tensors, and a CUstream."""
+        given = AppendTensors(sizeof(AppendTensors), **tensors)
+        status = self.library.lib.attn_append_plan_launch(self.handle, byref(given), stream)
+        if status:
+            self.library.check(status)
+
+    def __del__(self):
+        if self.handle:
+            self.library.lib.attn_append_plan_destroy(self.handle)

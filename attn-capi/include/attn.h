@@ -18,6 +18,18 @@
 // The ABI that this header declares. It changes when a program built with an older header would no longer work.
 #define ATTN_ABI_VERSION 1
 
+// Element i is rotated with element i + rotary_dim / 2.
+#define ATTN_PAIRS_HALVES 0
+
+// Element 2 i is rotated with element 2 i + 1.
+#define ATTN_PAIRS_INTERLEAVED 1
+
+// The tables of cosines and sines are f32.
+#define ATTN_SINES_F32 0
+
+// They are of the element type of K and V.
+#define ATTN_SINES_AS_TENSORS 1
+
 // Q, K, V and O are bfloat16.
 #define ATTN_DTYPE_BF16 0
 
@@ -85,8 +97,112 @@ typedef int32_t attn_status;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
+// A checked attn_append with its kernel, in one CUDA context. It never changes and may be used by several threads.
+typedef struct attn_append_plan attn_append_plan;
+
 // A checked problem with its kernel, in one CUDA context. It never changes and may be used by several threads.
 typedef struct attn_plan attn_plan;
+
+// Elements from one batch entry, sequence position or head to the next; multiples of 8. The last dimension is contiguous.
+typedef struct attn_strides {
+    // From one batch entry to the next.
+    int64_t batch;
+    // From one sequence position to the next.
+    int64_t seq;
+    // From one head to the next.
+    int64_t head;
+} attn_strides;
+
+// New keys and values of sequences, written into a cache behind those that are there; K, and Q with it, rotated by position where the
+// model has rotary embeddings. attn_append_init fills all of it with a dense cache's, attn_append_contiguous the strides.
+//
+// New K is (batch, new_tokens, kv_heads, head_dim), V likewise with head_dim_v, Q (batch, new_tokens, heads, head_dim).
+typedef struct attn_append {
+    // sizeof(attn_append).
+    size_t struct_size;
+    // ATTN_DTYPE_*.
+    uint32_t dtype;
+    // 1: seqused_new says how many new tokens of each sequence there are.
+    uint32_t seqused_new;
+    // 1: seqlens_before says how many keys of each sequence the cache has already; 0: none.
+    uint32_t seqlens_before;
+    // ATTN_PAIRS_*.
+    uint32_t pairs;
+    // ATTN_SINES_*.
+    uint32_t sines;
+    // Zero; keeps what follows aligned.
+    uint32_t reserved;
+    // Independent sequences.
+    uint64_t batch;
+    // New tokens of each, or of the one that has most.
+    uint64_t new_tokens;
+    // New tokens of all sequences, packed: K is (total, kv_heads, head_dim), with cu_seqlens_new. 0: not packed.
+    uint64_t total;
+    // Key/value heads.
+    uint64_t kv_heads;
+    // Query heads, which are rotated. 0: no queries.
+    uint64_t heads;
+    // Elements of a key and of a query: a multiple of 8 up to 256.
+    uint64_t head_dim;
+    // Elements of a value: a multiple of 8 up to 256.
+    uint64_t head_dim_v;
+    // Keys that the cache has room for in each sequence, where it is not paged: (batch, cache_rows, kv_heads, head_dim).
+    uint64_t cache_rows;
+    // Keys of a page: the cache is (pages, page_size, kv_heads, head_dim), with page_table. 0: not paged.
+    uint64_t page_size;
+    // Pages that there are.
+    uint64_t pages;
+    // Entries of the page table for each sequence.
+    uint64_t table_width;
+    // Elements of a head that are rotated, its first ones: a multiple of 16. 0: none.
+    uint64_t rotary_dim;
+    // Positions that the tables of cosines and sines have.
+    uint64_t positions;
+    // Elements from one position's cosines to the next's, and sines likewise.
+    int64_t sines_stride;
+    // Strides of the new keys.
+    struct attn_strides k;
+    // Strides of the new values.
+    struct attn_strides v;
+    // Strides of the queries.
+    struct attn_strides q;
+    // Strides of the rotated queries.
+    struct attn_strides q_out;
+    // Strides of the cache of keys; the batch stride is the page's where there are pages.
+    struct attn_strides k_cache;
+    // Strides of the cache of values.
+    struct attn_strides v_cache;
+} attn_append;
+
+// Where the tensors of a launch that appends lie in device memory; those that the plan does not need are 0.
+typedef struct attn_append_tensors {
+    // sizeof(attn_append_tensors).
+    size_t struct_size;
+    // New keys, read.
+    uint64_t k;
+    // New values, read.
+    uint64_t v;
+    // Cache of keys, written where new ones go.
+    uint64_t k_cache;
+    // Cache of values, likewise.
+    uint64_t v_cache;
+    // Queries.
+    uint64_t q;
+    // Rotated queries, written; 0: where the queries are.
+    uint64_t q_out;
+    // Cosines, (positions, rotary_dim / 2).
+    uint64_t cos;
+    // Sines, likewise.
+    uint64_t sin;
+    // int32[batch + 1], sums of the counts of new tokens before each sequence, from 0.
+    uint64_t cu_seqlens_new;
+    // int32[batch].
+    uint64_t seqused_new;
+    // int32[batch].
+    uint64_t seqlens_before;
+    // int32[batch][table_width].
+    uint64_t page_table;
+} attn_append_tensors;
 
 // Where the tensors of a launch lie in device memory: CUdeviceptr, or pointers of the CUDA runtime as numbers.
 typedef struct attn_tensors {
@@ -125,16 +241,6 @@ typedef struct attn_serving_tensors {
     // f32[heads], or f32[batch][heads].
     uint64_t alibi_slopes;
 } attn_serving_tensors;
-
-// Elements from one batch entry, sequence position or head to the next; multiples of 8. The last dimension is contiguous.
-typedef struct attn_strides {
-    // From one batch entry to the next.
-    int64_t batch;
-    // From one sequence position to the next.
-    int64_t seq;
-    // From one head to the next.
-    int64_t head;
-} attn_strides;
 
 // O = softmax(scale * Q K^T + mask) V, and its LSE. attn_problem_init fills all of it.
 //
@@ -223,6 +329,49 @@ uint32_t attn_abi_version(void);
 
 // The library's release, "0.1.0" say. Never null, never freed.
 const char *attn_version(void);
+
+// Fills an attn_append: no queries, no rotation, an empty cache whose cache_rows or pages are still to be set, and no strides.
+//
+// # Safety
+// `append` is null or a place for an `attn_append`.
+attn_status attn_append_init(struct attn_append *append,
+                             uint32_t dtype,
+                             uint64_t batch,
+                             uint64_t new_tokens,
+                             uint64_t kv_heads,
+                             uint64_t head_dim,
+                             uint64_t head_dim_v);
+
+// Sets all strides to those of contiguous tensors of the sizes that have been filled in.
+//
+// # Safety
+// `append` is null or an `attn_append`.
+attn_status attn_append_contiguous(struct attn_append *append);
+
+// Makes a plan to append in the CUDA context that is current on this thread. On failure *plan is null.
+//
+// # Safety
+// `append` is null or an `attn_append`; `plan` is null or a place for a pointer.
+attn_status attn_append_plan_create(const struct attn_append *append, struct attn_append_plan **plan);
+
+// Destroys a plan to append; null is allowed. Launches of it that are still queued go on.
+//
+// # Safety
+// `plan` is null or a plan that has not been destroyed and that no thread uses.
+void attn_append_plan_destroy(struct attn_append_plan *plan);
+
+// Queues the kernel that appends on a CUstream (null: the legacy default stream) and returns: no allocation, no wait, no lock. May be captured
+// into a graph, which then holds these addresses.
+//
+// # Safety
+// `plan` is null or a plan to append; `tensors` is null or an `attn_append_tensors`. Each address is memory of the plan's device for as many
+// elements as sizes and strides reach; until the stream has passed the kernel, nothing writes what it reads, nothing else touches what it
+// writes, and none is freed. The caches and q_out overlap none of the others, but q_out may be q. No page belongs to two sequences that
+// append to it; sums of counts begin with 0, never fall and end with no more than all new tokens. The stream belongs to the plan's context,
+// which has not been destroyed.
+attn_status attn_append_plan_launch(const struct attn_append_plan *plan,
+                                    const struct attn_append_tensors *tensors,
+                                    void *stream);
 
 // Queues the kernel on a CUstream (null: the legacy default stream) and returns: no allocation, no wait, no lock. May be
 // captured into a graph, which then holds these addresses.

@@ -19,6 +19,7 @@
 //! No panic leaves a function: it becomes [`Status::Internal`]. What C cannot promise by its types, each function's
 //! `# Safety` asks for.
 
+mod append;
 mod launch;
 mod plan;
 mod problem;
@@ -27,6 +28,11 @@ mod status;
 
 use std::ffi::c_char;
 
+pub use append::{
+    ATTN_PAIRS_HALVES, ATTN_PAIRS_INTERLEAVED, ATTN_SINES_AS_TENSORS, ATTN_SINES_F32, Append, AppendPlan,
+    AppendTensors, attn_append_contiguous, attn_append_init, attn_append_plan_create, attn_append_plan_destroy,
+    attn_append_plan_launch,
+};
 pub use launch::{Tensors, attn_plan_launch, attn_plan_launch_serving};
 pub use plan::{
     Plan, attn_plan_create, attn_plan_create_serving, attn_plan_create_with_kernel, attn_plan_description,

@@ -138,7 +138,7 @@ impl Problem {
     }
 }
 
-fn dtype(code: u32) -> Result<DType, Failure> {
+pub(crate) fn dtype(code: u32) -> Result<DType, Failure> {
     match code {
         ATTN_DTYPE_BF16 => Ok(DType::Bf16),
         ATTN_DTYPE_F16 => Ok(DType::F16),

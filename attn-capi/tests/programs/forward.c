@@ -68,6 +68,18 @@ int main(void) {
     wrong.dtype = 9;
     CHECK(attn_plan_create(&wrong, &plan) == ATTN_STATUS_INVALID_PROBLEM && says("dtype is 9"));
 
+    wrong = problem;
+    wrong.mask = ATTN_MASK_WINDOW;
+    CHECK(attn_plan_create(&wrong, &plan) == ATTN_STATUS_INVALID_PROBLEM && says("ATTN_MASK_WINDOW"));
+    attn_serving serving;
+    CHECK(attn_serving_init(NULL) == ATTN_STATUS_INVALID_ARGUMENT && attn_serving_init(&serving) == ATTN_STATUS_OK);
+    CHECK(serving.struct_size == sizeof serving && serving.window_left == ATTN_UNLIMITED);
+    CHECK(attn_supports(&problem, NULL) == ATTN_STATUS_OK && attn_supports(&wrong, &serving) == ATTN_STATUS_OK);
+    CHECK(attn_plan_create_serving(&problem, NULL, NULL, &plan) == ATTN_STATUS_INVALID_ARGUMENT);
+    serving.page_size = 24;
+    CHECK(attn_plan_create_serving(&problem, &serving, NULL, &plan) == ATTN_STATUS_INVALID_PROBLEM);
+    CHECK(says("page_size is 24"));
+
     CHECK(attn_plan_create(&problem, &plan) == ATTN_STATUS_OK && plan != NULL);
     uint64_t workspace = 1;
     CHECK(attn_plan_workspace_bytes(plan, &workspace) == ATTN_STATUS_OK && workspace == 0);

@@ -1,0 +1,452 @@
+//! Appending to a cache, as C fills and launches it.
+
+use std::ffi::c_void;
+use std::{mem, ptr};
+
+use attn_host::{AppendPlan as HostPlan, AppendShape, Cache, Device, DevicePtr, PagedKv, Pairs, Rotary, Sines, Stream};
+
+use crate::problem::{Strides, dtype, read};
+use crate::status::{Failure, Status, guarded};
+
+/// Element i is rotated with element i + rotary_dim / 2.
+pub const ATTN_PAIRS_HALVES: u32 = 0;
+/// Element 2 i is rotated with element 2 i + 1.
+pub const ATTN_PAIRS_INTERLEAVED: u32 = 1;
+
+/// The tables of cosines and sines are f32.
+pub const ATTN_SINES_F32: u32 = 0;
+/// They are of the element type of K and V.
+pub const ATTN_SINES_AS_TENSORS: u32 = 1;
+
+/// New keys and values of sequences, written into a cache behind those that are there; K, and Q with it, rotated by position where the
+/// model has rotary embeddings. attn_append_init fills all of it with a dense cache's, attn_append_contiguous the strides.
+///
+/// New K is (batch, new_tokens, kv_heads, head_dim), V likewise with head_dim_v, Q (batch, new_tokens, heads, head_dim).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// sizeof(attn_append).
+    pub struct_size: usize,
+    /// ATTN_DTYPE_*.
+    pub dtype: u32,
+    /// 1: seqused_new says how many new tokens of each sequence there are.
+    pub seqused_new: u32,
+    /// 1: seqlens_before says how many keys of each sequence the cache has already; 0: none.
+    pub seqlens_before: u32,
+    /// ATTN_PAIRS_*.
+    pub pairs: u32,
+    /// ATTN_SINES_*.
+    pub sines: u32,
+    /// Zero; keeps what follows aligned.
+    pub reserved: u32,
+    /// Independent sequences.
+    pub batch: u64,
+    /// New tokens of each, or of the one that has most.
+    pub new_tokens: u64,
+    /// New tokens of all sequences, packed: K is (total, kv_heads, head_dim), with cu_seqlens_new. 0: not packed.
+    pub total: u64,
+    /// Key/value heads.
+    pub kv_heads: u64,
+    /// Query heads, which are rotated. 0: no queries.
+    pub heads: u64,
+    /// Elements of a key and of a query: a multiple of 8 up to 256.
+    pub head_dim: u64,
+    /// Elements of a value: a multiple of 8 up to 256.
+    pub head_dim_v: u64,
+    /// Keys that the cache has room for in each sequence, where it is not paged: (batch, cache_rows, kv_heads, head_dim).
+    pub cache_rows: u64,
+    /// Keys of a page: the cache is (pages, page_size, kv_heads, head_dim), with page_table. 0: not paged.
+    pub page_size: u64,
+    /// Pages that there are.
+    pub pages: u64,
+    /// Entries of the page table for each sequence.
+    pub table_width: u64,
+    /// Elements of a head that are rotated, its first ones: a multiple of 16. 0: none.
+    pub rotary_dim: u64,
+    /// Positions that the tables of cosines and sines have.
+    pub positions: u64,
+    /// Elements from one position's cosines to the next's, and sines likewise.
+    pub sines_stride: i64,
+    /// Strides of the new keys.
+    pub k: Strides,
+    /// Strides of the new values.
+    pub v: Strides,
+    /// Strides of the queries.
+    pub q: Strides,
+    /// Strides of the rotated queries.
+    pub q_out: Strides,
+    /// Strides of the cache of keys; the batch stride is the page's where there are pages.
+    pub k_cache: Strides,
+    /// Strides of the cache of values.
+    pub v_cache: Strides,
+}
+
+/// Where the tensors of a launch that appends lie in device memory; those that the plan does not need are 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendTensors {
+    /// sizeof(attn_append_tensors).
+    pub struct_size: usize,
+    /// New keys, read.
+    pub k: u64,
+    /// New values, read.
+    pub v: u64,
+    /// Cache of keys, written where new ones go.
+    pub k_cache: u64,
+    /// Cache of values, likewise.
+    pub v_cache: u64,
+    /// Queries.
+    pub q: u64,
+    /// Rotated queries, written; 0: where the queries are.
+    pub q_out: u64,
+    /// Cosines, (positions, rotary_dim / 2).
+    pub cos: u64,
+    /// Sines, likewise.
+    pub sin: u64,
+    /// int32[batch + 1], sums of the counts of new tokens before each sequence, from 0.
+    pub cu_seqlens_new: u64,
+    /// int32[batch].
+    pub seqused_new: u64,
+    /// int32[batch].
+    pub seqlens_before: u64,
+    /// int32[batch][table_width].
+    pub page_table: u64,
+}
+
+/// A checked attn_append with its kernel, in one CUDA context. It never changes and may be used by several threads.
+#[derive(Debug)]
+pub struct AppendPlan {
+    host: HostPlan,
+}
+
+impl Append {
+    fn new(dtype: u32, batch: u64, new_tokens: u64, kv_heads: u64, head_dim: u64, head_dim_v: u64) -> Self {
+        let none = Strides { batch: 0, seq: 0, head: 0 };
+        Append {
+            struct_size: mem::size_of::<Append>(),
+            dtype,
+            seqused_new: 0,
+            seqlens_before: 0,
+            pairs: ATTN_PAIRS_HALVES,
+            sines: ATTN_SINES_F32,
+            reserved: 0,
+            batch,
+            new_tokens,
+            total: 0,
+            kv_heads,
+            heads: 0,
+            head_dim,
+            head_dim_v,
+            cache_rows: 0,
+            page_size: 0,
+            pages: 0,
+            table_width: 0,
+            rotary_dim: 0,
+            positions: 0,
+            sines_stride: 0,
+            k: none,
+            v: none,
+            q: none,
+            q_out: none,
+            k_cache: none,
+            v_cache: none,
+        }
+    }
+
+    /// The same with the strides of contiguous tensors.
+    fn contiguous(self) -> Self {
+        let rows = |rows, heads, dim| Strides::from(attn_host::Strides::contiguous(rows, heads, dim));
+        let Append { kv_heads, heads, head_dim, head_dim_v, .. } = self;
+        let new = if self.total == 0 { self.new_tokens } else { self.total };
+        let cache = if self.page_size == 0 { self.cache_rows } else { self.page_size };
+        let q = rows(new, heads, head_dim);
+        Append {
+            sines_stride: i64::try_from(self.rotary_dim / 2).unwrap_or(i64::MAX),
+            k: rows(new, kv_heads, head_dim),
+            v: rows(new, kv_heads, head_dim_v),
+            q,
+            q_out: q,
+            k_cache: rows(cache, kv_heads, head_dim),
+            v_cache: rows(cache, kv_heads, head_dim_v),
+            ..self
+        }
+    }
+
+    /// The same for attn-host, which checks sizes and strides.
+    fn to_host(self) -> Result<attn_host::Append, Failure> {
+        let Append { batch, new_tokens, kv_heads, head_dim, head_dim_v, page_size, pages, table_width, .. } = self;
+        for (name, value, most) in [
+            ("reserved", self.reserved, 0),
+            ("seqused_new", self.seqused_new, 1),
+            ("seqlens_before", self.seqlens_before, 1),
+            ("pairs", self.pairs, ATTN_PAIRS_INTERLEAVED),
+            ("sines", self.sines, ATTN_SINES_AS_TENSORS),
+        ] {
+            if value > most {
+                return Err(Failure::problem(format!("{name} is {value}; allowed: 0 to {most}")));
+            }
+        }
+        let shape = AppendShape { batch, new: new_tokens, kv_heads, head_dim, head_dim_v };
+        let cache = match page_size {
+            0 => Cache::Dense { rows: self.cache_rows },
+            _ => Cache::Paged(PagedKv { page_size, pages, table_width }),
+        };
+        let mut host = attn_host::Append::new(dtype(self.dtype)?, shape, cache)
+            .strides_k(self.k.into())
+            .strides_v(self.v.into())
+            .strides_k_cache(self.k_cache.into())
+            .strides_v_cache(self.v_cache.into());
+        if self.heads != 0 {
+            host = host.queries(self.heads).strides_q(self.q.into()).strides_q_out(self.q_out.into());
+        }
+        if self.total != 0 {
+            host = host.packed(self.total);
+        }
+        if self.seqused_new == 1 {
+            host = host.seqused_new();
+        }
+        if self.seqlens_before == 1 {
+            host = host.seqlens_before();
+        }
+        if self.rotary_dim != 0 {
+            let pairs = if self.pairs == ATTN_PAIRS_HALVES { Pairs::Halves } else { Pairs::Interleaved };
+            let sines = if self.sines == ATTN_SINES_F32 { Sines::F32 } else { Sines::AsTensors };
+            let rotary = Rotary { dim: self.rotary_dim, pairs, positions: self.positions, sines };
+            host = host.rotary(rotary).sines_stride(self.sines_stride);
+        }
+        Ok(host)
+    }
+}
+
+impl AppendTensors {
+    fn to_host(self) -> attn_host::AppendTensors {
+        let some = |address: u64| (address != 0).then_some(DevicePtr(address));
+        let [k, v, k_cache, v_cache] = [self.k, self.v, self.k_cache, self.v_cache].map(DevicePtr);
+        attn_host::AppendTensors {
+            q: some(self.q),
+            q_out: some(self.q_out),
+            cos: some(self.cos),
+            sin: some(self.sin),
+            cu_seqlens_new: some(self.cu_seqlens_new),
+            seqused_new: some(self.seqused_new),
+            seqlens_before: some(self.seqlens_before),
+            page_table: some(self.page_table),
+            ..attn_host::AppendTensors::new(k, v, k_cache, v_cache)
+        }
+    }
+}
+
+/// Fills an attn_append: no queries, no rotation, an empty cache whose cache_rows or pages are still to be set, and no strides.
+///
+/// # Safety
+/// `append` is null or a place for an `attn_append`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn attn_append_init(
+    append: *mut Append,
+    dtype: u32,
+    batch: u64,
+    new_tokens: u64,
+    kv_heads: u64,
+    head_dim: u64,
+    head_dim_v: u64,
+) -> Status {
+    guarded(|| {
+        if append.is_null() {
+            return Err(Failure::null("append"));
+        }
+        // SAFETY: a place for the structure (caller), wherever C put it.
+        unsafe { append.write_unaligned(Append::new(dtype, batch, new_tokens, kv_heads, head_dim, head_dim_v)) };
+        Ok(())
+    })
+}
+
+/// Sets all strides to those of contiguous tensors of the sizes that have been filled in.
+///
+/// # Safety
+/// `append` is null or an `attn_append`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn attn_append_contiguous(append: *mut Append) -> Status {
+    guarded(|| {
+        // SAFETY: null or the caller's structure, to which it is written back.
+        unsafe {
+            let filled = read("append", append.cast_const())?;
+            append.write_unaligned(filled.contiguous());
+        }
+        Ok(())
+    })
+}
+
+/// Makes a plan to append in the CUDA context that is current on this thread. On failure *plan is null.
+///
+/// # Safety
+/// `append` is null or an `attn_append`; `plan` is null or a place for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn attn_append_plan_create(append: *const Append, plan: *mut *mut AppendPlan) -> Status {
+    guarded(|| {
+        if plan.is_null() {
+            return Err(Failure::null("plan"));
+        }
+        // SAFETY: a place for a pointer (caller). Null until there is a plan, so that it may be destroyed whatever happens.
+        unsafe { plan.write(ptr::null_mut()) };
+        // SAFETY: null or the caller's structure.
+        let append = unsafe { read("append", append) }?.to_host()?;
+        let host = HostPlan::new(&Device::current()?, &append)?;
+        // SAFETY: as above.
+        unsafe { plan.write(Box::into_raw(Box::new(AppendPlan { host }))) };
+        Ok(())
+    })
+}
+
+/// Destroys a plan to append; null is allowed. Launches of it that are still queued go on.
+///
+/// # Safety
+/// `plan` is null or a plan that has not been destroyed and that no thread uses.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn attn_append_plan_destroy(plan: *mut AppendPlan) {
+    guarded(|| {
+        if !plan.is_null() {
+            // SAFETY: made by `attn_append_plan_create` from a box, and nobody else's (caller).
+            drop(unsafe { Box::from_raw(plan) });
+        }
+        Ok(())
+    });
+}
+
+/// Queues the kernel that appends on a CUstream (null: the legacy default stream) and returns: no allocation, no wait, no lock. May be captured
+/// into a graph, which then holds these addresses.
+///
+/// # Safety
+/// `plan` is null or a plan to append; `tensors` is null or an `attn_append_tensors`. Each address is memory of the plan's device for as many
+/// elements as sizes and strides reach; until the stream has passed the kernel, nothing writes what it reads, nothing else touches what it
+/// writes, and none is freed. The caches and q_out overlap none of the others, but q_out may be q. No page belongs to two sequences that
+/// append to it; sums of counts begin with 0, never fall and end with no more than all new tokens. The stream belongs to the plan's context,
+/// which has not been destroyed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn attn_append_plan_launch(
+    plan: *const AppendPlan,
+    tensors: *const AppendTensors,
+    stream: *mut c_void,
+) -> Status {
+    guarded(|| {
+        // SAFETY: a plan if not null (caller).
+        let plan = unsafe { plan.as_ref() }.ok_or_else(|| Failure::null("plan"))?;
+        // SAFETY: null or the caller's structure.
+        let tensors = unsafe { read("tensors", tensors) }?.to_host();
+        // SAFETY: the caller promises what `launch` asks for.
+        Ok(unsafe { plan.host.launch(&tensors, Stream(stream)) }?)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use attn_host::DType;
+
+    fn filled() -> Append {
+        let sizes = Append::new(crate::ATTN_DTYPE_BF16, 2, 3, 4, 64, 32);
+        Append { cache_rows: 100, heads: 8, rotary_dim: 32, positions: 1000, seqlens_before: 1, ..sizes }.contiguous()
+    }
+
+    #[test]
+    fn the_layout_is_what_other_languages_declare() {
+        assert_eq!(mem::size_of::<Append>(), 8 + 6 * 4 + 14 * 8 + 6 * 24);
+        assert_eq!((mem::offset_of!(Append, batch), mem::offset_of!(Append, k)), (32, 144));
+        assert_eq!(mem::size_of::<AppendTensors>(), 13 * 8);
+    }
+
+    #[test]
+    fn every_field_reaches_attn_host() {
+        let rows = attn_host::Strides::contiguous;
+        let shape = AppendShape { batch: 2, new: 3, kv_heads: 4, head_dim: 64, head_dim_v: 32 };
+        let strides = |append: attn_host::Append, new, cache| {
+            append
+                .strides_k(rows(new, 4, 64))
+                .strides_v(rows(new, 4, 32))
+                .strides_q(rows(new, 8, 64))
+                .strides_q_out(rows(new, 8, 64))
+                .strides_k_cache(rows(cache, 4, 64))
+                .strides_v_cache(rows(cache, 4, 32))
+        };
+        let rotary = Rotary { dim: 32, pairs: Pairs::Halves, positions: 1000, sines: Sines::F32 };
+        let dense = attn_host::Append::new(DType::Bf16, shape, Cache::Dense { rows: 100 }).queries(8).seqlens_before();
+        let expected = strides(dense.rotary(rotary).sines_stride(16), 3, 100);
+        assert_eq!(filled().to_host().expect("possible"), expected);
+
+        let paged = Append {
+            total: 5,
+            page_size: 16,
+            pages: 9,
+            table_width: 7,
+            seqused_new: 1,
+            seqlens_before: 0,
+            pairs: ATTN_PAIRS_INTERLEAVED,
+            sines: ATTN_SINES_AS_TENSORS,
+            ..filled()
+        };
+        let cache = Cache::Paged(PagedKv { page_size: 16, pages: 9, table_width: 7 });
+        let rotary = Rotary { pairs: Pairs::Interleaved, sines: Sines::AsTensors, ..rotary };
+        let append = attn_host::Append::new(DType::Bf16, shape, cache).queries(8).packed(5).seqused_new();
+        let expected = strides(append.rotary(rotary).sines_stride(16), 5, 16);
+        assert_eq!(paged.contiguous().to_host().expect("possible"), expected);
+    }
+
+    #[test]
+    fn unknown_codes_are_refused() {
+        for wrong in [
+            Append { dtype: 2, ..filled() },
+            Append { reserved: 1, ..filled() },
+            Append { pairs: 2, ..filled() },
+            Append { sines: 2, ..filled() },
+            Append { seqused_new: 2, ..filled() },
+            Append { seqlens_before: 2, ..filled() },
+        ] {
+            assert!(wrong.to_host().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn tensors_that_are_0_are_absent() {
+        let all = AppendTensors {
+            struct_size: mem::size_of::<AppendTensors>(),
+            k: 1,
+            v: 2,
+            k_cache: 3,
+            v_cache: 4,
+            q: 5,
+            q_out: 6,
+            cos: 7,
+            sin: 8,
+            cu_seqlens_new: 9,
+            seqused_new: 10,
+            seqlens_before: 11,
+            page_table: 12,
+        };
+        let host = all.to_host();
+        assert_eq!([host.k, host.v, host.k_cache, host.v_cache], [1, 2, 3, 4].map(DevicePtr));
+        let extras = |host: attn_host::AppendTensors| {
+            [
+                host.q,
+                host.q_out,
+                host.cos,
+                host.sin,
+                host.cu_seqlens_new,
+                host.seqused_new,
+                host.seqlens_before,
+                host.page_table,
+            ]
+        };
+        assert_eq!(extras(host), [5, 6, 7, 8, 9, 10, 11, 12].map(|address| Some(DevicePtr(address))));
+        let none = AppendTensors {
+            q: 0,
+            q_out: 0,
+            cos: 0,
+            sin: 0,
+            cu_seqlens_new: 0,
+            seqused_new: 0,
+            seqlens_before: 0,
+            page_table: 0,
+            ..all
+        };
+        assert_eq!(extras(none.to_host()), [None; 8]);
+    }
+}
