@@ -1,9 +1,9 @@
-//! The kernels beside attention in the simulator: their parameters by value, memory that holds just what they may touch.
+//! The kernels beside attention by themselves, in the simulator or on a GPU.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 use attn_host::KERNEL_DIR;
@@ -14,18 +14,40 @@ use attn_kernel::forward::serve::{ServeParams, Units};
 use attn_sim::{Gpu, Launch};
 use flate2::read::GzDecoder;
 
-/// The architectures they are compiled for.
-pub const ARCHES: [Arch; 3] = [Arch::Sm90a, Arch::Sm100a, Arch::Sm103a];
+use hardware::Hardware;
 
-/// A kernel's PTX: of the folder that [`KERNEL_DIR`] names, or as `attn-host` carries it.
+mod hardware;
+
+/// Says that the tests run on a GPU, one at a time (`--test-threads 1`), and not on the simulator.
+const ON_GPU: &str = "ATTN_COMPANIONS_ON_GPU";
+
+fn on_gpu() -> bool {
+    std::env::var_os(ON_GPU).is_some()
+}
+
+/// The architectures to test: all, or the GPU's.
+///
+/// # Panics
+/// Where a GPU is asked for and has no kernels.
+pub fn arches() -> Vec<Arch> {
+    if on_gpu() { vec![hardware::arch().expect("a GPU with kernels")] } else { Arch::ALL.to_vec() }
+}
+
+/// Where kernels lie: the folder that [`KERNEL_DIR`] names, or what `attn-host` carries.
+fn folder() -> PathBuf {
+    let prebuilt = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../attn-host/prebuilt");
+    std::env::var_os(KERNEL_DIR).map_or_else(prebuilt, PathBuf::from)
+}
+
+/// A kernel's PTX.
 fn ptx(kernel: &EntryPoint) -> io::Result<String> {
-    let (arch, name) = (kernel.arch.name(), kernel.name);
-    if let Some(dir) = std::env::var_os(KERNEL_DIR) {
-        return fs::read_to_string(Path::new(&dir).join(arch).join(name).with_extension("ptx"));
+    let file = folder().join(kernel.arch.name()).join(kernel.name);
+    let packed = file.with_extension("ptx.gz");
+    if !packed.exists() {
+        return fs::read_to_string(file.with_extension("ptx"));
     }
-    let prebuilt = Path::new(env!("CARGO_MANIFEST_DIR")).join("../attn-host/prebuilt");
     let mut text = String::new();
-    GzDecoder::new(File::open(prebuilt.join(format!("{arch}/{name}.ptx.gz")))?).read_to_string(&mut text)?;
+    GzDecoder::new(File::open(packed)?).read_to_string(&mut text)?;
     Ok(text)
 }
 
@@ -93,16 +115,29 @@ macro_rules! words {
 
 words!(u16 u32 i32 f32);
 
-/// A simulated GPU and what was found on it.
+/// A machine and its memory.
 pub struct Machine {
-    gpu: Gpu,
     seed: u64,
+    backend: Backend,
+}
+
+enum Backend {
+    Simulator(Box<Gpu>),
+    Hardware(Box<Hardware>),
 }
 
 impl Machine {
-    /// One whose warps take another order for each seed.
+    /// One whose warps take another order for each seed, where it is the simulator.
+    ///
+    /// # Panics
+    /// Where a GPU is asked for and cannot be opened.
     pub fn new(seed: u64) -> Self {
-        Machine { gpu: Gpu::new(), seed }
+        let backend = if on_gpu() {
+            Backend::Hardware(Box::new(Hardware::open().expect("a GPU")))
+        } else {
+            Backend::Simulator(Box::default())
+        };
+        Machine { seed, backend }
     }
 
     /// The address of a copy of `words`.
@@ -119,12 +154,28 @@ impl Machine {
     pub fn write<T: Word>(&mut self, address: u64, words: &[T]) {
         let mut bytes = Vec::new();
         words.iter().for_each(|word| word.put(&mut bytes));
-        self.gpu.write(address, &bytes).expect("inside one allocation");
+        match &mut self.backend {
+            Backend::Simulator(gpu) => gpu.write(address, &bytes).expect("inside one allocation"),
+            Backend::Hardware(gpu) => gpu.write(address, &bytes).expect("inside one allocation"),
+        }
     }
 
-    /// The address of `bytes` that hold nothing: to read them is an error.
+    /// The address of `bytes` that hold nothing: the simulator finds who reads them, a GPU has NaNs there.
+    ///
+    /// # Panics
+    /// Where a GPU has no memory left.
     pub fn alloc(&mut self, bytes: usize) -> u64 {
-        self.gpu.alloc(bytes as u64)
+        match &mut self.backend {
+            Backend::Simulator(gpu) => gpu.alloc(bytes as u64),
+            Backend::Hardware(gpu) => gpu.alloc(bytes).expect("enough memory"),
+        }
+    }
+
+    fn read(&self, address: u64, bytes: usize) -> Vec<u8> {
+        match &self.backend {
+            Backend::Simulator(gpu) => gpu.read(address, bytes).expect("inside one allocation").to_vec(),
+            Backend::Hardware(gpu) => gpu.read(address, bytes).expect("inside one allocation"),
+        }
     }
 
     /// Memory as 32-bit words.
@@ -132,7 +183,7 @@ impl Machine {
     /// # Panics
     /// Where they are not inside one allocation.
     pub fn words(&self, address: u64, count: usize) -> Vec<u32> {
-        let bytes = self.gpu.read(address, 4 * count).expect("inside one allocation");
+        let bytes = self.read(address, 4 * count);
         bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
     }
 
@@ -141,14 +192,14 @@ impl Machine {
     /// # Panics
     /// Where they are not inside one allocation.
     pub fn halves(&self, address: u64, count: usize) -> Vec<u16> {
-        let bytes = self.gpu.read(address, 2 * count).expect("inside one allocation");
+        let bytes = self.read(address, 2 * count);
         bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect()
     }
 
     /// Runs a kernel of one parameter.
     ///
     /// # Errors
-    /// What the simulator found, or why there is no such kernel.
+    /// What the simulator found, or why the kernel did not run.
     ///
     /// # Safety
     /// `P` has no padding.
@@ -160,29 +211,41 @@ impl Machine {
         shared: u32,
         params: &P,
     ) -> Result<(), String> {
-        let EntryPoint { name, threads, .. } = companion.entry_point(arch);
-        let text = |error: &dyn std::fmt::Display| format!("{name} for {}: {error}", arch.name());
-        let ptx = ptx(&companion.entry_point(arch)).map_err(|e| text(&e))?;
-        let kernel = self.gpu.load(&ptx).and_then(|module| module.kernel(name)).map_err(|e| text(&e))?;
+        let kernel = companion.entry_point(arch);
         let mut bytes = vec![MaybeUninit::<u8>::uninit(); size_of::<P>()];
         // SAFETY: the vector is as long as the struct, whose every byte is a field's (caller).
-        let bytes: Vec<u8> = unsafe {
+        let mut bytes: Vec<u8> = unsafe {
             bytes.as_mut_ptr().copy_from_nonoverlapping((&raw const *params).cast(), size_of::<P>());
             bytes.iter().map(|byte| byte.assume_init()).collect()
         };
-        let launch = Launch {
-            grid: [blocks, 1, 1],
-            block: [threads, 1, 1],
-            shared,
-            params: vec![bytes],
-            seed: self.seed,
-            threads: 1,
-            ..Launch::default()
+        let done = match &mut self.backend {
+            Backend::Simulator(gpu) => simulate(gpu, &kernel, blocks, shared, bytes, self.seed),
+            Backend::Hardware(gpu) => gpu.run(&kernel, blocks, shared, &mut bytes),
         };
-        let run = launch.run(&mut self.gpu, &kernel).map_err(|e| text(&e))?;
-        match run.findings.first() {
-            None => Ok(()),
-            Some(finding) => Err(text(finding)),
-        }
+        done.map_err(|error| format!("{} for {}: {error}", kernel.name, arch.name()))
+    }
+}
+
+fn simulate(
+    gpu: &mut Gpu,
+    kernel: &EntryPoint,
+    blocks: u32,
+    shared: u32,
+    params: Vec<u8>,
+    seed: u64,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let loaded = gpu.load(&ptx(kernel)?)?.kernel(kernel.name)?;
+    let launch = Launch {
+        grid: [blocks, 1, 1],
+        block: [kernel.threads, 1, 1],
+        shared,
+        params: vec![params],
+        seed,
+        threads: 1,
+        ..Launch::default()
+    };
+    match launch.run(gpu, &loaded)?.findings.first() {
+        None => Ok(()),
+        Some(finding) => Err(finding.to_string().into()),
     }
 }

@@ -9,7 +9,7 @@
 //! | [`input`], [`layout`] | what the tensors hold, and where they lie in memory |
 //! | [`sampled`] | some rows of an answer that is too large to check whole |
 //! | [`gpu`] | a case on the device |
-//! | [`companion`] | the kernels beside attention in the simulator |
+//! | [`companion`] | the kernels beside attention by themselves |
 //! | [`suite`], [`bench`](mod@bench) | all cases checked, all shapes timed |
 //! | [`pool`](mod@pool) | buffers that many timed problems share |
 //! | [`tune`](mod@tune) | kernels of other plans, checked and timed beside the present ones |

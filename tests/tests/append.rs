@@ -1,11 +1,11 @@
-//! The kernels that append to a cache, in the simulator, against plain Rust, bit by bit.
+//! The kernels that append to a cache, in the simulator or on a GPU, against plain Rust, bit by bit.
 
 use std::ptr;
 
 use attn_kernel::append::{self, APPEND_BF16, APPEND_F16, AppendParams, Rows, THREADS};
 use attn_kernel::attn::divide::Divisor;
 use attn_kernel::forward::Arch;
-use attn_tests::companion::{ARCHES, Machine};
+use attn_tests::companion::{Machine, arches};
 use attn_tests::precision::{POISON, Precision};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -255,7 +255,7 @@ fn empty(tensor: &Tensor) -> Tensor {
 fn check(case: &Case, seed: u64) {
     let data = Data::new(case, &mut ChaCha8Rng::seed_from_u64(seed));
     let expected = data.expected(case);
-    for arch in ARCHES {
+    for arch in arches() {
         let found = data.run(case, arch, seed).unwrap_or_else(|error| panic!("{case:?}: {error}"));
         for ((name, found), expected) in ["cache of K", "cache of V", "Q"].into_iter().zip(&found).zip(&expected) {
             let differs = (0..expected.len()).find(|&i| found[i] != expected[i]);

@@ -1,4 +1,4 @@
-//! The kernels that join splits, in the simulator, against f64: `O = sum_s exp(LSE_s - LSE) O_s`.
+//! The kernels that join splits, in the simulator or on a GPU, against f64: `O = sum_s exp(LSE_s - LSE) O_s`.
 
 use std::ptr;
 
@@ -7,7 +7,7 @@ use attn_kernel::companion::Companion;
 use attn_kernel::forward::combine::{COMBINE_BF16, COMBINE_F16, CombineParams};
 use attn_kernel::forward::serve::{ServeParams, Units};
 use attn_kernel::forward::{Arch, DType};
-use attn_tests::companion::{ARCHES, Machine, nothing};
+use attn_tests::companion::{Machine, arches, nothing};
 use attn_tests::gpu::LSE_POISON;
 use attn_tests::precision::{POISON, Precision};
 use rand::{Rng, SeedableRng};
@@ -150,7 +150,7 @@ fn check(case: &Case, seed: u64) {
     let precision = if case.dtype == DType::F16 { Precision::F16 } else { Precision::Bf16 };
     // Half a unit in the last place of the format, and what f32 and the approximate exponential add to it.
     let allowed = if case.dtype == DType::F16 { 6e-4 } else { 4.5e-3 };
-    for arch in ARCHES {
+    for arch in arches() {
         let (mut o, mut lse) = run(case, &data, arch, seed).unwrap_or_else(|error| panic!("{case:?}: {error}"));
         let (room, row_stride) = (case.longest() + case.gap, case.heads * case.dv + 8 * case.gap);
         for row in 0..case.rows() {
@@ -241,7 +241,7 @@ fn packed_rows_find_their_sequence() {
 fn a_row_has_the_same_bits_whatever_else_there_is() {
     let alone = Case { lengths: vec![1], splits: 20, ..case() };
     let data = Data::new(&alone, 5);
-    let (o, lse) = run(&alone, &data, ARCHES[0], 0).expect("no finding");
+    let (o, lse) = run(&alone, &data, arches()[0], 0).expect("no finding");
     // The same row again as the last one of seven sequences.
     let many = Case { lengths: vec![1; 7], ..alone.clone() };
     let mut others = Data::new(&many, 6);
@@ -249,7 +249,7 @@ fn a_row_has_the_same_bits_whatever_else_there_is() {
         others.o[of_head * 7 + 6] = data.o[of_head].clone();
         others.lse[of_head * 7 + 6] = data.lse[of_head];
     }
-    let (all_o, all_lse) = run(&many, &others, ARCHES[0], 1).expect("no finding");
+    let (all_o, all_lse) = run(&many, &others, arches()[0], 1).expect("no finding");
     assert_eq!(o, all_o[6 * 4 * 128..]);
     assert_eq!(lse, all_lse[6 * 4..]);
 }

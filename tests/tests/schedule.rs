@@ -1,11 +1,11 @@
-//! The kernel that lists query tiles, in the simulator, against the definition: which tiles there are, and in what order.
+//! The kernel that lists query tiles, in the simulator or on a GPU, against the definition: which tiles there are, and in what order.
 
 use std::ptr;
 
 use attn_kernel::attn::sequence::UNLIMITED;
 use attn_kernel::forward::schedule::{self, SCHEDULE, ScheduleParams};
 use attn_kernel::forward::serve::{LIST_ENTRY_WORDS, LIST_HEADER_WORDS, ServeParams};
-use attn_tests::companion::{ARCHES, Machine, nothing};
+use attn_tests::companion::{Machine, arches, nothing};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -112,7 +112,7 @@ impl Case {
 
     fn check(&self, seed: u64) {
         let expected = self.expected();
-        for arch in ARCHES {
+        for arch in arches() {
             let found = self.run(arch, seed).unwrap_or_else(|error| panic!("{self:?}: {error}"));
             let differs = (0..expected.len()).find(|&at| found[at] != expected[at]);
             if let Some(at) = differs {
@@ -189,6 +189,6 @@ fn prefix_sums_that_fall_write_nothing_past_the_list() {
         ServeParams { cu_q, cu_k: cu_q, seqlen_q: UNLIMITED, seqlen_k: UNLIMITED, left: UNLIMITED, ..nothing() };
     let params = ScheduleParams::new(&serve, list as *mut u32, 6, 1, 16, 100);
     // SAFETY: the struct's fields fill it.
-    unsafe { machine.run(&SCHEDULE, ARCHES[0], 1, schedule::shared(6), &params) }.expect("no finding");
+    unsafe { machine.run(&SCHEDULE, arches()[0], 1, schedule::shared(6), &params) }.expect("no finding");
     assert_eq!(machine.words(list, 1), [100]);
 }
