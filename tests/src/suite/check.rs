@@ -31,6 +31,8 @@ pub(super) enum Failure {
     Apart { sequence: usize, what: &'static str, at: (usize, usize, usize), other: String },
     #[error("'{other}': {error}")]
     Other { other: String, error: GpuError },
+    #[error("by {kernel}: {why}")]
+    Kernel { kernel: &'static str, why: Box<Failure> },
     #[error("run {run}, of seed {seed}: {error}")]
     Run { run: u64, seed: u64, error: GpuError },
 }

@@ -1,30 +1,84 @@
 //! One serving case of the suite: run, compared with the oracle and with the problems that have the same answer.
 
+use attn_kernel::forward::{Family, KERNELS, Kernel};
+
 use crate::compare::{self, Mismatch, Report};
 use crate::dense::Dense;
 use crate::gpu::{Gpu, GpuError, LSE_POISON, Output};
 use crate::layout::View;
+use crate::oracle;
 use crate::precision::POISON;
-use crate::serve::case::ServeCase;
+use crate::serve::case::{ServeCase, Splits};
 use crate::serve::gpu::ServeLoaded;
 use crate::serve::inputs::{self, ServeInputs};
 use crate::serve::relations::{self, Other, Same};
 use crate::suite::Options;
 use crate::suite::check::{Failure, repeat};
 
-/// Runs a case; what it measured, or why its answer is not accepted.
+/// Runs a case; what it measured, or why its answer is not accepted. Where no kernel is named, every other one that computes the problem
+/// runs it too.
 pub(super) fn check(gpu: &Gpu, case: &ServeCase, options: &Options) -> Result<Report, Failure> {
     let inputs = ServeInputs::of(case);
     let loaded = gpu.load_serving(case, &inputs, options.kernel.as_deref())?;
     let output = loaded.run()?;
     untouched(&loaded, &output)?;
     let answer = Answer::of(case, &loaded, &output);
-    let report = answer.compare(case, &inputs)?;
+    let expected = Expected::of(case, &inputs);
+    let report = answer.compare(case, &expected)?;
     repeat(gpu, || loaded.run(), &output, (options.seed, options.seeds))?;
     for other in relations::others(case, &inputs) {
         equal(gpu, case, &answer, &other)?;
     }
+    if options.kernel.is_none() {
+        for kernel in others_than(loaded.plan.kernel()) {
+            let failed = |why: Failure| Failure::Kernel { kernel: kernel.name, why: Box::new(why) };
+            by_kernel(gpu, case, &inputs, kernel, (&answer, &expected)).map_err(failed)?;
+        }
+    }
     Ok(report)
+}
+
+/// The serving kernels for the same architecture, format and head dimensions.
+fn others_than(chosen: &Kernel) -> impl Iterator<Item = &'static Kernel> {
+    let class = |kernel: &Kernel| (kernel.arch, kernel.dtype, kernel.launch.d, kernel.launch.dv);
+    let (own, name) = (class(chosen), chosen.name);
+    KERNELS.iter().filter(move |kernel| class(kernel) == own && kernel.family != Family::Dense && kernel.name != name)
+}
+
+/// Runs a case with a kernel that was not chosen, if it computes it: where keys are not split, with the same bits.
+fn by_kernel(
+    gpu: &Gpu,
+    case: &ServeCase,
+    inputs: &ServeInputs,
+    kernel: &Kernel,
+    (answer, expected): (&Answer, &Expected),
+) -> Result<(), Failure> {
+    let loaded = match gpu.load_serving(case, inputs, Some(kernel.name)) {
+        Err(GpuError::Host(attn_host::Error::Unsupported { .. })) => return Ok(()),
+        loaded => loaded?,
+    };
+    let output = loaded.run()?;
+    untouched(&loaded, &output)?;
+    let other = Answer::of(case, &loaded, &output);
+    if case.splits != Splits::Exactly(1) {
+        return Ok(other.compare(case, expected).map(|_| ())?);
+    }
+    for b in case.compared() {
+        answer.same(case, &other, Same { here: b, there: b, first: 0 }, kernel.name)?;
+    }
+    Ok(())
+}
+
+/// What is right, and what a naive program gives.
+struct Expected {
+    reference: oracle::Answer<f64>,
+    lowp: oracle::Answer<f32>,
+}
+
+impl Expected {
+    fn of(case: &ServeCase, inputs: &ServeInputs) -> Self {
+        Expected { reference: inputs.reference(case), lowp: inputs.lowp(case) }
+    }
 }
 
 /// The rows in use, as bits.
@@ -46,7 +100,7 @@ impl Answer {
     }
 
     /// All sequences against the oracle at once: a bound from a few numbers would be one from chance.
-    fn compare(&self, case: &ServeCase, inputs: &ServeInputs) -> Result<Report, Mismatch> {
+    fn compare(&self, case: &ServeCase, Expected { reference, lowp }: &Expected) -> Result<Report, Mismatch> {
         let precision = case.base.precision;
         let values =
             |t: Dense<u16>| Dense { dims: t.dims, data: t.data.iter().map(|x| precision.from_bits(*x)).collect() };
@@ -55,15 +109,35 @@ impl Answer {
             let bits = stacked(case, lse);
             Dense { dims: bits.dims, data: bits.data.iter().map(|x| f32::from_bits(*x)).collect() }
         });
-        let (reference, lowp) = (inputs.reference(case), inputs.lowp(case));
         let factor = if case.softcap.is_some() { compare::FACTOR_SOFTCAP } else { compare::FACTOR };
-        let report = compare::check_within(factor, &o, lse.as_ref(), &reference, &lowp, precision);
+        let report = compare::check_within(factor, &o, lse.as_ref(), reference, lowp, precision);
         report.map_err(|mismatch| {
             mismatch.moved(|(_, row, head, column)| {
                 let (sequence, row) = inputs::unstacked(case, row);
                 (sequence, row, head, column)
             })
         })
+    }
+
+    /// Whether rows of another answer have the same bits.
+    fn same(
+        &self,
+        case: &ServeCase,
+        other: &Answer,
+        Same { here, there, first }: Same,
+        name: &str,
+    ) -> Result<(), Failure> {
+        let apart = |what, at: Option<_>| match at {
+            Some(at) => Err(Failure::Apart { sequence: here, what, at, other: name.into() }),
+            None => Ok(()),
+        };
+        let is_nan = |bits| case.base.precision.from_bits(bits).is_nan();
+        apart("o", relations::difference(&self.o[here], &other.o[there], first, is_nan))?;
+        if let (Some(mine), Some(others)) = (&self.lse, &other.lse) {
+            let is_nan = |bits| f32::from_bits(bits).is_nan();
+            apart("lse", relations::difference(&mine[here], &others[there], first, is_nan))?;
+        }
+        Ok(())
     }
 }
 
@@ -92,17 +166,6 @@ fn equal(gpu: &Gpu, case: &ServeCase, answer: &Answer, other: &Other) -> Result<
     let loaded = gpu.load_serving(&other.case, &other.inputs, None).map_err(failed)?;
     let output = loaded.run().map_err(failed)?;
     let there = Answer::of(&other.case, &loaded, &output);
-    for Same { here, there: b, first } in other.same.iter().copied().filter(|same| Some(same.here) != case.poisoned) {
-        let apart = |what, at: Option<_>| match at {
-            Some(at) => Err(Failure::Apart { sequence: here, what, at, other: other.case.to_string() }),
-            None => Ok(()),
-        };
-        let is_nan = |bits| case.base.precision.from_bits(bits).is_nan();
-        apart("o", relations::difference(&answer.o[here], &there.o[b], first, is_nan))?;
-        if let (Some(mine), Some(others)) = (&answer.lse, &there.lse) {
-            let is_nan = |bits| f32::from_bits(bits).is_nan();
-            apart("lse", relations::difference(&mine[here], &others[b], first, is_nan))?;
-        }
-    }
-    Ok(())
+    let same = other.same.iter().filter(|same| Some(same.here) != case.poisoned);
+    same.copied().try_for_each(|same| answer.same(case, &there, same, &other.case.to_string()))
 }

@@ -177,10 +177,11 @@ pub(super) const OWN: [(&str, &str); 3] = [
         "\
 bf16 h=2 hk=1 d=64 dv=64 causal lse varlen=zipf:4096:150:1 klens=same
 f16 h=1 hk=1 d=128 dv=128 lse varlen=4096*9 klens=uniform:4096:60:2 poison=4000
-bf16 h=1 hk=1 d=64 dv=64 lse varlen=66000*1 klens=66000*3
+bf16 b=66000 h=1 hk=1 d=64 dv=64 sq=1 lse klens=66000*3
+f16 h=1 hk=1 d=64 dv=64 lse varlen=8192*3 klens=uniform:8192:9:1 causal
 f16 b=4096 h=8 hk=1 d=128 dv=128 sq=1 lse usedk=zipf:4096:600:3 page=16
 bf16 b=4096 h=4 hk=1 d=64 dv=64 sq=1 lse usedk=zipf:4096:600:3 page=32 splits=2 equals=alone
-bf16 h=1 hk=1 d=128 dv=128 causal lse varlen=8192*0,3000,10 klens=same",
+bf16 h=1 hk=1 d=128 dv=128 causal lse varlen=8190*0,3000,10 klens=same",
     ),
     (
         "paged",
