@@ -9,6 +9,8 @@
 //! | interleaved | element `2 i` with `2 i + 1` | 16 neighbours |
 //! | not rotated: V, and what lies past `rotary` | none | 16 neighbours, the last 8 alone where their count is odd |
 //!
+//! Into a cache of 8-bit floats (e4m3) go keys and values over their descales, rounded once; what is too large becomes 448.
+//!
 //! What memory says of positions and pages is not trusted: a token whose place is not in the cache is dropped, and so is one that the
 //! tables of sines do not reach.
 
@@ -21,7 +23,7 @@ use crate::companion::Companion;
 use crate::entry::{block_idx_x, thread_idx_x};
 use crate::kernel;
 use crate::mem::{Bf16, Element, F16};
-use crate::ptx::{grid, ldst, math};
+use crate::ptx::{float8, grid, ldst, math};
 
 /// [`append_bf16`].
 pub const APPEND_BF16: Companion = Companion::new("append_bf16", THREADS, 0, &AppendParams::LAYOUT);
@@ -75,6 +77,11 @@ pub struct AppendParams {
     pub used_new: *const i32,
     /// Pages of each sequence, `i32[batch][page_stride]`; null: a batch entry is a page.
     pub pages: *const i32,
+    /// What K's elements in a cache of 8-bit floats are to be multiplied with, f32, of each key/value head, for each batch entry
+    /// `descale_stride` further; null: 1.
+    pub k_descale: *const f32,
+    /// What V's are.
+    pub v_descale: *const f32,
     /// Entries from one sequence's pages to the next's.
     pub page_stride: u64,
     /// Elements from one position's sines to the next's: a multiple of 4 of f32, of 8 of 16-bit elements.
@@ -103,6 +110,10 @@ pub struct AppendParams {
     pub interleaved: u32,
     /// 1: the sines are f32, 0: they are of the tensors' type.
     pub table_f32: u32,
+    /// 1: the caches hold e4m3, 0: they are of the tensors' type.
+    pub cache_e4m3: u32,
+    /// From one batch entry's factors to the next; 0: all have the same.
+    pub descale_stride: u32,
     /// Positions that the tables have.
     pub positions: u32,
     /// Positions that the cache has for each sequence.
@@ -129,7 +140,7 @@ impl AppendParams {
         tokens * self.parts.get()
     }
 
-    const LAYOUT: [u32; 35] = [
+    const LAYOUT: [u32; 39] = [
         size_of::<Self>() as u32,
         offset_of!(Rows, base) as u32,
         offset_of!(Rows, outer) as u32,
@@ -147,6 +158,8 @@ impl AppendParams {
         offset_of!(Self, cu_new) as u32,
         offset_of!(Self, used_new) as u32,
         offset_of!(Self, pages) as u32,
+        offset_of!(Self, k_descale) as u32,
+        offset_of!(Self, v_descale) as u32,
         offset_of!(Self, page_stride) as u32,
         offset_of!(Self, table_stride) as u32,
         offset_of!(Self, parts) as u32,
@@ -161,6 +174,8 @@ impl AppendParams {
         offset_of!(Self, rotary) as u32,
         offset_of!(Self, interleaved) as u32,
         offset_of!(Self, table_f32) as u32,
+        offset_of!(Self, cache_e4m3) as u32,
+        offset_of!(Self, descale_stride) as u32,
         offset_of!(Self, positions) as u32,
         offset_of!(Self, capacity) as u32,
         offset_of!(Self, page_shift) as u32,
@@ -199,15 +214,19 @@ unsafe fn append<E: Element>(params: &AppendParams) {
         // All lanes search together, also those without an item.
         let place = params.place(token);
         if let (Some(item), Some(loaded), Some(place)) = (item, loaded, place) {
-            let rotated = match item.column {
-                Some(column) => {
-                    let at = u64::from(place.position) * params.table_stride + u64::from(column);
-                    rotate::<E>(loaded, params.sines::<E>(at), params.interleaved != 0)
-                }
-                None => loaded,
-            };
-            if let Some(to) = params.destination(item.tensor, token, place) {
-                item.store(to, rotated);
+            let Some(to) = params.destination(item.tensor, token, place) else { return };
+            let mut elements = loaded.map(unpack::<E>);
+            if let Some(column) = item.column {
+                let at = u64::from(place.position) * params.table_stride + u64::from(column);
+                elements = rotate(elements, params.sines::<E>(at), params.interleaved != 0);
+            }
+            if params.cache_e4m3 != 0 && item.tensor != Tensor::Q {
+                item.store_e4m3(to, elements, params.factor(item, place.batch));
+            } else if item.column.is_some() {
+                item.store(to, elements.map(pack::<E>));
+            } else {
+                // As they are, NaNs too.
+                item.store(to, loaded);
             }
         }
     }
@@ -268,6 +287,24 @@ impl Item {
             }
         }
     }
+
+    /// Stores what is multiplied with `factor` and rounded.
+    ///
+    /// # Safety
+    /// As [`store`](Self::store), with a row of 8-bit elements.
+    #[inline(always)]
+    unsafe fn store_e4m3(&self, rows: Row, elements: [[f32; 8]; 2], factor: f32) {
+        let four = |[a, b, c, d]: [f32; 4]| float8::pack_e4m3([a, b, c, d].map(|x| math::mul(x, factor)));
+        let halves = |[a, b, c, d, e, f, g, h]: [f32; 8]| [four([a, b, c, d]), four([e, f, g, h])];
+        let [first, second] = elements.map(halves);
+        // SAFETY: the caller's promise.
+        unsafe {
+            ldst::st_global_u32x2(rows.at_byte(self.head, self.at[0]), first[0], first[1]);
+            if self.pair {
+                ldst::st_global_u32x2(rows.at_byte(self.head, self.at[1]), second[0], second[1]);
+            }
+        }
+    }
 }
 
 /// A row of all heads.
@@ -284,7 +321,18 @@ impl Row {
     #[inline(always)]
     fn at(&self, head: u32, element: u32) -> *mut u32 {
         // Two elements a word.
-        self.base.wrapping_add(((self.start + u64::from(head) * self.head + u64::from(element)) / 2) as usize)
+        self.base.wrapping_add((self.offset(head, element) / 2) as usize)
+    }
+
+    /// The address of a vector of 8-bit elements.
+    #[inline(always)]
+    fn at_byte(&self, head: u32, element: u32) -> *mut u32 {
+        self.base.wrapping_byte_add(self.offset(head, element) as usize)
+    }
+
+    #[inline(always)]
+    const fn offset(&self, head: u32, element: u32) -> u64 {
+        self.start + head as u64 * self.head + element as u64
     }
 }
 
@@ -387,6 +435,18 @@ impl AppendParams {
         out
     }
 
+    /// What elements are multiplied with before they are rounded to 8 bits.
+    #[inline(always)]
+    unsafe fn factor(&self, item: Item, batch: u32) -> f32 {
+        let descales = if item.tensor == Tensor::K { self.k_descale } else { self.v_descale };
+        if descales.is_null() {
+            return 1.0;
+        }
+        let at = batch as usize * self.descale_stride as usize + item.head as usize;
+        // SAFETY: the caller's promise. A division, not an approximation: once for each thread.
+        1.0 / unsafe { ldst::ld_global_f32(descales.wrapping_add(at)) }
+    }
+
     /// The row that a token goes to; `None` where the cache has none.
     #[inline(always)]
     unsafe fn destination(&self, tensor: Tensor, token: u32, place: Place) -> Option<Row> {
@@ -436,10 +496,9 @@ fn pack<E: Element>(elements: [f32; 8]) -> [u32; 4] {
     out
 }
 
-/// Rotates eight pairs by their angles, in f32, rounded once at the end.
+/// Rotates eight pairs by their angles.
 #[inline(always)]
-fn rotate<E: Element>([a, b]: Vectors, [cos, sin]: [[f32; 8]; 2], interleaved: bool) -> Vectors {
-    let (mut a, mut b) = (unpack::<E>(a), unpack::<E>(b));
+fn rotate([mut a, mut b]: [[f32; 8]; 2], [cos, sin]: [[f32; 8]; 2], interleaved: bool) -> [[f32; 8]; 2] {
     let mut i = 0;
     while i < 8 {
         if interleaved {
@@ -451,7 +510,7 @@ fn rotate<E: Element>([a, b]: Vectors, [cos, sin]: [[f32; 8]; 2], interleaved: b
         }
         i += 1;
     }
-    [pack::<E>(a), pack::<E>(b)]
+    [a, b]
 }
 
 /// A point turned by an angle.
@@ -482,6 +541,8 @@ mod tests {
             cu_new: ptr::null(),
             used_new: ptr::null(),
             pages: ptr::null(),
+            k_descale: ptr::null(),
+            v_descale: ptr::null(),
             page_stride: 0,
             table_stride: 0,
             parts: Divisor::new(AppendParams::items(k_items, v_items, 2, 3).div_ceil(THREADS)),
@@ -496,6 +557,8 @@ mod tests {
             rotary,
             interleaved: interleaved.into(),
             table_f32: 1,
+            cache_e4m3: 0,
+            descale_stride: 0,
             positions: 1,
             capacity: 1,
             page_shift: 31,
@@ -536,11 +599,11 @@ mod tests {
     #[test]
     fn a_quarter_turn_swaps_the_pairs() {
         let numbers = |from: f32| -> [f32; 8] { core::array::from_fn(|i| from + i as f32) };
-        let vectors = [pack::<Bf16>(numbers(0.0)), pack::<Bf16>(numbers(8.0))];
+        let vectors = [numbers(0.0), numbers(8.0)];
         let quarter = [[0.0; 8], [1.0; 8]];
-        let [a, b] = rotate::<Bf16>(vectors, quarter, false).map(unpack::<Bf16>);
+        let [a, b] = rotate(vectors, quarter, false);
         assert_eq!((a, b), (numbers(8.0).map(|x| -x), numbers(0.0)));
-        let [a, b] = rotate::<Bf16>(vectors, quarter, true).map(unpack::<Bf16>);
+        let [a, b] = rotate(vectors, quarter, true);
         assert_eq!(a, [-1.0, 0.0, -3.0, 2.0, -5.0, 4.0, -7.0, 6.0]);
         assert_eq!(b, [-9.0, 8.0, -11.0, 10.0, -13.0, 12.0, -15.0, 14.0]);
     }
@@ -548,7 +611,9 @@ mod tests {
     #[test]
     fn no_turn_changes_nothing() {
         let vectors = [[0x3c00_7bff, 0x8001_0001, 5, 6], [7, 8, 0x3c01_bc01, 0x0400_8400]];
-        assert_eq!(rotate::<F16>(vectors, [[1.0; 8], [0.0; 8]], true), vectors);
-        assert_eq!(rotate::<F16>(vectors, [[1.0; 8], [0.0; 8]], false), vectors);
+        for interleaved in [false, true] {
+            let still = rotate(vectors.map(unpack::<F16>), [[1.0; 8], [0.0; 8]], interleaved);
+            assert_eq!(still.map(pack::<F16>), vectors);
+        }
     }
 }

@@ -113,7 +113,7 @@ macro_rules! words {
     )*};
 }
 
-words!(u16 u32 i32 f32);
+words!(u8 u16 u32 i32 f32);
 
 /// A machine and its memory.
 pub struct Machine {
@@ -171,7 +171,11 @@ impl Machine {
         }
     }
 
-    fn read(&self, address: u64, bytes: usize) -> Vec<u8> {
+    /// Memory as bytes.
+    ///
+    /// # Panics
+    /// Where they are not inside one allocation.
+    pub fn bytes(&self, address: u64, bytes: usize) -> Vec<u8> {
         match &self.backend {
             Backend::Simulator(gpu) => gpu.read(address, bytes).expect("inside one allocation").to_vec(),
             Backend::Hardware(gpu) => gpu.read(address, bytes).expect("inside one allocation"),
@@ -183,7 +187,7 @@ impl Machine {
     /// # Panics
     /// Where they are not inside one allocation.
     pub fn words(&self, address: u64, count: usize) -> Vec<u32> {
-        let bytes = self.read(address, 4 * count);
+        let bytes = self.bytes(address, 4 * count);
         bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
     }
 
@@ -192,7 +196,7 @@ impl Machine {
     /// # Panics
     /// Where they are not inside one allocation.
     pub fn halves(&self, address: u64, count: usize) -> Vec<u16> {
-        let bytes = self.read(address, 2 * count);
+        let bytes = self.bytes(address, 2 * count);
         bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect()
     }
 

@@ -34,6 +34,27 @@ struct Case {
     table_f32: bool,
     positions: u32,
     in_place: bool,
+    float8: Option<Descales>,
+}
+
+/// The factors of a cache of 8-bit floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Descales {
+    One,
+    PerHead,
+    PerSequenceAndHead,
+}
+
+/// The e4m3 next to `x`, of two the even one: looked for among all.
+fn e4m3(x: f32) -> u16 {
+    let value = |code: u16| {
+        let (exponent, mantissa) = (i32::from(code >> 3), f64::from(code & 7));
+        if exponent == 0 { mantissa * 2f64.powi(-9) } else { (8.0 + mantissa) * 2f64.powi(exponent - 10) }
+    };
+    let sign = u16::from(x.is_sign_negative()) << 7;
+    let distance = |code: &u16| (value(*code) - f64::from(x.abs())).abs();
+    let nearest = (0..=0x7e).min_by(|a, b| distance(a).total_cmp(&distance(b)).then((a & 1).cmp(&(b & 1))));
+    sign | nearest.expect("there are some")
 }
 
 /// A tensor on the host: rows of heads with a gap after each row.
@@ -43,6 +64,8 @@ struct Tensor {
     outer: u64,
     row: u64,
     head: u64,
+    /// Elements are bytes.
+    narrow: bool,
 }
 
 impl Tensor {
@@ -50,7 +73,7 @@ impl Tensor {
         let row = u64::from(heads * d + 8);
         let outer_stride = if packed { 0 } else { u64::from(rows) * row };
         let all = if packed { u64::from(rows) * row } else { u64::from(outer) * outer_stride };
-        Tensor { data: vec![POISON; all as usize], outer: outer_stride, row, head: u64::from(d) }
+        Tensor { data: vec![POISON; all as usize], outer: outer_stride, row, head: u64::from(d), narrow: false }
     }
 
     fn at(&self, outer: u32, row: u32, head: u32) -> usize {
@@ -58,11 +81,20 @@ impl Tensor {
     }
 
     fn upload(&self, machine: &mut Machine) -> Rows {
-        Rows { base: machine.upload(&self.data) as *mut u32, outer: self.outer, row: self.row, head: self.head }
+        let address = if self.narrow {
+            machine.upload(&self.data.iter().map(|&x| x as u8).collect::<Vec<_>>())
+        } else {
+            machine.upload(&self.data)
+        };
+        Rows { base: address as *mut u32, outer: self.outer, row: self.row, head: self.head }
     }
 
     fn download(&self, machine: &Machine, rows: &Rows) -> Vec<u16> {
-        machine.halves(rows.base as u64, self.data.len())
+        let address = rows.base as u64;
+        if self.narrow {
+            return machine.bytes(address, self.data.len()).into_iter().map(u16::from).collect();
+        }
+        machine.halves(address, self.data.len())
     }
 }
 
@@ -95,6 +127,8 @@ struct Data {
     v_cache: Tensor,
     cos: Vec<f32>,
     sin: Vec<f32>,
+    /// Of K, then of V.
+    descales: [Vec<f32>; 2],
     pages: Option<Vec<i32>>,
     page_count: u32,
 }
@@ -118,27 +152,47 @@ impl Data {
             *page = [-1, page_count as i32, i32::MAX, i32::MIN][i % 4];
         }
         let (pages, page_count) = if case.page.is_some() { (Some(pages), page_count) } else { (None, batch) };
-        let cache = |d| Tensor::new(page_count, case.page.unwrap_or(case.capacity), case.kv_heads, d, false);
+        let cache = |d| {
+            let mut cache = Tensor::new(page_count, case.page.unwrap_or(case.capacity), case.kv_heads, d, false);
+            if case.float8.is_some() {
+                cache.narrow = true;
+                cache.data.iter_mut().for_each(|x| *x &= 0xff);
+            }
+            cache
+        };
         let (k_cache, v_cache) = (cache(case.d), cache(case.dv));
         let round = |x: f32| if case.table_f32 { x } else { case.precision.from_bits(case.precision.to_bits(x)) };
         let angles: Vec<f32> =
             (0..case.positions * case.rotary / 2).map(|_| rng.random_range(0.0..std::f32::consts::TAU)).collect();
         let (cos, sin) = angles.iter().map(|a| (round(a.cos()), round(a.sin()))).unzip();
-        Data { k, v, q, k_cache, v_cache, cos, sin, pages, page_count }
+        let mut factors = || (0..batch * case.kv_heads).map(|_| rng.random_range(0.003..3.0)).collect();
+        let descales = [factors(), factors()];
+        Data { k, v, q, k_cache, v_cache, cos, sin, descales, pages, page_count }
     }
 
-    /// A row of a head, rotated for a position.
-    fn rotated(&self, case: &Case, x: &[u16], position: u32) -> Vec<u16> {
+    /// A row of a head, rotated for a position, in f32.
+    fn rotated(&self, case: &Case, x: &[u16], position: u32) -> Vec<f32> {
         let half = case.rotary as usize / 2;
-        let mut out = x.to_vec();
+        let mut out: Vec<f32> = x.iter().map(|&x| case.precision.from_bits(x)).collect();
         for i in 0..half {
             let (a, b) = if case.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
             let (cos, sin) = (self.cos[position as usize * half + i], self.sin[position as usize * half + i]);
             let (u, w) = (case.precision.from_bits(x[a]), case.precision.from_bits(x[b]));
-            out[a] = case.precision.to_bits(u.mul_add(cos, -(w * sin)));
-            out[b] = case.precision.to_bits(w.mul_add(cos, u * sin));
+            out[a] = u.mul_add(cos, -(w * sin));
+            out[b] = w.mul_add(cos, u * sin);
         }
         out
+    }
+
+    /// Elements of a head as the cache of K (0) or V (1) has them.
+    fn cached(&self, case: &Case, row: &[f32], which: usize, batch: usize, head: u32) -> Vec<u16> {
+        let Some(descales) = case.float8 else { return row.iter().map(|&x| case.precision.to_bits(x)).collect() };
+        let factor = match descales {
+            Descales::One => 1.0,
+            Descales::PerHead => 1.0 / self.descales[which][head as usize],
+            Descales::PerSequenceAndHead => 1.0 / self.descales[which][batch * case.kv_heads as usize + head as usize],
+        };
+        row.iter().map(|&x| e4m3(x * factor)).collect()
     }
 
     /// The caches and the output of Q by the definition.
@@ -155,7 +209,9 @@ impl Data {
                 for head in 0..case.heads {
                     let at = self.q.at(outer, row, head);
                     let d = case.d as usize;
-                    q_out.data[at..at + d].copy_from_slice(&self.rotated(case, &self.q.data[at..at + d], position));
+                    let row = self.rotated(case, &self.q.data[at..at + d], position);
+                    let bits: Vec<u16> = row.iter().map(|&x| case.precision.to_bits(x)).collect();
+                    q_out.data[at..at + d].copy_from_slice(&bits);
                 }
                 if position >= case.capacity {
                     continue;
@@ -171,10 +227,12 @@ impl Data {
                     let to = k_cache.at(page as u32, position % rows, head);
                     let (from, d) = (self.k.at(outer, row, head), case.d as usize);
                     let row_of_k = self.rotated(case, &self.k.data[from..from + d], position);
-                    k_cache.data[to..to + d].copy_from_slice(&row_of_k);
+                    k_cache.data[to..to + d].copy_from_slice(&self.cached(case, &row_of_k, 0, batch, head));
                     let to = v_cache.at(page as u32, position % rows, head);
                     let (from, d) = (self.v.at(outer, row, head), case.dv as usize);
-                    v_cache.data[to..to + d].copy_from_slice(&self.v.data[from..from + d]);
+                    let row_of_v: Vec<f32> =
+                        self.v.data[from..from + d].iter().map(|&x| case.precision.from_bits(x)).collect();
+                    v_cache.data[to..to + d].copy_from_slice(&self.cached(case, &row_of_v, 1, batch, head));
                 }
             }
         }
@@ -201,6 +259,11 @@ impl Data {
         let sums: Vec<i32> = sums.collect();
         let (k_items, v_items) = (append::items(case.d, case.rotary), append::items(case.dv, 0));
         let items = AppendParams::items(k_items, v_items, case.kv_heads, case.heads);
+        let mut factors = |which: usize| -> *const f32 {
+            let scaled = !matches!(case.float8, None | Some(Descales::One));
+            if scaled { machine.upload(&self.descales[which]) as *const f32 } else { ptr::null() }
+        };
+        let (k_descale, v_descale) = (factors(0), factors(1));
         let mut lengths = |lengths: Option<&Vec<i32>>| -> *const i32 {
             lengths.map_or(ptr::null(), |lengths| machine.upload(lengths) as *const i32)
         };
@@ -209,6 +272,10 @@ impl Data {
             used_new: lengths(case.used.as_ref()),
             before: lengths(case.before.as_ref()),
             pages: lengths(self.pages.as_ref()),
+            k_descale,
+            v_descale,
+            descale_stride: u32::from(case.float8 == Some(Descales::PerSequenceAndHead)) * case.kv_heads,
+            cache_e4m3: case.float8.is_some().into(),
             k: self.k.upload(&mut machine),
             v: self.v.upload(&mut machine),
             q,
@@ -285,6 +352,7 @@ fn case() -> Case {
         table_f32: true,
         positions: 48,
         in_place: true,
+        float8: None,
     }
 }
 
@@ -330,4 +398,15 @@ fn tokens_without_a_place_are_dropped() {
     check(&Case { page: Some(16), lost: 1, ..case.clone() }, 1);
     check(&Case { page: Some(16), lost: 6, rotary: 0, ..case.clone() }, 2);
     check(&Case { positions: 12, used: Some(vec![4, 4, 4, 4, 4, 3]), ..case }, 3);
+}
+
+#[test]
+fn a_cache_of_8_bit_floats_has_keys_and_values_over_their_descales() {
+    for (seed, descales) in [Descales::One, Descales::PerHead, Descales::PerSequenceAndHead].into_iter().enumerate() {
+        let case = Case { float8: Some(descales), rotary: 32, ..case() };
+        check(&case, seed as u64);
+        let precision = Precision::F16;
+        check(&Case { precision, d: 72, dv: 24, page: Some(16), interleaved: true, ..case.clone() }, seed as u64);
+        check(&Case { rotary: 0, heads: 0, page: Some(32), capacity: 64, ..case }, seed as u64);
+    }
 }

@@ -166,6 +166,8 @@ fn params(append: &Append, layouts: &Layouts, blocks: &Blocks) -> AppendParams {
         cu_new: ptr::null(),
         used_new: ptr::null(),
         pages: ptr::null(),
+        k_descale: ptr::null(),
+        v_descale: ptr::null(),
         page_stride,
         table_stride: layouts.sines.stride,
         parts: Divisor::new(blocks.parts),
@@ -181,6 +183,8 @@ fn params(append: &Append, layouts: &Layouts, blocks: &Blocks) -> AppendParams {
         interleaved: append.rotary.is_some_and(|rotary| rotary.pairs == Pairs::Interleaved).into(),
         table_f32: append.rotary.is_some_and(|rotary| rotary.sines == Sines::F32).into(),
         positions: append.rotary.map_or(0, |rotary| rotary.positions as u32),
+        cache_e4m3: 0,
+        descale_stride: 0,
         // No position is greater.
         capacity: capacity.min(u64::from(UNLIMITED)) as u32,
         page_shift,
