@@ -29,6 +29,17 @@ def reference(queries, keys, values, scale, seen=None):
     return exact, (2 * (rough - exact).abs().max() + 2 * rounding.abs().max()).item()
 
 
+class Wrong(Exception):
+    """An answer is off by more than it may be."""
+
+
+def accept(output, error, allowed):
+    """Refuses an output whose sampled rows are off by `error`, or that holds anything but numbers."""
+    # The comparison is false where the error is not a number.
+    if not torch.isfinite(output).all() or not error <= allowed:
+        raise Wrong(f"WRONG: off by {error:.3g}, allowed {allowed:.3g}")
+
+
 class Samples:
     """Rows of a few heads of a line, with their reference and what they may be off by."""
 

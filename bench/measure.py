@@ -5,7 +5,7 @@ import time
 import torch
 
 import backends
-from check import Samples
+from check import Samples, accept
 
 # Launches in a captured graph, for problems so short that queueing them from Python would be all that is seen.
 CAPTURED = 20
@@ -97,9 +97,7 @@ def prepare(line, names, seed, log):
         try:
             run = backends.BACKENDS[name](line, q, k, v)
             answer = run()
-            error = samples.error(answer)
-            if not torch.isfinite(answer).all() or not error <= samples.allowed:
-                raise backends.NotThere(f"WRONG: off by {error:.3g}, allowed {samples.allowed:.3g}")
+            accept(answer, samples.error(answer), samples.allowed)
             runner = Runner(name, run)
             if line.latency:
                 runner.capture()
@@ -129,6 +127,27 @@ def take_turns(runners, rounds, milliseconds):
         first = turn % len(runners)
         for runner in runners[first:] + runners[:first]:
             runner.times.append(runner.once())
+
+
+def every(problems, one, stop_at):
+    """Each problem with what `one` gives for it, results and why others are missing; fewer when the time is over."""
+    measured, told = [], set()
+    for problem in problems:
+        if time.perf_counter() > stop_at:
+            print(f"{problem} and what follows: not measured, the time is over")
+            break
+        try:
+            results, missing = one(problem)
+        except torch.AcceleratorError as error:
+            # A stray access of anybody has ended the context that all share.
+            print(f"{problem} and what follows: not measured: {reason(error)}")
+            break
+        measured.append((problem, results, missing))
+        for name, why in missing.items():
+            if (name, why) not in told:
+                print(f"{problem}: {name}: {why}", flush=True)
+            told.add((name, why))
+    return measured
 
 
 def line(line, names, rounds, milliseconds, seed, log):
