@@ -24,7 +24,8 @@ pub(super) unsafe fn stage_output<V: Variant, const O: usize>(seat: Seat, o: Sme
     // stmatrix takes four 8x8 matrices: both row halves of two neighbouring column groups. Lane `l` names row `l % 16` of
     // group `l / 16`.
     // Ragged sequences and wide heads leave few registers: there the addresses are worked out afresh for each tile.
-    let thread = if const { V::Sequences::RAGGED || V::PLAN.o_in_q() } { special::fresh(seat.thread) } else { seat.thread };
+    let thread =
+        if const { V::Sequences::RAGGED || V::PLAN.o_in_q() } { special::fresh(seat.thread) } else { seat.thread };
     let lane = thread % 32;
     let row = (thread / 32 * 16 + lane % 16) * swizzle.span() + lane / 16 * 16;
     let mut i = 0;
