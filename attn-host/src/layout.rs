@@ -58,11 +58,12 @@ impl Layouts {
             names: ["seq", "head", entry],
         };
         let [q, k, v, o] = problem.strides();
-        let q = rows("q", [head_dim, queries, heads, q_entries], q, "batch").for_tensor_map(problem.dtype)?;
-        let k = rows("k", [head_dim, keys, kv_heads, k_entries], k, entry).for_tensor_map(problem.dtype)?;
-        let v = rows("v", [head_dim_v, keys, kv_heads, k_entries], v, entry).for_tensor_map(problem.dtype)?;
+        let types = problem.types();
+        let q = rows("q", [head_dim, queries, heads, q_entries], q, "batch").for_tensor_map(types[0])?;
+        let k = rows("k", [head_dim, keys, kv_heads, k_entries], k, entry).for_tensor_map(types[1])?;
+        let v = rows("v", [head_dim_v, keys, kv_heads, k_entries], v, entry).for_tensor_map(types[2])?;
         let output = rows("o", [head_dim_v, queries, heads, q_entries], o, "batch");
-        let o = output.for_tensor_map(problem.dtype)?;
+        let o = output.for_tensor_map(types[3])?;
         output.without_overlap()?;
         let (batch_stride, head_stride) = problem.strides_of_lse();
         let lse = Tensor {
@@ -153,6 +154,7 @@ impl Tensor {
         let refuse = |allowed| Err(Error::Stride { argument: self.argument, dimension, value, allowed });
         match u64::try_from(value) {
             Err(_) => refuse("zero or positive"),
+            Ok(stride) if stride % unit != 0 && bytes == 1 => refuse("a multiple of 16 elements (16 bytes)"),
             Ok(stride) if stride % unit != 0 => refuse("a multiple of 8 elements (16 bytes)"),
             Ok(stride) if stride >= STRIDE_LIMIT / bytes => refuse("below 2^40 bytes"),
             Ok(stride) => Ok(stride),

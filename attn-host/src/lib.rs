@@ -146,7 +146,7 @@ mod tests;
 mod typed;
 
 pub use append::{Append, AppendPlan, AppendShape, AppendSpans, AppendTensors, Cache, Pairs, Rotary, Sines};
-pub use attn_kernel::forward::{Arch, DType, Kernel};
+pub use attn_kernel::forward::{Arch, DType, Float8, Kernel};
 pub use blueprint::supports;
 pub use check::{check_cu_seqlens, check_page_table, check_seqused};
 #[cfg(feature = "cudarc")]
@@ -160,7 +160,7 @@ pub use error::{DriverVersion, Error, Unsupported};
 pub use kernels::KERNEL_DIR;
 pub use launch::{DevicePtr, Stream};
 pub use plan::{Plan, Spans};
-pub use problem::{Alibi, Mask, PagedKv, Problem, Shape, Splits, Strides};
+pub use problem::{Alibi, Descales, Mask, PagedKv, Problem, Shape, Splits, Strides};
 pub use tensors::Tensors;
 #[cfg(any(feature = "cust", feature = "cudarc"))]
 pub use typed::Element;

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-pub(crate) use attn_kernel::forward::DType;
+pub(crate) use attn_kernel::forward::{DType, Float8};
 
 pub use mask::Mask;
-pub(crate) use serving::Serving;
-pub use serving::{Alibi, PagedKv, Splits};
+pub use serving::{Alibi, Descales, PagedKv, Splits};
+pub(crate) use serving::{Serving, float8_name};
 pub use shape::{Shape, Strides};
 
 mod mask;
@@ -112,12 +112,24 @@ impl Problem {
         self.with(|serving| serving.splits = Some(splits))
     }
 
+    /// Which of Q, K and V are 8-bit floats (e4m3: up to 448, no infinity). O is always of the problem's type, and Q unless it is of 8 bits too.
+    /// Strides of such tensors are multiples of 16 elements.
+    pub fn float8(self, float8: Float8) -> Self {
+        self.with(|serving| serving.float8 = float8)
+    }
+
+    /// A launch has factors of the 8-bit tensors, above zero, in `k_descale` and `v_descale`, and in `q_descale` where Q is of 8 bits: K's elements
+    /// are meant times `k_descale`, and so on. Without this call all are 1.
+    pub fn descales(self, descales: Descales) -> Self {
+        self.with(|serving| serving.descales = Some(descales))
+    }
+
     fn with(mut self, change: impl FnOnce(&mut Serving)) -> Self {
         change(&mut self.serving);
         self
     }
 
-    /// Sets Q's strides: multiples of 8 elements, zero to repeat.
+    /// Sets Q's strides: multiples of 8 elements (16 bytes), zero to repeat.
     pub fn strides_q(self, strides: Strides) -> Self {
         Problem { q: Some(strides), ..self }
     }
@@ -159,6 +171,16 @@ impl Problem {
         [q, k]
     }
 
+    /// The element types of Q, K, V and O.
+    pub(crate) fn types(&self) -> [DType; 4] {
+        let (narrow, wide) = (DType::E4m3, self.dtype);
+        match self.serving.float8 {
+            Float8::None => [wide; 4],
+            Float8::Keys => [wide, narrow, narrow, wide],
+            Float8::All => [narrow, narrow, narrow, wide],
+        }
+    }
+
     /// The strides of Q, K, V and O: those that were set, else contiguous ones.
     pub(crate) fn strides(&self) -> [Strides; 4] {
         let Shape { heads, kv_heads, head_dim, head_dim_v, .. } = self.shape;
@@ -178,7 +200,7 @@ impl Problem {
         self.lse.unwrap_or((contiguous.batch, contiguous.head))
     }
 
-    /// The element type of Q, K, V and O.
+    /// The element type of O, and of Q, K and V unless they are of 8 bits.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -212,6 +234,7 @@ pub(crate) fn dtype_name(dtype: DType) -> &'static str {
     match dtype {
         DType::Bf16 => "bf16",
         DType::F16 => "f16",
+        DType::E4m3 => "e4m3",
         _ => "another type",
     }
 }

@@ -9,7 +9,7 @@ use attn_kernel::forward::{AnyPlan, Cost, DType, Family, KERNELS, Kernel, Plan a
 use crate::device::DeviceInfo;
 use crate::error::{Error, Unsupported};
 use crate::layout::MAX_SEQLEN;
-use crate::problem::{Mask, Problem, dtype_name};
+use crate::problem::{Mask, Problem, dtype_name, float8_name};
 
 mod serving;
 
@@ -42,6 +42,10 @@ pub(crate) fn eligible(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) 
     }
     if kernel.dtype != problem.dtype {
         return Err(Unsupported::DType { got: dtype_name(problem.dtype), have: dtype_name(kernel.dtype) });
+    }
+    if launch.float8 != problem.serving.float8 {
+        let (got, have) = (float8_name(problem.serving.float8), float8_name(launch.float8));
+        return Err(Unsupported::Feature { got, have });
     }
     match (kernel.family, problem.serving.beyond_dense()) {
         (Family::Dense, None) if mask_of(kernel).reach() != problem.mask.reach() => {

@@ -11,7 +11,7 @@ use attn_kernel::forward::{Kernel, ServeParams};
 use crate::device::DeviceInfo;
 use crate::error::Error;
 use crate::layout::{Layouts, check_lengths};
-use crate::problem::{Alibi, Problem};
+use crate::problem::{Alibi, Descales, Problem};
 use crate::tensor_map::Maps;
 
 use rows::{Keys, Rows};
@@ -54,13 +54,13 @@ impl Serve {
         let tiles = Tiles::of(kernel, problem, device)?;
         let (q, o) = (Rows::of("q", &layouts.q)?, Rows::of("o", &layouts.o)?);
         let chunk = chunk(kernel, problem);
-        let (dtype, launch, cut) = (problem.dtype, &kernel.launch, &tiles.cut);
-        let keys = |argument, layout, panel| Keys { argument, layout }.map(dtype, panel, chunk);
+        let (types, launch, cut) = (problem.types(), &kernel.launch, &tiles.cut);
+        let keys = |argument, dtype, layout, panel| Keys { argument, layout }.map(dtype, panel, chunk);
         let maps = Maps {
-            q: q.map(dtype, launch.q_box.0, cut.pack, cut.queries)?,
-            k: keys("k", layouts.k, launch.k_box.0)?,
-            v: keys("v", layouts.v, launch.v_box.0)?,
-            o: o.map(dtype, launch.o_box.0, cut.pack, cut.queries)?,
+            q: q.map(types[0], launch.q_box.0, cut.pack, cut.queries)?,
+            k: keys("k", types[1], layouts.k, launch.k_box.0)?,
+            v: keys("v", types[2], layouts.v, launch.v_box.0)?,
+            o: o.map(types[3], launch.o_box.0, cut.pack, cut.queries)?,
         };
         Ok(Serve {
             maps,
@@ -137,6 +137,6 @@ fn params(problem: &Problem, layouts: &Layouts, tiles: &Tiles) -> ServeParams {
         k_descale: ptr::null(),
         v_descale: ptr::null(),
         q_descale: ptr::null(),
-        descale_batch_stride: 0,
+        descale_batch_stride: if serving.descales == Some(Descales::PerSequenceAndHead) { shape.kv_heads } else { 0 },
     }
 }

@@ -4,7 +4,7 @@ use crate::driver::Driver;
 use crate::error::Error;
 use crate::launch::DevicePtr;
 use crate::plan::Plan;
-use crate::problem::{Alibi, Problem};
+use crate::problem::{Alibi, Descales, Float8, Problem};
 use crate::serve::ALIGNMENT;
 
 /// Where the tensors of a launch lie: `Tensors { lse: Some(lse), ..Tensors::new(q, k, v, o) }`.
@@ -38,6 +38,12 @@ pub struct Tensors {
     pub sinks: Option<DevicePtr>,
     /// Slopes, `f32[heads]` or `f32[batch][heads]`: [`Problem::alibi`](crate::Problem::alibi).
     pub alibi_slopes: Option<DevicePtr>,
+    /// Factors of 8-bit Q, `f32[kv_heads]` or `f32[batch][kv_heads]`: [`Problem::descales`](crate::Problem::descales).
+    pub q_descale: Option<DevicePtr>,
+    /// The same of K.
+    pub k_descale: Option<DevicePtr>,
+    /// The same of V.
+    pub v_descale: Option<DevicePtr>,
 }
 
 impl Tensors {
@@ -57,6 +63,9 @@ impl Tensors {
             page_table: None,
             sinks: None,
             alibi_slopes: None,
+            q_descale: None,
+            k_descale: None,
+            v_descale: None,
         }
     }
 }
@@ -92,7 +101,7 @@ impl Extra {
 
 impl Tensors {
     /// What there may be beside Q, K, V, O, LSE and the workspace.
-    fn extras(&self, problem: &Problem) -> [Extra; 7] {
+    fn extras(&self, problem: &Problem) -> [Extra; 10] {
         let (serving, shape) = (&problem.serving, &problem.shape);
         let extra = |argument, address, feature, needed, words: u64| Extra {
             argument,
@@ -105,6 +114,11 @@ impl Tensors {
         let (batch, packed_q, packed_k) = (shape.batch, serving.packed_q.is_some(), serving.packed_k.is_some());
         let table = serving.paged.map_or(0, |paged| paged.table_width.saturating_mul(batch));
         let slopes = if serving.alibi == Some(Alibi::PerSequenceAndHead) { shape.heads * batch } else { shape.heads };
+        let factors = match serving.descales {
+            Some(Descales::PerSequenceAndHead) => shape.kv_heads * batch,
+            _ => shape.kv_heads,
+        };
+        let (scaled, all) = (serving.descales.is_some(), serving.float8 == Float8::All);
         [
             extra("cu_seqlens_q", self.cu_seqlens_q, "packed queries", packed_q, batch + 1),
             extra("cu_seqlens_k", self.cu_seqlens_k, "packed keys", packed_k, batch + 1),
@@ -113,6 +127,9 @@ impl Tensors {
             extra("page_table", self.page_table, "paged K and V", serving.paged.is_some(), table),
             extra("sinks", self.sinks, "sinks", serving.sinks, shape.heads),
             extra("alibi_slopes", self.alibi_slopes, "ALiBi", serving.alibi.is_some(), slopes),
+            extra("q_descale", self.q_descale, "factors (descales) of Q of 8 bits", scaled && all, factors),
+            extra("k_descale", self.k_descale, "factors (descales)", scaled, factors),
+            extra("v_descale", self.v_descale, "factors (descales)", scaled, factors),
         ]
     }
 }
@@ -164,18 +181,18 @@ impl Plan {
     /// The tensors of a launch with what the plan asks of them.
     pub(crate) fn placed(&self, tensors: &Tensors) -> impl Iterator<Item = Placed> {
         let spans = self.spans();
-        let bytes = u64::from(self.problem.dtype.bytes());
+        let [q, k, v, o] = self.problem.types();
         let rows = [
-            ("q", tensors.q, spans.q),
-            ("k", tensors.k, spans.k),
-            ("v", tensors.v, spans.v),
-            ("o", tensors.o, spans.o),
+            ("q", tensors.q, spans.q, q),
+            ("k", tensors.k, spans.k, k),
+            ("v", tensors.v, spans.v, v),
+            ("o", tensors.o, spans.o, o),
         ];
-        let rows = rows.map(|(argument, address, span)| Placed {
+        let rows = rows.map(|(argument, address, span, dtype)| Placed {
             argument,
             address: address.0,
             alignment: 16,
-            bytes: span * bytes,
+            bytes: span * u64::from(dtype.bytes()),
         });
         let lse = tensors.lse.map(|lse| Placed { argument: "lse", address: lse.0, alignment: 4, bytes: spans.lse * 4 });
         let workspace = tensors.workspace.filter(|_| self.workspace_bytes() > 0).map(|workspace| Placed {

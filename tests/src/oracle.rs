@@ -10,7 +10,7 @@ use num_traits::{Float, NumAssign};
 use rayon::prelude::*;
 
 use crate::dense::{Dense, Dims};
-use crate::precision::Precision;
+use crate::precision::{Precision, float8};
 
 mod rules;
 
@@ -71,9 +71,20 @@ impl<'a> Attention<'a> {
         self.all_rows(|batch, head, rows| self.lowp_rows(batch, head, rows, precision))
     }
 
+    /// The same where the program multiplies probabilities as 8-bit floats, those of each row times what makes the greatest one 2^8.
+    pub fn lowp_float8(&self, precision: Precision) -> Answer<f32> {
+        self.all_rows(|batch, head, rows| {
+            let round_p = |p: &mut [f32]| {
+                let unit = p.iter().copied().fold(0.0, f32::max) / 256.0;
+                p.iter_mut().for_each(|p| *p = if unit > 0.0 { float8::round(*p / unit) * unit } else { *p });
+            };
+            self.rows(batch, head, rows, |x| precision.round(x), round_p)
+        })
+    }
+
     /// Some rows of one head in f64: outputs row after row, and their LSE.
     pub fn reference_rows(&self, batch: usize, head: usize, rows: Range<usize>) -> (Vec<f64>, Vec<f64>) {
-        self.rows(batch, head, rows, |x| x)
+        self.rows(batch, head, rows, |x| x, |_| {})
     }
 
     /// Some rows of one head in `precision`.
@@ -84,7 +95,8 @@ impl<'a> Attention<'a> {
         rows: Range<usize>,
         precision: Precision,
     ) -> (Vec<f32>, Vec<f32>) {
-        self.rows(batch, head, rows, |x| precision.round(x))
+        let round_p = |p: &mut [f32]| p.iter_mut().for_each(|p| *p = precision.round(*p));
+        self.rows(batch, head, rows, |x| precision.round(x), round_p)
     }
 
     /// For each column of V, the largest magnitude of `p_j v_j` in the row's weighted sum, in f64.
@@ -136,13 +148,15 @@ impl<'a> Attention<'a> {
         Answer { o, lse }
     }
 
-    /// The one algorithm behind both answers; `round` is what the program keeps of each value that it writes down.
+    /// The one algorithm behind all answers; `round` is what the program keeps of each value that it writes down, `round_p` of a row's
+    /// probabilities.
     fn rows<F: Float + NumAssign + From<f32>>(
         &self,
         batch: usize,
         head: usize,
         rows: Range<usize>,
         round: impl Fn(F) -> F,
+        round_p: impl Fn(&mut [F]),
     ) -> (Vec<F>, Vec<F>) {
         let (kv_head, width) = (self.kv_head(head), self.v.dims.width);
         let kt = transposed::<F>(self.k.head(batch, kv_head), self.k.dims.width);
@@ -154,9 +168,9 @@ impl<'a> Attention<'a> {
             let p = &mut scores[keys.clone()];
             self.scores(batch, head, i, &kt, p, &round);
             lse.push(softmax(p, self.sink(head)));
+            round_p(p);
             for (p, v) in p.iter().zip(v.chunks_exact(width).skip(keys.start)) {
-                let p = round(*p);
-                o.iter_mut().zip(v).for_each(|(o, v)| *o += p * *v);
+                o.iter_mut().zip(v).for_each(|(o, v)| *o += *p * *v);
             }
             o.iter_mut().for_each(|o| *o = round(*o));
         }

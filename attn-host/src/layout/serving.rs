@@ -6,7 +6,7 @@ use attn_kernel::attn::sequence::UNLIMITED;
 
 use super::{MAX_COUNT, MAX_SEQLEN};
 use crate::error::Error;
-use crate::problem::{PagedKv, Problem, Splits};
+use crate::problem::{Float8, PagedKv, Problem, Splits, float8_name};
 
 /// Refuses sizes and combinations that no kernel computes.
 pub(super) fn check(problem: &Problem) -> Result<(), Error> {
@@ -32,6 +32,13 @@ pub(super) fn check(problem: &Problem) -> Result<(), Error> {
         if value > room {
             return Err(Error::Size { argument: "seqlen_k", value, allowed: "at most page_size * table_width" });
         }
+    }
+    if serving.descales.is_some() && serving.float8 == Float8::None {
+        return Err(Error::Combination {
+            first: "factors (descales)",
+            second: float8_name(serving.float8),
+            allowed: "factors with tensors of 8 bits",
+        });
     }
     if let Some(softcap) = serving.softcap {
         check_softcap(softcap, problem.scale)?;

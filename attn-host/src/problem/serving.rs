@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use attn_kernel::forward::Float8;
+
 /// K and V in pages that a table deals out: K is `(pages, page_size, kv_heads, head_dim)`, V likewise, and key `j` of sequence `b` is row
 /// `j % page_size` of page `table[b][j / page_size]`.
 ///
@@ -24,6 +26,16 @@ pub enum Alibi {
     /// A slope for each query head: `f32[heads]`.
     PerHead,
     /// A slope for each sequence and query head: `f32[batch][heads]`.
+    PerSequenceAndHead,
+}
+
+/// The factors of 8-bit floats: K's elements are meant times `k_descale`, and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Descales {
+    /// A factor for each key/value head: `f32[kv_heads]`.
+    PerHead,
+    /// A factor for each sequence and key/value head: `f32[batch][kv_heads]`.
     PerSequenceAndHead,
 }
 
@@ -58,6 +70,17 @@ pub(crate) struct Serving {
     pub(crate) sinks: bool,
     pub(crate) alibi: Option<Alibi>,
     pub(crate) splits: Option<Splits>,
+    pub(crate) float8: Float8,
+    pub(crate) descales: Option<Descales>,
+}
+
+/// What is of 8 bits, in words.
+pub(crate) fn float8_name(float8: Float8) -> &'static str {
+    match float8 {
+        Float8::None => "Q, K and V of 16 bits",
+        Float8::Keys => "K and V of 8 bits",
+        Float8::All => "Q, K and V of 8 bits",
+    }
 }
 
 impl Serving {
@@ -78,6 +101,7 @@ impl Serving {
             (self.sinks, "sinks"),
             (self.alibi.is_some(), "alibi"),
             (self.splits.is_some(), "splits"),
+            (self.float8 != Float8::None, float8_name(self.float8)),
         ];
         found.into_iter().find_map(|(is, name)| is.then_some(name))
     }
@@ -101,6 +125,14 @@ impl fmt::Display for Serving {
         }
         if let Some(softcap) = self.softcap {
             write!(f, ", softcap {softcap}")?;
+        }
+        if self.float8 != Float8::None {
+            write!(f, ", {}", float8_name(self.float8))?;
+        }
+        match self.descales {
+            None => {}
+            Some(Descales::PerHead) => write!(f, " with factors")?,
+            Some(Descales::PerSequenceAndHead) => write!(f, " with factors for each sequence")?,
         }
         match self.alibi {
             None => Ok(()),

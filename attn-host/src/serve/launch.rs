@@ -39,6 +39,9 @@ impl Serve {
             },
             slopes: at(tensors.alibi_slopes),
             sinks: at(tensors.sinks),
+            q_descale: at(tensors.q_descale),
+            k_descale: at(tensors.k_descale),
+            v_descale: at(tensors.v_descale),
             ..self.params
         }
     }

@@ -5,7 +5,9 @@ use std::f32::consts::LOG2_E;
 use crate::fake::{self, Arguments, Launch};
 use crate::problem::DType;
 use crate::tests::{launch, plan};
-use crate::{Alibi, DevicePtr, Error, PagedKv, Plan, Problem, Shape, Splits, Strides, Tensors, Unsupported};
+use crate::{
+    Alibi, Descales, DevicePtr, Error, Float8, PagedKv, Plan, Problem, Shape, Splits, Strides, Tensors, Unsupported,
+};
 
 const SHAPE: Shape =
     Shape { batch: 3, seqlen_q: 500, seqlen_k: 700, heads: 8, kv_heads: 2, head_dim: 128, head_dim_v: 128 };
@@ -37,6 +39,9 @@ fn complete(plan: &Plan) -> Tensors {
         page_table: at(serving.paged.is_some(), 4),
         sinks: at(serving.sinks, 5),
         alibi_slopes: at(serving.alibi.is_some(), 6),
+        k_descale: at(serving.descales.is_some(), 7),
+        v_descale: at(serving.descales.is_some(), 8),
+        q_descale: at(serving.descales.is_some() && serving.float8 == Float8::All, 9),
         workspace: at(plan.workspace_bytes() > 0, 16),
         ..tensors()
     }
@@ -100,6 +105,49 @@ fn a_dense_cache_is_addressed_as_rows() {
     assert_eq!((params.units.heads, params.units.splits.get(), params.units.units), (8, 1, 24 * m_blocks));
     assert_eq!((params.group.get(), params.pack.get(), params.queries), (4, 1, 64));
     assert_eq!((params.left, params.right), (1 << 29, 1 << 29));
+}
+
+#[test]
+fn keys_of_8_bits_are_copied_as_bytes() {
+    let narrow = problem().seqused_k().float8(Float8::Keys).descales(Descales::PerSequenceAndHead);
+    let (plan, launches) = launched(&narrow.splits(Splits::Exactly(1)));
+    assert!(plan.kernel().name.contains("_bf16_kv8_d128"), "{plan}");
+    let (params, addresses) = launches[0].serve();
+    let bn = u64::from(plan.kernel().launch.bn);
+    let (row_q, row_k) = (8 * 128 * 2, 2 * 128);
+    let below = [64 * row_q, bn * row_k, bn * row_k, 64 * row_q];
+    assert_eq!(addresses, [0, 1, 2, 3].map(|i| BASE[i] - below[i]));
+    let maps = fake::with(|state| state.encoded.clone());
+    assert_eq!(maps.iter().map(|map| map.data_type).collect::<Vec<_>>(), [9, 0, 0, 9]);
+    assert_eq!(
+        (&maps[1].dims[..], &maps[1].strides[..]),
+        (&[128, bn, 2, 3, 700 + bn][..], &[row_k, 128, 700 * row_k, row_k][..])
+    );
+    assert_eq!(maps[1].tile, [128, bn as u32, 1, 1, 1]);
+    assert_eq!((params.k_descale as u64, params.v_descale as u64), (0x6000_0700, 0x6000_0800));
+    assert!(params.q_descale.is_null());
+    assert_eq!(params.descale_batch_stride, 2);
+    let (_, launches) = launched(&narrow.descales(Descales::PerHead).splits(Splits::Exactly(1)));
+    assert_eq!(launches[0].serve().0.descale_batch_stride, 0);
+}
+
+#[test]
+fn what_8_bits_do_not_go_with_is_named() {
+    fake::reset();
+    let refused = |problem: &Problem| plan(problem).expect_err("must be refused").to_string();
+    assert!(refused(&problem().descales(Descales::PerHead)).contains("factors (descales)"));
+    let strides = Strides { batch: 700 * 264, seq: 264, head: 128 };
+    let narrow = problem().float8(Float8::Keys);
+    assert!(refused(&narrow.strides_k(strides)).contains("a multiple of 16 elements"));
+    let odd = Problem::new(DType::E4m3, SHAPE).seqused_k();
+    assert!(matches!(plan(&odd), Err(Error::Unsupported { reason: Unsupported::DType { got: "e4m3", .. }, .. })));
+    // Factors that a launch lacks, and such that nobody asked for.
+    let scaled = plan(&narrow.descales(Descales::PerHead)).expect("valid");
+    let without = Tensors { v_descale: None, ..complete(&scaled) };
+    assert!(matches!(launch(&scaled, &without), Err(Error::Missing { argument: "v_descale", .. })));
+    let plain = plan(&narrow).expect("valid");
+    let with = Tensors { k_descale: Some(DevicePtr(0x6000_0700)), ..complete(&plain) };
+    assert!(matches!(launch(&plain, &with), Err(Error::NotPlanned { argument: "k_descale", .. })));
 }
 
 #[test]

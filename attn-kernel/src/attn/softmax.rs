@@ -13,12 +13,16 @@
 //! [`Knobs::bound`], the block is done again from its scores, with their maximum as the reference, and O is rescaled
 //! ([`Rows::raise`]). An exponential that overflows, or that is not a number, makes a sum that is not within any bound.
 //!
+//! Of 8-bit probabilities sums tell too little; their rounded bytes say whether one of them was too large, and what they are lifted by makes
+//! use of their range ([`Operand::LIFT`](crate::mem::Operand::LIFT)).
+//!
 //! FlashAttention-4 skips the rescale where the maximum grew little; this skips the maximum too.
 
 use core::ops::Range;
 
 use crate::attn::exp2;
 use crate::forward::plan::Exp2;
+use crate::mem::Operand;
 use crate::ptx::math::{ex2, fma, lg2, max, min, rcp};
 
 /// Reductions over the four threads that share a row.
@@ -34,6 +38,8 @@ pub trait Quad {
 /// What the softmax of a kernel is compiled with.
 #[derive(Clone, Copy, Debug)]
 pub struct Knobs {
+    /// Binary logarithm of what an exponential at the reference is: [`Operand::LIFT`](crate::mem::Operand::LIFT).
+    pub lift: f32,
     /// `softmax_scale * log2(e)`.
     pub scale_log2: f32,
     /// Sum of a thread's exponentials of a row in one block up to which the rows keep their reference.
@@ -75,17 +81,15 @@ impl<const P: usize> Block<P> {
 
     /// Whether the reference served: no exponential is greater than the bound. Asked of the whole block.
     #[inline(always)]
-    pub fn within(&self, knobs: &Knobs) -> bool {
-        let [a, b] = self.totals();
-        a <= knobs.bound && b <= knobs.bound
+    pub fn within<E: Operand>(&self, knobs: &Knobs) -> bool {
+        let [a, b] = E::within(self.totals(), &self.p, knobs.bound);
+        a && b
     }
 
     /// The rows for which it did not, in some thread of the quad.
     #[inline(always)]
-    pub fn exceeded<Q: Quad>(&self, knobs: &Knobs) -> [bool; 2] {
-        let [a, b] = self.totals();
-        // A NaN exceeds too.
-        [Q::any(!(a <= knobs.bound)), Q::any(!(b <= knobs.bound))]
+    pub fn exceeded<E: Operand, Q: Quad>(&self, knobs: &Knobs) -> [bool; 2] {
+        E::within(self.totals(), &self.p, knobs.bound).map(|within| Q::any(!within))
     }
 
     /// A value that depends on every exponential so far and has no sign: not a negative number, nor a NaN with its sign bit set.
@@ -117,16 +121,15 @@ impl Rows {
         self.sum = exponentiate(scores, self.offsets(knobs), knobs);
     }
 
-    /// A later block: the exponentials of the pairs `pairs` of its scores against the reference as it is, packed by `pack`. Pair 0
+    /// A later block: the exponentials of the pairs `pairs` of its scores against the reference as it is, rounded. Pair 0
     /// comes first, every pair once; then [`within`](Block::within) is asked, and [`add`](Self::add) or [`raise`](Self::raise) called.
     #[inline(always)]
-    pub fn probabilities<const S: usize, const P: usize>(
+    pub fn probabilities<E: Operand, const S: usize, const P: usize>(
         &self,
         scores: &[f32; S],
         pairs: Range<usize>,
         knobs: &Knobs,
         block: &mut Block<P>,
-        pack: impl Fn(f32, f32) -> u32,
     ) {
         let offsets = self.offsets(knobs);
         let mut j = pairs.start;
@@ -144,7 +147,7 @@ impl Rows {
                 block.sums[chain] += low;
                 block.sums[chain + 1] += high;
             }
-            block.p[j] = pack(low, high);
+            E::store(&mut block.p, j, low, high);
             j += 1;
         }
     }
@@ -191,7 +194,7 @@ impl Rows {
     /// number overflows, which asks for a reference.
     #[inline(always)]
     fn offsets(&self, knobs: &Knobs) -> [f32; 2] {
-        self.max.map(|m| if m == f32::NEG_INFINITY { f32::MAX } else { -m * knobs.scale_log2 })
+        self.max.map(|m| if m == f32::NEG_INFINITY { f32::MAX } else { lifted(-m * knobs.scale_log2, knobs.lift) })
     }
 
     /// The thread's references and partial sums, for [`merge`](Self::merge) in the thread that has the same rows of other keys.
@@ -224,7 +227,11 @@ impl Rows {
         for r in 0..2 {
             let sum = Q::sum(self.sum[r]);
             // -inf for a row without keys, whatever the sign of the scale's product.
-            let own = if self.max[r] == f32::NEG_INFINITY { f32::NEG_INFINITY } else { self.max[r] * knobs.scale_log2 };
+            let own = if self.max[r] == f32::NEG_INFINITY {
+                f32::NEG_INFINITY
+            } else {
+                lifted(self.max[r] * knobs.scale_log2, -knobs.lift)
+            };
             let top = max(own, sinks[r]);
             let reference = if top == f32::NEG_INFINITY { 0.0 } else { top };
             let factor = ex2(own - reference);
@@ -247,7 +254,8 @@ impl Rows {
             let sum = Q::sum(self.sum[r]);
             if sum != 0.0 {
                 inverse[r] = rcp(sum);
-                lse[r] = fma(self.max[r], knobs.scale_log2, lg2(sum)) * core::f32::consts::LN_2;
+                let sum_log2 = lifted(lg2(sum), -knobs.lift);
+                lse[r] = fma(self.max[r], knobs.scale_log2, sum_log2) * core::f32::consts::LN_2;
             }
         }
         (inverse, lse)
@@ -258,6 +266,12 @@ impl Default for Rows {
     fn default() -> Self {
         Rows::new()
     }
+}
+
+/// `x + lift`; `x` itself without a lift, which an addition of 0 would not leave to the compiler.
+#[inline(always)]
+fn lifted(x: f32, lift: f32) -> f32 {
+    if lift == 0.0 { x } else { x + lift }
 }
 
 /// Multiplies each row of an accumulator fragment by its factor.
@@ -306,6 +320,8 @@ fn exponentiate<const S: usize>(scores: &mut [f32; S], offsets: [f32; 2], knobs:
 mod tests {
     extern crate std;
     use super::*;
+    use crate::mem::{Bf16, E4m3, Element};
+    use crate::ptx::float8;
     use std::vec::Vec;
 
     /// A "quad" of one thread that holds whole rows.
@@ -327,7 +343,80 @@ mod tests {
     const S: usize = 16;
 
     fn knobs(bound: f32, exp2: Exp2) -> Knobs {
-        Knobs { scale_log2: 0.25 * std::f32::consts::LOG2_E, bound, exp2 }
+        Knobs { scale_log2: 0.25 * std::f32::consts::LOG2_E, bound, exp2, lift: 0.0 }
+    }
+
+    /// A format as a block of 16 scores is rounded to it.
+    trait Rounded: Operand {
+        /// Words of P.
+        type Words: AsRef<[u32]>;
+        /// The probabilities of a block against the rows' reference, in two parts.
+        fn block(rows: &Rows, scores: &[f32; S], k: &Knobs) -> (bool, [bool; 2], Rows, Self::Words);
+        /// Those of scores whose exponentials are known.
+        fn whole(exponentials: &[f32; S]) -> Self::Words;
+        /// What probability `i` was rounded to.
+        fn value(words: &Self::Words, i: usize) -> f32;
+        /// How far a sum of rounded probabilities may be off.
+        const SLACK: f32;
+    }
+
+    fn block_of<E: Operand, const P: usize>(
+        rows: &Rows,
+        scores: &[f32; S],
+        k: &Knobs,
+    ) -> (bool, [bool; 2], Rows, [u32; P]) {
+        let (mut rows, mut done) = (*rows, Block::<P>::new());
+        for pairs in [0..3, 3..8] {
+            rows.probabilities::<E, S, P>(scores, pairs, k, &mut done);
+        }
+        rows.add(&done);
+        (done.within::<E>(k), done.exceeded::<E, Alone>(k), rows, done.p)
+    }
+
+    fn whole_of<E: Operand, const P: usize>(exponentials: &[f32; S]) -> [u32; P] {
+        let mut p = [0; P];
+        (0..S / 2).for_each(|j| E::store(&mut p, j, exponentials[2 * j], exponentials[2 * j + 1]));
+        p
+    }
+
+    impl Rounded for Bf16 {
+        type Words = [u32; 8];
+        const SLACK: f32 = 1e-2;
+
+        fn block(rows: &Rows, scores: &[f32; S], k: &Knobs) -> (bool, [bool; 2], Rows, [u32; 8]) {
+            block_of::<Bf16, 8>(rows, scores, k)
+        }
+        fn whole(exponentials: &[f32; S]) -> [u32; 8] {
+            whole_of::<Bf16, 8>(exponentials)
+        }
+        fn value(words: &[u32; 8], i: usize) -> f32 {
+            let (low, high) = Bf16::unpack(words[i / 2]);
+            [low, high][i % 2]
+        }
+    }
+
+    impl Rounded for E4m3 {
+        type Words = [u32; 4];
+        const SLACK: f32 = 6e-2;
+
+        fn block(rows: &Rows, scores: &[f32; S], k: &Knobs) -> (bool, [bool; 2], Rows, [u32; 4]) {
+            block_of::<E4m3, 4>(rows, scores, k)
+        }
+        fn whole(exponentials: &[f32; S]) -> [u32; 4] {
+            whole_of::<E4m3, 4>(exponentials)
+        }
+        fn value(words: &[u32; 4], i: usize) -> f32 {
+            // Fragments of 8 bits as the instruction has them, of keys in the order in which V is transposed: register `i` of a
+            // thread's row lies in the word whose places hold its column.
+            let (row, column) = ((i >> 1) & 1, (8 * (i >> 2) + (i & 1)) as u32);
+            let at = |word: usize, byte: u32| crate::forward::narrow::key_at(16 * (word as u32 / 2) + byte);
+            let (word, byte) = (0..4)
+                .flat_map(|word| (0..4).map(move |byte| (word, byte)))
+                .find(|&(word, byte)| word % 2 == row && at(word, byte) == column)
+                .expect("every column has a place");
+            let e = words[word].to_le_bytes()[byte as usize];
+            half::f16::from_bits(float8::e4m3_to_f16(u32::from(e))[0] as u16).to_f32()
+        }
     }
 
     /// What became of a tile.
@@ -340,31 +429,25 @@ mod tests {
     }
 
     /// Runs blocks of scores through the online softmax as a kernel does.
-    fn run(blocks: &[[f32; S]], k: &Knobs) -> Outcome {
+    fn run<E: Rounded>(blocks: &[[f32; S]], k: &Knobs) -> Outcome {
         let (mut rows, mut o, mut raised) = (Rows::new(), [0.0f32; 4], 0);
         for (n, block) in blocks.iter().enumerate() {
             let mut p = *block;
-            if n == 0 {
+            let words = if n == 0 {
                 rows.first::<Alone, S>(&mut p, k);
+                E::whole(&p)
             } else {
-                // The "packed" pair is its place, so that both parts of the split are seen to come.
-                let mut done = Block::<8>::new();
-                for pairs in [0..3, 3..8] {
-                    rows.probabilities(block, pairs, k, &mut done, |a, b| (a + b > 0.0) as u32 + 1);
-                }
-                assert!(done.p.iter().all(|&pair| pair > 0));
-                if done.within(k) {
-                    let offsets = rows.offsets(k);
-                    rows.add(&done);
-                    exponentiate(&mut p, offsets, &Knobs { exp2: Exp2::HARDWARE, ..*k });
+                let (within, exceeded, added, words) = E::block(&rows, block, k);
+                if within {
+                    rows = added;
+                    words
                 } else {
-                    scale_rows(&mut o, rows.raise::<Alone, S>(&mut p, done.exceeded::<Alone>(k), k));
+                    scale_rows(&mut o, rows.raise::<Alone, S>(&mut p, exceeded, k));
                     raised += 1;
+                    E::whole(&p)
                 }
-            }
-            for (i, p) in p.iter().enumerate() {
-                o[i & 2] += p;
-            }
+            };
+            (0..S).for_each(|i| o[i & 2] += E::value(&words, i));
         }
         let (inverse, lse) = rows.finish::<Alone>(k);
         Outcome { o: [o[0] * inverse[0], o[2] * inverse[1]], lse, raised }
@@ -372,7 +455,12 @@ mod tests {
 
     /// O is 1 and the LSE is f64's, or O is 0 and the LSE -inf. Returns the blocks that were done again.
     fn check(blocks: &[[f32; S]], k: Knobs) -> usize {
-        let got = run(blocks, &k);
+        check_rounded::<Bf16>(blocks, k)
+    }
+
+    /// The same with probabilities of another format.
+    fn check_rounded<E: Rounded>(blocks: &[[f32; S]], k: Knobs) -> usize {
+        let got = run::<E>(blocks, &k);
         for r in 0..2 {
             let row: Vec<f64> = blocks
                 .iter()
@@ -388,7 +476,7 @@ mod tests {
             }
             let want = top + row.iter().map(|s| (s - top).exp()).sum::<f64>().ln();
             assert!((got.lse[r] as f64 - want).abs() < 2e-4 * want.abs().max(1.0), "lse {}, not {want}", got.lse[r]);
-            assert!((got.o[r] - 1.0).abs() < 2e-4, "O {} with bound {}", got.o[r], k.bound);
+            assert!((got.o[r] - 1.0).abs() < E::SLACK, "O {} with bound {}", got.o[r], k.bound);
         }
         got.raised
     }
@@ -404,6 +492,32 @@ mod tests {
                 assert_eq!(check(&falling, knobs(bound, exp2)), 0, "a falling row keeps its reference");
             }
         }
+    }
+
+    #[test]
+    fn eight_bits_saturate_nowhere() {
+        let k = Knobs { lift: E4m3::LIFT, ..knobs(f32::NAN, Exp2::HARDWARE) };
+        let wave = |n: usize, height: f32| core::array::from_fn(|i| height * ((n * S + i) as f32 * 0.7).sin());
+        let rising: Vec<[f32; S]> = (0..6).map(|n| wave(n, 4.0 * n as f32)).collect();
+        let falling: Vec<[f32; S]> = rising.iter().rev().copied().collect();
+        assert!(check_rounded::<E4m3>(&rising, k) > 0);
+        assert_eq!(check_rounded::<E4m3>(&falling, k), 0, "a falling row keeps its reference");
+        // 2^5 times 13 is below 432, from which on 448 is nearest, and times 14 is not. Each score counts a quarter.
+        for (growth, raised) in [(13.0f32, 0), (14.0, 1), (1e30, 1), (0.1, 0)] {
+            let late = growth.ln() * 4.0;
+            for i in 0..S {
+                let mut spike = [0.0; S];
+                spike[i] = late;
+                assert_eq!(check_rounded::<E4m3>(&[[0.0; S], spike], k), raised, "growth {growth}, register {i}");
+            }
+            assert_eq!(check_rounded::<E4m3>(&[[0.0; S], [late; S]], k), raised, "growth {growth} of all");
+        }
+        let none = [f32::NEG_INFINITY; S];
+        check_rounded::<E4m3>(&[none, none], k);
+        check_rounded::<E4m3>(&[none, wave(0, 9.0), none], k);
+        let not = run::<E4m3>(&[[0.0; S], core::array::from_fn(|i| if i == 5 { f32::NAN } else { 0.0 })], &k);
+        // Register 5 is of the first row.
+        assert!(not.o[0].is_nan() && (not.o[1] - 1.0).abs() < 1e-3, "{:?}", not.o);
     }
 
     #[test]
@@ -471,7 +585,7 @@ mod tests {
                     })
                 })
                 .collect();
-            let (a, b) = (run(&alone, &k), run(&shared, &k));
+            let (a, b) = (run::<Bf16>(&alone, &k), run::<Bf16>(&shared, &k));
             assert!(b.raised > 0);
             assert_eq!((a.o[0].to_bits(), a.lse[0].to_bits()), (b.o[0].to_bits(), b.lse[0].to_bits()));
         }
@@ -531,7 +645,7 @@ mod tests {
             for i in 0..S {
                 let mut block = [0.0; S];
                 block[i] = f32::NAN;
-                let got = run(&[[0.0; S], block, [0.0; S]], &knobs(16384.0, exp2));
+                let got = run::<Bf16>(&[[0.0; S], block, [0.0; S]], &knobs(16384.0, exp2));
                 let (hit, other) = ((i >> 1) & 1, ((i >> 1) & 1) ^ 1);
                 assert!(got.o[hit].is_nan() && got.lse[hit].is_nan(), "register {i}");
                 assert!((got.o[other] - 1.0).abs() < 1e-5, "register {i}");

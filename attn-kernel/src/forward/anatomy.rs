@@ -28,6 +28,8 @@ impl Region {
 pub enum Role {
     /// Loads Q, K and V by TMA.
     Load,
+    /// Widens or transposes 8-bit tiles.
+    Convert,
     /// Issues the multiplies.
     Mma,
     /// Turns scores into probabilities.
@@ -47,6 +49,7 @@ impl Role {
     pub const fn name(self) -> &'static str {
         match self {
             Role::Load => "load",
+            Role::Convert => "convert",
             Role::Mma => "mma",
             Role::Softmax => "softmax",
             Role::Correction => "correction",

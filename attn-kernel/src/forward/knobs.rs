@@ -92,6 +92,7 @@ knobs! {
     "bn", "keys of a K or V tile": number { bn };
     "split", "consumer warpgroups that have the same rows and split the keys": number { split };
     "stages", "stages of the K ring and of the V ring": number { stages };
+    "raw", "stages of the ring of 8-bit tiles": number { raw };
     "q", "stages of the Q ring": number { q_stages };
     "blocks", "blocks of a multiprocessor": number { per_sm };
     "regs", "registers of consumers/producer": pair { regs: Registers; consumer / producer };

@@ -15,7 +15,7 @@ pub mod tune;
 
 pub use combine::CombineParams;
 pub use params::{ForwardParams, TensorMap};
-pub use plan::{AnyPlan, Arch, Cost, DType, Exp2, Family, Kernel, Launch, Plan, Registers, Schedule};
+pub use plan::{AnyPlan, Arch, Cost, DType, Exp2, Family, Float8, Kernel, Launch, Plan, Registers, Schedule};
 pub use schedule::ScheduleParams;
 pub use serve::ServeParams;
 

@@ -31,10 +31,10 @@ pub const fn span(bytes: u32) -> u32 {
 }
 
 /// Which key lies at place `place` of a transposed tile's row: within each 32 the order in which a thread's probabilities, two of every eight
-/// columns, are four neighbours of an 8-bit A fragment.
+/// columns, are four neighbours of an 8-bit A fragment, the later two first.
 pub const fn key_at(place: u32) -> u32 {
     let (quad, i) = (place % 16 / 4, place % 4);
-    place / 16 * 16 + i / 2 * 8 + 2 * quad + i % 2
+    place / 16 * 16 + (1 - i / 2) * 8 + 2 * quad + i % 2
 }
 
 /// The warps that work on a tile together.
@@ -114,7 +114,7 @@ impl Narrow {
     pub unsafe fn transpose(self, from: Smem<()>, to: Smem<()>, crew: Crew) {
         let (narrow, wide) = (self.layout(), self.transposed());
         let lane = thread_idx_x() % 32;
-        let (first, second) = if lane < 16 { (0x6420, 0x7531) } else { (0x7531, 0x6420) };
+        let (first, second) = if lane < 16 { (0x2064, 0x3175) } else { (0x3175, 0x2064) };
         // Lane `8 m + r` names row `r` of stored matrix `m`: 16 keys, and an element of each pair.
         let (matrix, row) = (lane / 8, lane % 8);
         let (to_row, to_place) = (2 * row + ((matrix / 2) ^ (row / 4)), matrix % 2 * 16);
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn places_are_a_permutation_of_each_32_keys() {
         let mut keys: Vec<u32> = (0..64).map(key_at).collect();
-        assert_eq!(keys[..8], [0, 1, 8, 9, 2, 3, 10, 11]);
+        assert_eq!(keys[..8], [8, 9, 0, 1, 10, 11, 2, 3]);
         assert!(keys[..32].iter().all(|key| *key < 32));
         keys.sort_unstable();
         assert_eq!(keys, (0..64).collect::<Vec<_>>());
@@ -163,7 +163,7 @@ mod tests {
             let places = [0, 1, 2, 3].map(|i| key_at(16 * half + 4 * q + i));
             let register = |i: u32| 8 * (i >> 2) + 2 * q + (i & 1);
             // Registers of the thread's first row: those of two column groups.
-            assert_eq!(places, [0, 1, 4, 5].map(|i| register(8 * half + i)));
+            assert_eq!(places, [4, 5, 0, 1].map(|i| register(8 * half + i)));
         }
     }
 

@@ -4,6 +4,7 @@
 //! not fit the hardware when the crate is compiled.
 
 use super::ForwardParams;
+use super::narrow;
 use super::serve::{ServeParams, Unit};
 use crate::attn::walk::Grid;
 use crate::mem::{Bf16, Element, F16};
@@ -43,7 +44,7 @@ impl Arch {
     }
 }
 
-/// Element type of Q, K, V and O.
+/// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DType {
@@ -51,19 +52,25 @@ pub enum DType {
     Bf16,
     /// IEEE half precision.
     F16,
+    /// 8 bits, of which 4 are the exponent's and 3 the mantissa's: for Q, K and V, by [`Float8`].
+    E4m3,
 }
 
 impl DType {
     /// Bytes of one element.
     pub const fn bytes(self) -> u32 {
-        2
+        match self {
+            DType::Bf16 | DType::F16 => 2,
+            DType::E4m3 => 1,
+        }
     }
 
-    /// [`Element::SUM_BOUND`].
+    /// [`Element::SUM_BOUND`]; none of a type that O is not of.
     pub const fn sum_bound(self) -> f32 {
         match self {
             DType::Bf16 => Bf16::SUM_BOUND,
             DType::F16 => F16::SUM_BOUND,
+            DType::E4m3 => 0.0,
         }
     }
 }
@@ -91,6 +98,18 @@ impl Exp2 {
     pub const HARDWARE: Exp2 = Exp2 { period: 1, emulated: 0 };
 }
 
+/// Which of Q, K and V are 8-bit floats (e4m3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Float8 {
+    /// None.
+    #[default]
+    None,
+    /// K and V, which warps beside the loading one widen to Q's 16 bits in shared memory.
+    Keys,
+    /// All three, which are multiplied as they are; the warps beside the loading one transpose V. O is of 16 bits.
+    All,
+}
+
 /// How the tiles of a problem are dealt to blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Schedule {
@@ -112,6 +131,8 @@ pub struct Plan {
     pub d: u32,
     /// Head dimension of V and O that the kernel is compiled for.
     pub dv: u32,
+    /// Which of Q, K and V are of 8 bits.
+    pub float8: Float8,
     /// Query rows of a tile: 64 per consumer warpgroup, or for `split` of them.
     pub bm: u32,
     /// Keys of a K or V tile.
@@ -121,6 +142,8 @@ pub struct Plan {
     pub split: u32,
     /// Stages of the K ring, and of the V ring.
     pub stages: u32,
+    /// Stages of the ring of 8-bit tiles on their way to the rings of K and V; none where there are no such tiles.
+    pub raw: u32,
     /// Stages of the Q ring. With two, the next tile's Q arrives while this one's is still in use.
     pub q_stages: u32,
     /// Blocks that a multiprocessor is to hold at once: registers and shared memory are shared between them.
@@ -165,10 +188,14 @@ pub struct SmemMap {
     pub k: u32,
     /// V ring.
     pub v: u32,
+    /// Ring of 8-bit tiles that are not yet what the tensor cores read.
+    pub raw: u32,
     /// Where warpgroups that split the keys hand over O and the row statistics.
     pub handed: u32,
     /// The present tiles, of ragged sequences.
     pub slots: u32,
+    /// What each 8-bit tile is, for each stage of their ring.
+    pub tags: u32,
     /// Mbarriers, 8 bytes each.
     pub barriers: u32,
     /// Bytes in all.
@@ -183,6 +210,8 @@ pub const ROWS: u32 = 64;
 pub const SMEM_LIMIT: u32 = 227 * 1024;
 /// Shared memory of a multiprocessor, of which each block takes 1 KiB more than it asks for.
 pub const SMEM_OF_SM: u32 = 228 * 1024;
+/// Bytes of the word that says what an 8-bit tile is.
+pub const TAG_BYTES: u32 = 8;
 /// Registers of a multiprocessor.
 pub const REGISTER_FILE: u32 = 64 * 1024;
 
@@ -206,15 +235,16 @@ impl Plan {
             bn: self.bn,
             threads: self.threads(),
             shared: self.smem().end,
-            q_box: (panel(self.d), ROWS),
-            k_box: (panel(self.d), self.bn),
-            v_box: (panel(self.dv), self.bn),
+            q_box: (self.span(self.d) / self.operand_bytes(), ROWS),
+            k_box: (self.raw_span(self.d) / self.key_bytes(), self.bn),
+            v_box: (self.raw_span(self.dv) / self.key_bytes(), self.bn),
             o_box: (panel(self.dv), ROWS),
             schedule: self.schedule,
             per_sm: self.per_sm,
             waits: true,
             max_pack: 1,
             ragged: self.ragged,
+            float8: self.float8,
         }
     }
 
@@ -229,6 +259,40 @@ impl Plan {
         panel(d)
     }
 
+    /// Bytes of an element that the tensor cores multiply, of Q, K and V.
+    pub const fn operand_bytes(&self) -> u32 {
+        if matches!(self.float8, Float8::All) { 1 } else { 2 }
+    }
+
+    /// Bytes of an element of K and V as they are loaded.
+    pub const fn key_bytes(&self) -> u32 {
+        if matches!(self.float8, Float8::None) { 2 } else { 1 }
+    }
+
+    /// Bytes of a panel's row of a Q or K tile as the tensor cores read it, or of a V tile that they read along the keys' rows.
+    pub const fn span(&self, d: u32) -> u32 {
+        if self.operand_bytes() == 1 { narrow::span(d) } else { panel(d) * 2 }
+    }
+
+    /// Bytes of a panel's row of a K or V tile as it is loaded.
+    pub const fn raw_span(&self, d: u32) -> u32 {
+        if self.key_bytes() == 1 { narrow::span(d) } else { panel(d) * 2 }
+    }
+
+    /// Words of P that a thread holds for a block.
+    pub const fn p_words(&self) -> u32 {
+        self.bn / 8 * self.operand_bytes()
+    }
+
+    /// Bytes of a stage of 8-bit tiles.
+    pub const fn raw_bytes(&self) -> u32 {
+        match self.float8 {
+            Float8::None => 0,
+            Float8::Keys => self.bn * (if self.d > self.dv { self.d } else { self.dv }),
+            Float8::All => self.bn * self.dv,
+        }
+    }
+
     /// Bytes through which a warpgroup hands over its O and row statistics, in f32.
     pub const fn handed_bytes(&self) -> u32 {
         if self.split > 1 { WARPGROUP * 4 * (self.dv / 2 + 4) } else { 0 }
@@ -241,7 +305,7 @@ impl Plan {
 
     /// Bytes of one Q tile.
     pub const fn q_bytes(&self) -> u32 {
-        self.bm * self.d * 2
+        self.bm * self.d * self.operand_bytes()
     }
 
     /// Bytes of the O tile.
@@ -251,17 +315,17 @@ impl Plan {
 
     /// Bytes of one K tile.
     pub const fn k_bytes(&self) -> u32 {
-        self.bn * self.d * 2
+        self.bn * self.d * self.operand_bytes()
     }
 
     /// Bytes of one V tile.
     pub const fn v_bytes(&self) -> u32 {
-        self.bn * self.dv * 2
+        self.bn * self.dv * self.operand_bytes()
     }
 
-    /// Mbarriers: full and empty of every Q stage, then of every K and V stage.
+    /// Mbarriers: full and empty of every Q stage, then of every K, V and 8-bit stage.
     pub const fn barrier_count(&self) -> u32 {
-        2 * self.q_stages + 4 * self.stages
+        2 * self.q_stages + 4 * self.stages + 2 * self.raw
     }
 
     const fn map(&self, o_beside_q: bool) -> SmemMap {
@@ -273,10 +337,12 @@ impl Plan {
             (q, larger)
         };
         let v = k + self.stages * self.k_bytes();
-        let handed = v + self.stages * self.v_bytes();
+        let raw = v + self.stages * self.v_bytes();
+        let handed = raw + self.raw * self.raw_bytes();
         let slots = handed + self.handed_bytes();
-        let barriers = slots + self.slot_bytes() * (self.q_stages + 1);
-        SmemMap { q, o, k, v, handed, slots, barriers, end: barriers + 8 * self.barrier_count() }
+        let tags = slots + self.slot_bytes() * (self.q_stages + 1);
+        let barriers = tags + TAG_BYTES * self.raw;
+        SmemMap { q, o, k, v, raw, handed, slots, tags, barriers, end: barriers + 8 * self.barrier_count() }
     }
 
     /// Where everything lies in shared memory. O gets its own space when there is room, else it reuses Q's.
@@ -344,6 +410,19 @@ impl Plan {
         require!(
             self.split == 1 || self.stages.is_multiple_of(2) && !self.ping_pong && !self.o_in_q(),
             "warpgroups that split the keys have stages of their own, take no turns and keep Q where it is"
+        );
+        match self.float8 {
+            Float8::None => require!(self.raw == 0, "stages of 8-bit tiles are for 8-bit K and V"),
+            Float8::Keys | Float8::All => {
+                require!(self.raw >= 1, "8-bit tiles need a stage");
+                require!(self.ragged, "8-bit K and V are the serving kernels'");
+                require!(self.raw_bytes().is_multiple_of(1024), "every stage starts on 1024 bytes");
+                require!(self.bn.is_multiple_of(32), "8-bit keys are changed 32 at a time");
+            }
+        }
+        require!(
+            matches!(self.float8, Float8::None | Float8::Keys) || !self.o_in_q(),
+            "16-bit O is larger than 8-bit Q"
         );
         require!(self.split == 1 || !self.ragged, "ragged sequences are split over blocks, not in one");
         require!(self.q_stages == 1 || !self.o_in_q(), "a second Q is of use where O is not in the first one's memory");
@@ -417,6 +496,8 @@ pub struct Launch {
     pub max_pack: u32,
     /// The kernel takes [`ServeParams`] and ragged maps; any group of up to a copy's rows of Q may be packed.
     pub ragged: bool,
+    /// Which of Q, K and V are of 8 bits.
+    pub float8: Float8,
 }
 
 impl Launch {
@@ -450,6 +531,7 @@ impl Launch {
             self.per_sm,
             self.waits as u32,
             self.max_pack,
+            self.float8 as u32,
         ];
         let boxes = [
             self.q_box.0,
@@ -494,7 +576,7 @@ pub struct Kernel {
     pub name: &'static str,
     /// Architecture it is compiled for.
     pub arch: Arch,
-    /// Element type of Q, K, V, O.
+    /// Element type of O, and of Q, K and V unless the launch says that they are of 8 bits.
     pub dtype: DType,
     /// Bottom-right aligned causal mask: query `i` sees keys `j <= i + seqlen_k - seqlen_q`.
     pub causal: bool,

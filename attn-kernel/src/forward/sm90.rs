@@ -21,11 +21,14 @@
 //! With [`Plan::split`] two warpgroups have the same 64 rows and take the key blocks in turn, each with stages of its own; at a tile's end
 //! one hands its O and row statistics to the other (`merge`). That halves the time of a problem with fewer tiles than multiprocessors.
 //!
+//! K and V may be of 8 bits, or all of Q, K and V: the producer's other warps then change them on their way (`convert`).
+//!
 //! A kernel is composed of parts ([`Variant`]): which keys a query sees, what is done to a score, and how the sequences lie, dense or
 //! [`ragged`].
 
 pub mod anatomy;
 mod block;
+mod convert;
 mod dense;
 mod epilogue;
 pub mod kernels;
@@ -40,14 +43,15 @@ pub use self::dense::Dense;
 pub use self::ragged::Ragged;
 pub use self::sequences::Sequences;
 use self::sequences::Work;
+use super::narrow;
 use super::params::TensorMap;
-use super::plan::{Plan, ROWS, WARPGROUP};
+use super::plan::{Float8, Plan, ROWS, WARPGROUP};
 use crate::attn::mask::{self, Mask};
 use crate::attn::scores::Scores;
 use crate::attn::softmax::{self, Block, Knobs, Rows};
 use crate::entry;
 use crate::mem::descriptor::{Descriptor, k_major_step, mn_major_step};
-use crate::mem::{Element, Smem, Swizzle};
+use crate::mem::{Element, Operand, Smem, Swizzle};
 use crate::pipe::ring::{self, Consumer};
 use crate::ptx::wgmma::{self, K_MAJOR, MN_MAJOR};
 use crate::ptx::{fence, tma, warp};
@@ -56,8 +60,10 @@ use crate::ptx::{fence, tma, warp};
 pub trait Variant {
     /// Tile shapes and resources.
     const PLAN: Plan;
-    /// Element type of Q, K, V, O.
+    /// Element type of O, and of what Q, K and V are multiplied as unless they are all of 8 bits.
     type Element: Element;
+    /// What Q, K and V are multiplied as, and P is rounded to.
+    type Operand: Operand;
     /// Which keys a query sees.
     type Mask: Mask;
     /// What is done to a score.
@@ -91,7 +97,7 @@ pub struct Maps {
 type Params<V> = <<V as Variant>::Sequences as Sequences>::Params;
 
 /// The kernel. `S`, `O` and `P` are a thread's registers for the scores (f32), the output (f32) and the packed
-/// probabilities: `bn / 2`, `dv / 2` and `bn / 4`.
+/// probabilities: `bn / 2`, `dv / 2` and `bn / 4`, of 8 bits `bn / 8`.
 ///
 /// # Safety
 /// Runs as a kernel of `PLAN.threads()` threads with `PLAN.smem().end` bytes of dynamic shared memory; maps and parameters
@@ -105,12 +111,13 @@ unsafe fn forward<
     const STAGES: u32,
     const QUERIES: u32,
     const SPLIT: u32,
+    const RAW: u32,
 >(
     params: Params<V>,
     maps: Maps,
 ) {
     let smem = Smem::new(entry::dynamic_shared());
-    let rings = Rings::<STAGES, QUERIES>::new::<V>(smem);
+    let rings = Rings::<STAGES, QUERIES, RAW>::new::<V>(smem);
     let tiles = V::Sequences::new::<V>(&params, smem);
     // Taken from lane 0, so that the compiler knows the role to be uniform and keeps addresses in uniform registers.
     let warp = warp::uniform(entry::thread_idx_x() / 32);
@@ -133,15 +140,21 @@ unsafe fn forward<
                 tma::prefetch_map(maps.o);
             }
             // No wait: the lane that loads is the one that has made the barriers, since an election always has the same result.
-            ready.arrive();
+            if const { V::PLAN.raw > 0 } && warp > 0 {
+                ready.sync();
+            } else {
+                ready.arrive();
+            }
             V::enter_producer();
             if warp == 0 {
-                tiles.produce::<V, STAGES, QUERIES>(&params, maps, rings);
+                tiles.produce::<V, STAGES, QUERIES, RAW>(&params, maps, rings, smem);
+            } else if const { V::PLAN.raw > 0 } {
+                convert::convert::<V, STAGES, QUERIES, RAW>(rings, smem);
             }
         } else {
             ready.sync();
             V::enter_consumer();
-            consume::<V, S, O, P, STAGES, QUERIES, SPLIT>(&params, maps, rings, tiles, smem, group - 1);
+            consume::<V, S, O, P, STAGES, QUERIES, SPLIT, RAW>(&params, maps, rings, tiles, smem, group - 1);
         }
     }
 }
@@ -180,21 +193,20 @@ unsafe fn consume<
     const STAGES: u32,
     const QUERIES: u32,
     const SPLIT: u32,
+    const RAW: u32,
 >(
     params: &Params<V>,
     maps: Maps,
-    rings: Rings<STAGES, QUERIES>,
+    rings: Rings<STAGES, QUERIES, RAW>,
     mut tiles: V::Sequences,
     smem: Smem<()>,
     group: u32,
 ) {
     let plan = const { V::PLAN };
     let seat = Seat::of::<V>(group);
-    let scale_log2 = V::Sequences::scale_log2(params);
-    let knobs = Knobs { scale_log2, bound: V::Element::SUM_BOUND, exp2: plan.exp2 };
     let mut q = rings.q.split().1;
     let (mut k, mut v) = (rings.k.share::<SPLIT>(seat.part), rings.v.share::<SPLIT>(seat.part));
-    let swizzle = const { Swizzle::of_span(Plan::panel(V::PLAN.d) * 2) };
+    let swizzle = const { Swizzle::of_span(V::PLAN.span(V::PLAN.d)) };
     // In Q's memory it is the warpgroup's own rows of Q that O takes, which are wider where d is.
     let width = const { if V::PLAN.o_in_q() { V::PLAN.d } else { V::PLAN.dv } };
     let o = smem.offset(const { V::PLAN.smem().o } + seat.rows * width * 2);
@@ -209,10 +221,14 @@ unsafe fn consume<
 
     // SAFETY: whole warpgroups come here.
     while let Some((work, tile)) = unsafe { tiles.next::<V, QUERIES>(params, &mut q) } {
-        let queries = Descriptor::k_major(swizzle, tile.tile().offset(seat.rows * plan.d * 2));
+        let queries = Descriptor::k_major(swizzle, tile.tile().offset(seat.rows * plan.d * plan.operand_bytes()));
+        // SAFETY: the parameters are the launcher's.
+        let scale_log2 = unsafe { V::Sequences::scale_log2::<V>(params, &work) };
+        let (bound, lift) = (V::Element::SUM_BOUND, V::Operand::LIFT);
+        let knobs = Knobs { scale_log2, bound, lift, exp2: plan.exp2 };
         let first = V::Sequences::first_query::<V>(params, work.tile.m_block, seat);
         // SAFETY: the parameters are the launcher's.
-        let scores = V::Scores::of(unsafe { V::Sequences::modified(params, &work, first, seat) });
+        let scores = V::Scores::of(unsafe { V::Sequences::modified::<V>(params, &work, first, seat) });
         let ctx = Context { seat, knobs, queries, scores, visible: Visible::of::<V>(params, &work, first, seat) };
         let mut state = State { rows: Rows::new(), acc: [0.0; O], p: [0; P] };
 
@@ -398,7 +414,7 @@ fn first_step<V: Variant, const S: usize, const O: usize, const P: usize, const 
     ctx.seat.release(keys);
     ctx.mask::<V, S>(&mut scores, block);
     state.rows.first::<WarpQuad, S>(&mut scores, &ctx.knobs);
-    state.p = pack::<V::Element, S, P>(&scores);
+    state.p = pack::<V::Operand, S, P>(&scores);
 }
 
 /// A later block: its S and the previous block's O run together, and [`Plan::exp_under_output`] eighths of its exponentials under O.
@@ -417,7 +433,8 @@ fn step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES
     issue_output::<V, O, P>(&mut state.acc, &state.p, values.tile());
     ctx.seat.pass_turn::<V>();
 
-    let under = const { V::PLAN.exp_under_output as usize } * P / 8;
+    let pairs = S / 2;
+    let under = const { V::PLAN.exp_under_output as usize } * pairs / 8;
     let mut block = Block::new();
     // SAFETY: the whole warpgroup waits. The scores were committed first: they are done when one group is left. After the wait for
     // none, O and P are ordinary registers again.
@@ -426,7 +443,7 @@ fn step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES
             wgmma::wait_with::<1, S>(&mut scores);
             ctx.seat.release(keys);
             mask(&mut scores);
-            state.rows.probabilities(&scores, 0..under, &ctx.knobs, &mut block, V::Element::pack);
+            state.rows.probabilities::<V::Operand, S, P>(&scores, 0..under, &ctx.knobs, &mut block);
             wgmma::hold_waits(block.witness());
             wgmma::wait_with::<0, O>(&mut state.acc);
         } else {
@@ -438,16 +455,17 @@ fn step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES
         wgmma::tie_packed(&mut state.p);
     }
     ctx.seat.release(values);
-    state.rows.probabilities(&scores, under..P, &ctx.knobs, &mut block, V::Element::pack);
+    state.rows.probabilities::<V::Operand, S, P>(&scores, under..pairs, &ctx.knobs, &mut block);
     // SAFETY: registers only. It keeps the roundings between the exponentials: they would move behind the branch.
     unsafe { wgmma::tie_packed(&mut block.p) };
     // Voted, so that the whole warp takes the branch, and quads may exchange.
-    if warp::any(!block.within(&ctx.knobs)) {
+    if warp::any(!block.within::<V::Operand>(&ctx.knobs)) {
         // With ragged sequences a row's bits do not depend on its neighbours in the tile, which are others when it is decoded alone.
-        let rows = if const { V::Sequences::RAGGED } { block.exceeded::<WarpQuad>(&ctx.knobs) } else { [true; 2] };
+        let rows =
+            if const { V::Sequences::RAGGED } { block.exceeded::<V::Operand, WarpQuad>(&ctx.knobs) } else { [true; 2] };
         let factor = state.rows.raise::<WarpQuad, S>(&mut scores, rows, &ctx.knobs);
         softmax::scale_rows(&mut state.acc, factor);
-        state.p = pack::<V::Element, S, P>(&scores);
+        state.p = pack::<V::Operand, S, P>(&scores);
     } else {
         state.rows.add(&block);
         state.p = block.p;
@@ -472,17 +490,17 @@ fn last_step<V: Variant, const O: usize, const P: usize, const STAGES: u32>(
 #[inline(always)]
 fn issue_scores<V: Variant, const S: usize>(queries: Descriptor, keys: Smem<ring::Tile>) -> [f32; S] {
     let plan = const { V::PLAN };
-    let swizzle = const { Swizzle::of_span(Plan::panel(V::PLAN.d) * 2) };
+    let swizzle = const { Swizzle::of_span(V::PLAN.span(V::PLAN.d)) };
     let keys = Descriptor::k_major(swizzle, keys);
     // SAFETY: both tiles have been waited for and stay until the group has been waited for; the whole warpgroup issues.
     unsafe {
         wgmma::fence();
-        let mut scores = wgmma::ss_zero::<V::Element, S, K_MAJOR>(queries, keys);
+        let mut scores = wgmma::ss_zero::<V::Operand, S, K_MAJOR>(queries, keys);
         let mut i = 1;
-        while i < plan.d / 16 {
+        while i < plan.d * plan.operand_bytes() / 32 {
             let a = queries.advance(k_major_step(swizzle, ROWS, i));
             let b = keys.advance(k_major_step(swizzle, plan.bn, i));
-            wgmma::ss::<V::Element, S, K_MAJOR>(&mut scores, a, b);
+            wgmma::ss::<V::Operand, S, K_MAJOR>(&mut scores, a, b);
             i += 1;
         }
         wgmma::commit();
@@ -501,28 +519,43 @@ fn issue_output<V: Variant, const O: usize, const P: usize>(
     values: Smem<ring::Tile>,
 ) {
     let plan = const { V::PLAN };
-    let swizzle = const { Swizzle::of_span(Plan::panel(V::PLAN.dv) * 2) };
-    let values = Descriptor::mn_major(swizzle, values, plan.bn * swizzle.span());
+    let transposed = const { matches!(V::PLAN.float8, Float8::All) };
+    let swizzle = if transposed {
+        const { Swizzle::of_span(narrow::span(V::PLAN.bn)) }
+    } else {
+        const { Swizzle::of_span(V::PLAN.span(V::PLAN.dv)) }
+    };
+    let values = if transposed {
+        Descriptor::k_major(swizzle, values)
+    } else {
+        Descriptor::mn_major(swizzle, values, plan.bn * swizzle.span())
+    };
     // SAFETY: as in `issue_scores`.
     unsafe {
         wgmma::fence();
         let mut i = 0;
         while i < P {
-            let b = values.advance(mn_major_step(swizzle, i as u32 / 4));
-            wgmma::rs::<V::Element, O, MN_MAJOR>(acc, [p[i], p[i + 1], p[i + 2], p[i + 3]], b);
+            let (a, k_step) = ([p[i], p[i + 1], p[i + 2], p[i + 3]], i as u32 / 4);
+            if transposed {
+                let b = values.advance(k_major_step(swizzle, plan.dv, k_step));
+                wgmma::rs::<V::Operand, O, K_MAJOR>(acc, a, b);
+            } else {
+                let b = values.advance(mn_major_step(swizzle, k_step));
+                wgmma::rs::<V::Element, O, MN_MAJOR>(acc, a, b);
+            }
             i += 4;
         }
         wgmma::commit();
     }
 }
 
-/// Rounds to the element type, two values to a register.
+/// Rounds probabilities to what is multiplied.
 #[inline(always)]
-fn pack<E: Element, const S: usize, const P: usize>(scores: &[f32; S]) -> [u32; P] {
+fn pack<E: Operand, const S: usize, const P: usize>(scores: &[f32; S]) -> [u32; P] {
     let mut p = [0; P];
     let mut i = 0;
-    while i < P {
-        p[i] = E::pack(scores[2 * i], scores[2 * i + 1]);
+    while i < S / 2 {
+        E::store(&mut p, i, scores[2 * i], scores[2 * i + 1]);
         i += 1;
     }
     p

@@ -4,7 +4,7 @@
 //! `cargo xtask tune` tries other plans and writes what wins into the line; it keeps comments and leaves the other lines alone.
 
 use super::knobs::equal;
-use super::plan::{Cost, Exp2, Plan, Registers, Schedule};
+use super::plan::{Cost, Exp2, Float8, Plan, Registers, Schedule};
 
 /// A line of the table: a shape class and the knobs of its plan ([`KNOBS`](super::knobs::KNOBS)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,8 @@ pub struct RaggedLine {
     pub d: u32,
     /// Head dimension of V and O.
     pub dv: u32,
-    /// `serve`, `decode`, or `serve_mod` where modified scores need other knobs.
+    /// `serve`, `decode`, or `serve_mod` where modified scores need other knobs; with `_kv8` for K and V of 8 bits, `_e4m3` for all of Q, K
+    /// and V.
     pub class: &'static str,
     /// The knobs.
     pub knobs: &'static str,
@@ -97,6 +98,12 @@ ragged_table! {
     128 128 decode: "bm=64 bn=128 stages=3 regs=240/40 exp2=0/1 wait=2";
     192 128 decode: "bm=64 bn=96 stages=3 regs=240/40 exp2=0/1 wait=2";
     256 256 decode: "bm=64 bn=64 stages=3 regs=240/40 exp2=0/1 wait=2";
+    64 64 serve_kv8: "bm=128 bn=128 stages=3 raw=3 regs=224/56 exp2=0/1 turns=1 wait=0";
+    128 128 serve_kv8: "bm=128 bn=128 stages=2 raw=2 regs=216/72 exp2=0/1 turns=1 wait=0";
+    256 256 serve_kv8: "bm=128 bn=64 stages=2 raw=2 regs=224/56 exp2=0/1 turns=0 wait=0";
+    64 64 decode_kv8: "bm=64 bn=128 stages=4 raw=8 regs=240/96 exp2=0/1 wait=2";
+    128 128 decode_kv8: "bm=64 bn=128 stages=2 raw=4 regs=240/96 exp2=0/1 wait=2";
+    256 256 decode_kv8: "bm=64 bn=64 stages=2 raw=4 regs=240/96 exp2=0/1 wait=2";
 }
 
 /// The plan of a kernel for serving.
@@ -105,7 +112,14 @@ pub const fn ragged_plan(d: u32, dv: u32, class: &str) -> Plan {
     while i < RAGGED.len() {
         let line = RAGGED[i];
         if line.d == d && line.dv == dv && equal(line.class.as_bytes(), class.as_bytes()) {
-            return match (Plan { d, dv, ragged: true, ..BASE }).with(line.knobs) {
+            let float8 = if ends_with(class, b"_kv8") {
+                Float8::Keys
+            } else if ends_with(class, b"_e4m3") {
+                Float8::All
+            } else {
+                Float8::None
+            };
+            return match (Plan { d, dv, float8, ragged: true, ..BASE }).with(line.knobs) {
                 Ok(plan) => plan.checked(),
                 Err(unreadable) => panic!("{}", unreadable.why),
             };
@@ -115,14 +129,20 @@ pub const fn ragged_plan(d: u32, dv: u32, class: &str) -> Plan {
     panic!("no plan for these head dimensions")
 }
 
+const fn ends_with(text: &str, end: &[u8]) -> bool {
+    text.len() >= end.len() && equal(text.as_bytes().split_at(text.len() - end.len()).1, end)
+}
+
 /// What a line's knobs are set on: a value for those that it does not name. It fits no head dimension.
 pub const BASE: Plan = Plan {
     d: 0,
     dv: 0,
+    float8: Float8::None,
     bm: 128,
     bn: 128,
     split: 1,
     stages: 2,
+    raw: 0,
     q_stages: 1,
     per_sm: 1,
     regs: Registers { consumer: 240, producer: 24 },

@@ -4,6 +4,7 @@ use crate::case::{Case, CaseError};
 use crate::layout::Layout;
 use crate::names::named;
 use crate::oracle::{Modifiers, Window};
+use crate::precision::Precision;
 use crate::serve::lengths::Lengths;
 
 /// A problem of a serving engine; [its line](crate::serve::line) begins with the words of a [`Case`].
@@ -34,6 +35,10 @@ pub struct ServeCase {
     pub poisoned: Option<usize>,
     /// Another problem whose answer is this one's, bit by bit.
     pub equals: Option<Relation>,
+    /// What is of 8 bits.
+    pub float8: Option<Narrow>,
+    /// Factors of what is of 8 bits.
+    pub factors: Option<Slopes>,
 }
 
 /// Where K and V lie.
@@ -75,12 +80,22 @@ pub enum Splits {
 }
 
 named! {
-    /// Whose slopes there are.
+    /// Whose slopes, or factors, there are.
     Slopes {
         /// Each head's.
         PerHead = "head",
         /// Each head's in each sequence.
         PerSequence = "sequence",
+    }
+}
+
+named! {
+    /// What is of 8 bits.
+    Narrow {
+        /// K and V.
+        Keys = "keys",
+        /// Q, K and V.
+        All = "all",
     }
 }
 
@@ -112,6 +127,8 @@ impl ServeCase {
             splits: Splits::Exactly(1),
             poisoned: None,
             equals: None,
+            float8: None,
+            factors: None,
         }
     }
 
@@ -188,6 +205,11 @@ impl ServeCase {
                 self.poisoned.is_some() && self.paging().is_some_and(|p| p.shared > 0),
                 "what sequences share is not poisoned",
             ))
+            .or(wrong(self.factors.is_some() && self.float8.is_none(), "factors are said of float8"))
+            .or(wrong(
+                self.factors == Some(Slopes::PerSequence) && self.paging().is_some_and(|p| p.shared > 0),
+                "what sequences share has one factor",
+            ))
             .or_else(|| self.wrong_relation())
             .or_else(|| self.wrong_layout())
     }
@@ -245,6 +267,18 @@ impl ServeCase {
             Layout::PackedKv if head_dim != head_dim_v => Some("layout=packedkv needs d = dv".into()),
             Layout::Far if self.paging().is_none() => Some("layout=far is for pages".into()),
             Layout::Sbhd | Layout::Broadcast => Some(format!("layout={layout} is for dense problems")),
+            Layout::Padded | Layout::Far if self.float8.is_some() => {
+                Some(format!("layout={layout} is for tensors of 16 bits"))
+            }
+            Layout::Packed if self.float8 == Some(Narrow::Keys) => {
+                Some("layout=packed needs tensors of one type".into())
+            }
+            _ if self.float8 == Some(Narrow::All) && self.base.precision == Precision::F16 => {
+                Some("O of 8-bit inputs is bf16".into())
+            }
+            _ if self.float8.is_some() && (head_dim % 16 > 0 || head_dim_v % 16 > 0) => {
+                Some("8-bit rows are multiples of 16".into())
+            }
             _ => None,
         }
     }

@@ -2,17 +2,19 @@
 
 use attn_host::cust::error::CudaError;
 use attn_host::cust::memory::{CopyDestination, DeviceBuffer, DeviceCopy, mem_get_info};
-use attn_host::{Alibi, DevicePtr, Mask, PagedKv, Plan, Problem, Shape, Splits, Strides, Tensors};
+use attn_host::{Alibi, Descales, DevicePtr, Float8, Mask, PagedKv, Plan, Problem, Shape, Splits, Strides, Tensors};
 
 use crate::case::Case;
 use crate::gpu::{Gpu, GpuError, LSE_POISON, Output, RESERVE, address, allocate, download, upload};
 use crate::layout::View;
 use crate::oracle::Window;
 use crate::precision::POISON;
-use crate::serve::case::{self, ServeCase, Slopes};
+use crate::serve::case::{self, Narrow, ServeCase, Slopes};
 use crate::serve::inputs::ServeInputs;
 use crate::serve::layout::{Rooms, ServePlacement};
 
+/// NaN of 8 bits.
+const FLOAT8_POISON: u16 = 0x7F;
 /// What the workspace holds before a launch, and what must still stand around it afterwards.
 const WORKSPACE_POISON: u8 = 0xFF;
 /// Bytes of that before and after the workspace; a multiple of its alignment.
@@ -64,7 +66,14 @@ impl Gpu {
         let lse = case.base.lse.then(|| allocate(&place.lse.1)).transpose()?;
         let guards = if workspace_bytes > 0 { 2 * WORKSPACE_GUARD } else { 0 };
         let workspace = DeviceBuffer::from_slice(&vec![WORKSPACE_POISON; workspace_bytes + guards])?;
-        let [q, k, v] = place.qkv.map(|(arena, view)| address(&buffers[arena], view.offset));
+        let narrow = narrow_arenas(case, &place);
+        let [q, k, v] = place.qkv.map(|(arena, view)| {
+            if narrow[arena] {
+                DevicePtr(address(&buffers[arena], 0).0 + view.offset as u64)
+            } else {
+                address(&buffers[arena], view.offset)
+            }
+        });
         let mut tensors = Tensors {
             lse: lse.as_ref().map(|lse| address(lse, place.lse.0.offset)),
             workspace: (workspace_bytes > 0).then(|| address(&workspace, WORKSPACE_GUARD)),
@@ -84,6 +93,13 @@ impl Gpu {
         }
         let mut floats = Vec::new();
         tensors.alibi_slopes = case.alibi.map(|_| keep(&mut floats, &inputs.slopes)).transpose()?;
+        if case.factors.is_some() {
+            let [q, k, v] = &inputs.factors;
+            let all = case.float8 == Some(Narrow::All);
+            tensors.q_descale = all.then(|| keep(&mut floats, q)).transpose()?;
+            tensors.k_descale = Some(keep(&mut floats, k)?);
+            tensors.v_descale = Some(keep(&mut floats, v)?);
+        }
         tensors.sinks = case.sinks.then(|| keep(&mut floats, &inputs.sinks)).transpose()?;
         Ok(ServeLoaded {
             gpu: self,
@@ -183,6 +199,16 @@ pub fn problem(case: &ServeCase, place: &ServePlacement) -> Problem {
         Some(Slopes::PerHead) => problem.alibi(Alibi::PerHead),
         Some(Slopes::PerSequence) => problem.alibi(Alibi::PerSequenceAndHead),
     };
+    problem = match case.float8 {
+        None => problem,
+        Some(Narrow::Keys) => problem.float8(Float8::Keys),
+        Some(Narrow::All) => problem.float8(Float8::All),
+    };
+    problem = match case.factors {
+        None => problem,
+        Some(Slopes::PerHead) => problem.descales(Descales::PerHead),
+        Some(Slopes::PerSequence) => problem.descales(Descales::PerSequenceAndHead),
+    };
     problem = case.softcap.map_or(problem, |softcap| problem.softcap(softcap));
     scale.map_or(problem, |scale| problem.scale(scale))
 }
@@ -195,6 +221,17 @@ fn mask(window: Option<Window>, causal: bool) -> Mask {
     }
 }
 
+/// Which arenas have tensors of 8 bits.
+fn narrow_arenas(case: &ServeCase, place: &ServePlacement) -> Vec<bool> {
+    let narrow = match case.float8 {
+        None => [false; 3],
+        Some(Narrow::Keys) => [false, true, true],
+        Some(Narrow::All) => [true; 3],
+    };
+    let is = |arena| place.qkv.iter().zip(narrow).any(|((at, _), narrow)| *at == arena && narrow);
+    (0..place.inputs.len()).map(is).collect()
+}
+
 /// The buffers of Q, K and V, poison wherever no row in use lies.
 fn upload_inputs(
     case: &ServeCase,
@@ -202,15 +239,27 @@ fn upload_inputs(
     place: &ServePlacement,
 ) -> Result<Vec<DeviceBuffer<u16>>, GpuError> {
     let bits = |x| case.base.precision.to_bits(x);
+    let narrow = narrow_arenas(case, place);
     let mut buffers = Vec::with_capacity(place.inputs.len());
     for (i, arena) in place.inputs.iter().enumerate() {
-        let mut data = vec![POISON; arena.host_len()];
+        let mut data = vec![if narrow[i] { FLOAT8_POISON } else { POISON }; arena.host_len()];
         for (b, sequence) in inputs.sequences.iter().enumerate() {
             for (which, tensor) in [&sequence.q, &sequence.k, &sequence.v].into_iter().enumerate() {
-                if place.qkv[which].0 == i {
+                if place.qkv[which].0 != i {
+                    continue;
+                }
+                if narrow[i] {
+                    place.scatter(which, b, &inputs.codes(case, which, b, tensor), |code| code as u16, &mut data);
+                } else {
                     place.scatter(which, b, tensor, bits, &mut data);
                 }
             }
+        }
+        if narrow[i] {
+            // Two elements to a word.
+            let words = data.chunks(2).map(|pair| pair[0] | pair.get(1).unwrap_or(&FLOAT8_POISON) << 8);
+            buffers.push(DeviceBuffer::from_slice(&words.collect::<Vec<u16>>())?);
+            continue;
         }
         let buffer = allocate(arena)?;
         upload(&buffer, arena, &data)?;

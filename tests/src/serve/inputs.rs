@@ -8,7 +8,8 @@ use crate::case::Case;
 use crate::dense::{Dense, Dims};
 use crate::input::{Input, Inputs};
 use crate::oracle::{Answer, Attention};
-use crate::serve::case::{Paging, ServeCase, Slopes};
+use crate::precision::float8;
+use crate::serve::case::{Narrow, Paging, ServeCase, Slopes};
 
 /// The inputs of every sequence, and those of the heads.
 #[derive(Clone, Debug)]
@@ -19,13 +20,17 @@ pub struct ServeInputs {
     pub slopes: Vec<f32>,
     /// Sink of each head.
     pub sinks: Vec<f32>,
+    /// Factors of 8-bit Q, K and V of each key/value head, for all sequences together or one sequence after another.
+    pub factors: [Vec<f32>; 3],
 }
 
 impl ServeInputs {
     /// The inputs that a case names. A sequence's do not depend on the others, beyond what they share.
     pub fn of(case: &ServeCase) -> Self {
         let sequences = (0..case.base.batch).into_par_iter().map(|b| sequence(case, b)).collect();
-        let mut inputs = ServeInputs { sequences, slopes: slopes(case), sinks: sinks(case) };
+        let factors = [0, 1, 2].map(|which| factors(case, which));
+        let mut inputs = ServeInputs { sequences, slopes: slopes(case), sinks: sinks(case), factors };
+        inputs.narrow(case);
         if let Some(paging) = case.paging() {
             inputs.share(paging.page_size * paging.shared);
         }
@@ -37,6 +42,37 @@ impl ServeInputs {
             inputs.zero_missing(&paging);
         }
         inputs
+    }
+
+    /// What is of 8 bits becomes what 8 bits times their factor are.
+    fn narrow(&mut self, case: &ServeCase) {
+        let Some(float8) = case.float8 else { return };
+        for b in 0..self.sequences.len() {
+            let factors = [0, 1, 2].map(|which| self.factors(case, which, b).to_vec());
+            let Inputs { q, k, v } = &mut self.sequences[b];
+            for (which, t) in [q, k, v].into_iter().enumerate().skip(usize::from(float8 == Narrow::Keys)) {
+                let group = t.dims.heads / case.base.kv_heads;
+                for head in 0..t.dims.heads {
+                    let factor = factors[which][head / group];
+                    let (start, n) = (t.row_start(0, head, 0), t.dims.seq * t.dims.width);
+                    t.data[start..start + n].iter_mut().for_each(|x| *x = float8::round(*x / factor) * factor);
+                }
+            }
+        }
+    }
+
+    /// A sequence's Q, K or V as the codes of 8-bit floats, each in the place of its value.
+    pub fn codes(&self, case: &ServeCase, which: usize, sequence: usize, tensor: &Dense<f32>) -> Dense<f32> {
+        let group = tensor.dims.heads / case.base.kv_heads;
+        let factors = self.factors(case, which, sequence);
+        let code = |head: usize, x: f32| f32::from(float8::to_bits(x / factors[head / group]));
+        Dense::from_fn(tensor.dims, |_, i, head, c| code(head, tensor.row(0, head, i)[c]))
+    }
+
+    /// The factors of a sequence's key/value heads, of Q, K or V.
+    pub fn factors(&self, case: &ServeCase, which: usize, sequence: usize) -> &[f32] {
+        let first = if case.factors == Some(Slopes::PerSequence) { sequence * case.base.kv_heads } else { 0 };
+        &self.factors[which][first..first + case.base.kv_heads]
     }
 
     /// The first `rows` keys and values of the sequences that have as many become those of the first such.
@@ -90,7 +126,10 @@ impl ServeInputs {
 
     /// The same of a naive program in the case's precision.
     pub fn lowp(&self, case: &ServeCase) -> Answer<f32> {
-        self.all(case, |attention| attention.lowp(case.base.precision))
+        match case.float8 {
+            Some(Narrow::All) => self.all(case, |attention| attention.lowp_float8(case.base.precision)),
+            _ => self.all(case, |attention| attention.lowp(case.base.precision)),
+        }
     }
 
     fn all<T: Copy + Send>(&self, case: &ServeCase, answer: impl Fn(Attention<'_>) -> Answer<T> + Sync) -> Answer<T> {
@@ -133,6 +172,14 @@ fn slopes(case: &ServeCase) -> Vec<f32> {
     let (heads, own) = (case.base.heads, case.alibi == Some(Slopes::PerSequence));
     let series = |b: usize| (1..=heads).map(move |h| (-8.0 * h as f32 / heads as f32 - (b % 3) as f32).exp2());
     (0..if own { case.base.batch } else { 1 }).flat_map(series).collect()
+}
+
+/// Factors between a quarter and 4, of Q, K or V; all 1 where a case has none.
+fn factors(case: &ServeCase, which: usize) -> Vec<f32> {
+    let (heads, own) = (case.base.kv_heads, case.factors == Some(Slopes::PerSequence));
+    let count = if own { case.base.batch * heads } else { heads };
+    let one = |i: usize| if case.factors.is_some() { ((i * 5 + which * 3) % 9) as f32 * 0.5 - 2.0 } else { 0.0 };
+    (0..count).map(|i| one(i).exp2()).collect()
 }
 
 /// Random sinks, of which every fifth is none, the third among them.

@@ -9,6 +9,8 @@
 //! | `window=LEFT:RIGHT` | keys seen before and after the own position; nothing means without end |
 //! | `softcap=C`, `alibi=head`, `alibi=sequence`, `sinks` | what is done to the scores |
 //! | `splits=N`, `splits=auto` | parts of a tile's keys; 1 without the word |
+//! | `float8=keys`, `float8=all` | K and V, or Q too, are of 8 bits |
+//! | `factors=head`, `factors=sequence` | what those are multiplied with |
 //! | `poison=SEQUENCE` | a sequence whose inputs are NaN |
 //! | `equals=RELATION` | another problem that has the same answer, bit by bit |
 
@@ -46,6 +48,12 @@ impl fmt::Display for ServeCase {
             write!(f, " alibi={slopes}")?;
         }
         f.write_str(if self.sinks { " sinks" } else { "" })?;
+        if let Some(float8) = self.float8 {
+            write!(f, " float8={float8}")?;
+        }
+        if let Some(factors) = self.factors {
+            write!(f, " factors={factors}")?;
+        }
         match self.splits {
             Splits::Exactly(n) => write!(f, " splits={n}")?,
             Splits::Auto => f.write_str(" splits=auto")?,
@@ -77,6 +85,8 @@ impl FromStr for ServeCase {
                 "softcap" => case.softcap = Some(parse(word, value)?),
                 "alibi" => case.alibi = Some(parse(word, value)?),
                 "sinks" => case.sinks = true,
+                "float8" => case.float8 = Some(parse(word, value)?),
+                "factors" => case.factors = Some(parse(word, value)?),
                 "splits" if value == "auto" => case.splits = Splits::Auto,
                 "splits" => case.splits = Splits::Exactly(parse(word, value)?),
                 "poison" => case.poisoned = Some(parse(word, value)?),

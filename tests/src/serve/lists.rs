@@ -7,6 +7,7 @@
 //! | `softcap`, `alibi`, `sinks` | changed scores, each with the others |
 //! | `paged` | page sizes from 16, shared pages, pages beyond 32-bit offsets; the same bits as without pages |
 //! | `decode` | few queries: groups of every size, splits, the same bits as in a prefill |
+//! | `float8` | K and V of 8 bits, with factors and everything else |
 //! | `invariance` | each sequence has the same bits without its neighbours |
 //! | `long` | up to a million keys |
 //! | `random` | seeded combinations of everything |
@@ -112,7 +113,7 @@ mod tests {
 
     use super::*;
     use crate::layout::Layout;
-    use crate::serve::case::{Keys, Relation, Splits};
+    use crate::serve::case::{Keys, Narrow, Relation, Splits};
 
     #[test]
     fn every_line_is_possible_and_none_is_there_twice() {
@@ -165,6 +166,9 @@ mod tests {
             met("large pages", &|c| c.paging().is_some_and(|p| p.page_size >= 256));
             met("softcap with ALiBi", &|c| c.softcap.is_some() && c.alibi.is_some());
             met("sinks of splits", &|c| c.sinks && c.splits == Splits::Exactly(3));
+            let narrow = |c: &ServeCase| c.float8 == Some(Narrow::Keys);
+            met("keys of 8 bits", &|c| narrow(c) && c.factors.is_some());
+            met("pages of 8-bit keys", &|c| narrow(c) && c.paging().is_some());
             met("interleaved tensors", &|c| c.base.layout == Layout::Packed);
         }
     }

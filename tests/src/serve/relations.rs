@@ -77,6 +77,7 @@ fn alone(case: &ServeCase, inputs: &ServeInputs, b: usize) -> Other {
         sequences: vec![inputs.sequences[b].clone()],
         slopes: inputs.slopes(case, b).to_vec(),
         sinks: inputs.sinks.clone(),
+        factors: [0, 1, 2].map(|which| inputs.factors(case, which, b).to_vec()),
     };
     Other { case: other, inputs, same: vec![Same { here: b, there: 0, first: 0 }] }
 }

@@ -2,13 +2,13 @@
 
 use attn_kernel::forward::{Family, KERNELS, Kernel};
 
-use crate::compare::{self, Mismatch, Report};
+use crate::compare::{self, Mismatch, Report, Tolerance};
 use crate::dense::Dense;
 use crate::gpu::{Gpu, GpuError, LSE_POISON, Output};
 use crate::layout::View;
 use crate::oracle;
 use crate::precision::POISON;
-use crate::serve::case::{ServeCase, Splits};
+use crate::serve::case::{Narrow, ServeCase, Splits};
 use crate::serve::gpu::ServeLoaded;
 use crate::serve::inputs::{self, ServeInputs};
 use crate::serve::relations::{self, Other, Same};
@@ -110,7 +110,9 @@ impl Answer {
             Dense { dims: bits.dims, data: bits.data.iter().map(|x| f32::from_bits(*x)).collect() }
         });
         let factor = if case.softcap.is_some() { compare::FACTOR_SOFTCAP } else { compare::FACTOR };
-        let report = compare::check_within(factor, &o, lse.as_ref(), reference, lowp, precision);
+        let part = if case.float8 == Some(Narrow::All) { compare::LSE_PART_FLOAT8 } else { 0.0 };
+        let tolerance = Tolerance { factor, lse: part };
+        let report = compare::check_within(tolerance, &o, lse.as_ref(), reference, lowp, precision);
         report.map_err(|mismatch| {
             mismatch.moved(|(_, row, head, column)| {
                 let (sequence, row) = inputs::unstacked(case, row);

@@ -81,7 +81,7 @@ fn tables_of_hopper_kernels_show_the_constants() {
         let text = table::render(&Description::of(kernel));
         let number = |title, first, column: usize| -> u32 { line(&text, title, first)[column].parse().unwrap() };
         assert_eq!(number("shared memory,", "V ring", 0), plan.smem().v);
-        assert_eq!(number("mbarriers\n", "K empty", 3), plan.arrivals().kv.1);
+        assert_eq!(number("mbarriers\n", "K empty", 3), plan.arrivals().k.1);
         assert_eq!(number("\nwarps", "mma-softmax", 2), plan.regs.consumer);
         let flops = 2 * plan.bm * plan.bn * (plan.d + plan.dv);
         assert_eq!(number("\ncycles", "tensor cores", 1), flops / 4096);

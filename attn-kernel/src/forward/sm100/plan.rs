@@ -6,7 +6,7 @@ pub mod maps;
 pub mod signals;
 pub mod work;
 
-use super::super::plan::{Launch, REGISTER_FILE, SMEM_LIMIT, Schedule, WARPGROUP, panel};
+use super::super::plan::{Float8, Launch, REGISTER_FILE, SMEM_LIMIT, Schedule, WARPGROUP, panel};
 use crate::attn::row::Share;
 use crate::mem::tmem;
 pub use maps::{BarrierMap, SmemMap, TmemMap};
@@ -142,6 +142,7 @@ impl Plan {
             waits: false,
             max_pack: ROWS,
             ragged: false,
+            float8: Float8::None,
         }
     }
 

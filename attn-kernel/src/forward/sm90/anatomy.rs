@@ -1,17 +1,22 @@
 //! Memory, barriers, roles and costs of a Hopper kernel, as lists; the kernel initialises its barriers with the same counts.
 
 use super::block::{HANDED, INSIDE, TAKEN, TURN, ready};
+use super::convert::CONVERTERS;
 use crate::forward::anatomy::{Barriers, Named, Region, Role, Signal, Warps};
 use crate::forward::cost::Work;
-use crate::forward::plan::{Plan, ROWS, WARPGROUP};
+use crate::forward::plan::{Float8, Plan, ROWS, TAG_BYTES, WARPGROUP};
 
 /// Arrivals that complete each kind of mbarrier: those of `full` and those of `empty`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrivals {
     /// The Q tile.
     pub q: (u32, u32),
-    /// Stages of K, and of V.
-    pub kv: (u32, u32),
+    /// Stages of K.
+    pub k: (u32, u32),
+    /// Stages of V.
+    pub v: (u32, u32),
+    /// Stages of 8-bit tiles.
+    pub raw: (u32, u32),
 }
 
 /// Operations on f32 that the polynomial of an exponential takes.
@@ -20,14 +25,15 @@ const EMULATED_FMA: u64 = 7;
 const EMULATED_ALU: u64 = 3;
 
 const LOAD: &[Role] = &[Role::Load];
+const CONVERT: &[Role] = &[Role::Convert];
 const CONSUMERS: &[Role] = &[Role::MmaSoftmax];
 
-const fn full(name: &'static str, means: &'static str) -> Signal {
-    Signal { name, from: LOAD, to: CONSUMERS, means }
+const fn full(name: &'static str, from: &'static [Role], means: &'static str) -> Signal {
+    Signal { name, from, to: CONSUMERS, means }
 }
 
-const fn empty(name: &'static str, means: &'static str) -> Signal {
-    Signal { name, from: CONSUMERS, to: LOAD, means }
+const fn empty(name: &'static str, to: &'static [Role], means: &'static str) -> Signal {
+    Signal { name, from: CONSUMERS, to, means }
 }
 
 const fn inside(name: &'static str, means: &'static str) -> Signal {
@@ -40,23 +46,38 @@ impl Plan {
         let warps = self.consumers() * WARPGROUP / 32;
         // Where O reuses Q's memory, Q is given back by the one thread of a warpgroup that knows that O has left.
         // Where warpgroups split the keys, a stage is one warpgroup's alone.
-        Arrivals { q: (1, if self.o_in_q() { self.consumers() } else { warps }), kv: (1, warps / self.split) }
+        let read = warps / self.split;
+        let by_converters = (CONVERTERS, read);
+        let loaded = (1, read);
+        Arrivals {
+            q: (1, if self.o_in_q() { self.consumers() } else { warps }),
+            k: if matches!(self.float8, Float8::Keys) { by_converters } else { loaded },
+            v: if matches!(self.float8, Float8::None) { loaded } else { by_converters },
+            raw: (1, CONVERTERS),
+        }
     }
 
     /// Every mbarrier, of a ring all `full` before all `empty`.
-    pub const fn barrier_list(&self) -> [Barriers; 6] {
+    pub const fn barrier_list(&self) -> [Barriers; 8] {
         let (stages, n) = (self.stages, self.arrivals());
         let k = 16 * self.q_stages;
         let v = k + 16 * stages;
+        let raw = v + 16 * stages;
+        let k_from = if n.k.0 > 1 { CONVERT } else { LOAD };
+        let v_from = if n.v.0 > 1 { CONVERT } else { LOAD };
+        let raw_full = Signal { name: "raw full", from: LOAD, to: CONVERT, means: "the stage holds a tile of 8 bits" };
+        let raw_empty = Signal { name: "raw empty", from: CONVERT, to: LOAD, means: "the tile has been changed" };
         let q_means =
             if self.o_in_q() { "Q Kᵀ is done, and O has left its memory" } else { "the last Q Kᵀ is done" };
         [
-            barriers(full("Q full", "the Q tile is in shared memory"), 0, self.q_stages, n.q.0),
-            barriers(empty("Q empty", q_means), 8 * self.q_stages, self.q_stages, n.q.1),
-            barriers(full("K full", "the stage holds a K tile"), k, stages, n.kv.0),
-            barriers(empty("K empty", "Q Kᵀ of the stage is done"), k + 8 * stages, stages, n.kv.1),
-            barriers(full("V full", "the stage holds a V tile"), v, stages, n.kv.0),
-            barriers(empty("V empty", "P V of the stage is done"), v + 8 * stages, stages, n.kv.1),
+            barriers(full("Q full", LOAD, "the Q tile is in shared memory"), 0, self.q_stages, n.q.0),
+            barriers(empty("Q empty", LOAD, q_means), 8 * self.q_stages, self.q_stages, n.q.1),
+            barriers(full("K full", k_from, "the stage holds a K tile"), k, stages, n.k.0),
+            barriers(empty("K empty", k_from, "Q Kᵀ of the stage is done"), k + 8 * stages, stages, n.k.1),
+            barriers(full("V full", v_from, "the stage holds a V tile"), v, stages, n.v.0),
+            barriers(empty("V empty", v_from, "P V of the stage is done"), v + 8 * stages, stages, n.v.1),
+            barriers(raw_full, raw, self.raw, n.raw.0),
+            barriers(raw_empty, raw + 8 * self.raw, self.raw, n.raw.1),
         ]
     }
 
@@ -81,9 +102,13 @@ impl Plan {
 
     /// The roles, by warp.
     pub const fn warps(&self) -> [Warps; 3] {
-        let Plan { regs, .. } = *self;
+        let Plan { regs, float8, .. } = *self;
         let work = "S = Q Kᵀ, P = exp2(S), O += P V, in registers; at the end O / sum and LSE";
-        let idle = "completes the warpgroup for setmaxnreg";
+        let (others, others_work) = match float8 {
+            Float8::None => (Role::Idle, "completes the warpgroup for setmaxnreg"),
+            Float8::Keys => (Role::Convert, "K and V from 8 to 16 bits"),
+            Float8::All => (Role::Convert, "V transposed"),
+        };
         let warps = WARPGROUP / 32;
         [
             Warps {
@@ -93,7 +118,7 @@ impl Plan {
                 registers: regs.producer,
                 work: "Q, and K and V through their rings, by TMA",
             },
-            Warps { role: Role::Idle, first: 1, count: warps - 1, registers: regs.producer, work: idle },
+            Warps { role: others, first: 1, count: CONVERTERS, registers: regs.producer, work: others_work },
             Warps {
                 role: Role::MmaSoftmax,
                 first: warps,
@@ -105,7 +130,7 @@ impl Plan {
     }
 
     /// Shared memory in order. Where O reuses Q's memory it is listed there, and has no entry of its own.
-    pub const fn smem_regions(&self) -> [Region; 7] {
+    pub const fn smem_regions(&self) -> [Region; 9] {
         let map = self.smem();
         let shared = self.o_in_q();
         // A tile of O may be the larger one.
@@ -116,6 +141,13 @@ impl Plan {
             Region { name: "O", at: map.o, size: self.o_bytes(), count: if shared { 0 } else { 1 }, note: "" },
             Region { name: "K ring", at: map.k, size: self.k_bytes(), count: self.stages, note: "" },
             Region { name: "V ring", at: map.v, size: self.v_bytes(), count: self.stages, note: "" },
+            Region {
+                name: "raw ring",
+                at: map.raw,
+                size: self.raw_bytes(),
+                count: self.raw,
+                note: "K and V of 8 bits",
+            },
             Region {
                 name: "handed over",
                 at: map.handed,
@@ -130,6 +162,7 @@ impl Plan {
                 count: if self.ragged { self.q_stages + 1 } else { 0 },
                 note: "what the producer tells the consumers of a tile",
             },
+            Region { name: "tags", at: map.tags, size: TAG_BYTES, count: self.raw, note: "what each 8-bit tile is" },
             Region { name: "mbarriers", at: map.barriers, size: 8, count: self.barrier_count(), note: "" },
         ]
     }
@@ -137,9 +170,17 @@ impl Plan {
     /// What a block does for a block of keys without mask and without a rescale of O.
     pub const fn work(&self) -> Work {
         let (rows, keys, d, dv) = (self.bm as u64, self.bn as u64, self.d as u64, self.dv as u64);
+        let bytes = self.operand_bytes() as u64;
+        // What warps read and write to change 8-bit tiles.
+        let shared = match self.float8 {
+            Float8::None => 0,
+            Float8::Keys => keys * (d + dv) * 3,
+            Float8::All => keys * dv * 2,
+        };
         let emulated = keys * self.exp2.emulated as u64 / self.exp2.period as u64;
         Work {
-            flops: 2 * rows * keys * (d + dv),
+            // Those of 16 bits that take as long.
+            flops: rows * keys * (d + dv) * bytes,
             exp2: rows * (keys - emulated),
             // Scale and offset, addition to the sum.
             fma: rows * (2 * keys + emulated * EMULATED_FMA),
@@ -149,9 +190,9 @@ impl Plan {
             tmem_loaded: 0,
             tmem_stored: 0,
             // Each warpgroup reads its 64 rows of Q, and all of K and V; its P lies in registers.
-            factors: (self.bm / ROWS) as u64 * ((ROWS as u64 + keys) * d + keys * dv) * 2,
-            shared: 0,
-            copied: keys * (d + dv) * 2,
+            factors: (self.bm / ROWS) as u64 * ((ROWS as u64 + keys) * d + keys * dv) * bytes,
+            shared,
+            copied: keys * (d + dv) * self.key_bytes() as u64,
         }
     }
 
@@ -180,6 +221,7 @@ const fn barriers(signal: Signal, at: u32, count: u32, arrivals: u32) -> Barrier
 #[cfg(test)]
 mod tests {
     extern crate std;
+    use super::CONVERTERS;
     use crate::forward::{AnyPlan, Arch, KERNELS, Plan};
     use std::vec::Vec;
 
@@ -217,7 +259,9 @@ mod tests {
     fn every_consumer_warp_gives_a_stage_back() {
         for (name, plan) in plans() {
             let n = plan.arrivals();
-            assert_eq!(n.kv, (1, plan.bm / 16), "{name}");
+            assert_eq!([n.k.1, n.v.1], [plan.bm / 16; 2], "{name}");
+            let filled = if plan.raw > 0 { CONVERTERS } else { 1 };
+            assert_eq!((n.v.0, n.raw.1), (filled, CONVERTERS), "{name}");
             assert_eq!(n.q, (1, if plan.o_in_q() { plan.consumers() } else { 4 * plan.consumers() }), "{name}");
         }
     }

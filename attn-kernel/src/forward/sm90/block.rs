@@ -9,27 +9,30 @@ use crate::pipe::named::NamedBarrier;
 use crate::pipe::ring::{self, Ring};
 use crate::ptx::{math, warp};
 
-/// Barrier-guarded buffers: Q, K and V.
+/// Barrier-guarded buffers: Q, K and V, and 8-bit tiles on their way to those of K and V, where there are any.
 #[derive(Clone, Copy)]
-pub struct Rings<const STAGES: u32, const QUERIES: u32> {
+pub struct Rings<const STAGES: u32, const QUERIES: u32, const RAW: u32> {
     pub(super) q: Ring<QUERIES>,
     pub(super) k: Ring<STAGES>,
     pub(super) v: Ring<STAGES>,
+    pub(super) raw: Ring<RAW>,
 }
 
-impl<const STAGES: u32, const QUERIES: u32> Rings<STAGES, QUERIES> {
+impl<const STAGES: u32, const QUERIES: u32, const RAW: u32> Rings<STAGES, QUERIES, RAW> {
     #[inline(always)]
     pub(super) fn new<V: Variant>(smem: Smem<()>) -> Self {
         let (plan, map) = const { (V::PLAN, V::PLAN.smem()) };
         let q = smem.offset(map.barriers);
         let k = q.offset(Ring::<QUERIES>::BARRIER_BYTES);
         let v = k.offset(Ring::<STAGES>::BARRIER_BYTES);
+        let raw = v.offset(Ring::<STAGES>::BARRIER_BYTES);
         // SAFETY: the plan's map gives each ring memory of its own, and `forward` initialises before the roles part.
         unsafe {
             Rings {
                 q: Ring::new(smem.offset(map.q).cast(), plan.q_bytes(), q.cast()),
                 k: Ring::new(smem.offset(map.k).cast(), plan.k_bytes(), k.cast()),
                 v: Ring::new(smem.offset(map.v).cast(), plan.v_bytes(), v.cast()),
+                raw: Ring::new(smem.offset(map.raw).cast(), plan.raw_bytes(), raw.cast()),
             }
         }
     }
@@ -42,8 +45,11 @@ impl<const STAGES: u32, const QUERIES: u32> Rings<STAGES, QUERIES> {
         // SAFETY: passed on to the caller.
         unsafe {
             self.q.init(arrivals.q.0, arrivals.q.1);
-            self.k.init(arrivals.kv.0, arrivals.kv.1);
-            self.v.init(arrivals.kv.0, arrivals.kv.1);
+            self.k.init(arrivals.k.0, arrivals.k.1);
+            self.v.init(arrivals.v.0, arrivals.v.1);
+            if const { V::PLAN.raw > 0 } {
+                self.raw.init(arrivals.raw.0, arrivals.raw.1);
+            }
         }
     }
 }
@@ -58,7 +64,7 @@ pub(super) const HANDED: NamedBarrier = NamedBarrier::new(8, 2 * WARPGROUP);
 /// The other one has read it.
 pub(super) const TAKEN: NamedBarrier = NamedBarrier::new(9, 2 * WARPGROUP);
 
-/// The mbarriers are initialised: met by all threads of a block, of which the producer's only arrive.
+/// The mbarriers are initialised: met by all threads of a block, of which the loading warp's, and idle ones, only arrive.
 pub(super) const fn ready(plan: &Plan) -> NamedBarrier {
     NamedBarrier::new(7, plan.threads())
 }

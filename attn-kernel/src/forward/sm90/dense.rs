@@ -59,16 +59,17 @@ impl Sequences for Dense {
     unsafe fn prepare<V: Variant<Sequences = Self>>(_params: &ForwardParams, _q: Smem<()>, _seat: Seat) {}
 
     #[inline(always)]
-    fn scale_log2(params: &ForwardParams) -> f32 {
+    unsafe fn scale_log2<V: Variant<Sequences = Self>>(params: &ForwardParams, _work: &Work<V::Mask>) -> f32 {
         params.scale_log2
     }
 
     #[inline(always)]
-    unsafe fn produce<V: Variant<Sequences = Self>, const STAGES: u32, const QUERIES: u32>(
+    unsafe fn produce<V: Variant<Sequences = Self>, const STAGES: u32, const QUERIES: u32, const RAW: u32>(
         mut self,
         params: &ForwardParams,
         maps: Maps,
-        rings: Rings<STAGES, QUERIES>,
+        rings: Rings<STAGES, QUERIES, RAW>,
+        _smem: Smem<()>,
     ) {
         // SAFETY: called by a whole warp.
         if !unsafe { warp::elect() } {
@@ -143,7 +144,12 @@ impl Sequences for Dense {
     }
 
     #[inline(always)]
-    unsafe fn modified<M: Mask>(_params: &ForwardParams, _work: &Work<M>, _first: u32, _seat: Seat) -> Modified {
+    unsafe fn modified<V: Variant<Sequences = Self>>(
+        _params: &ForwardParams,
+        _work: &Work<V::Mask>,
+        _first: u32,
+        _seat: Seat,
+    ) -> Modified {
         Modified { cap: 0.0, biased: false, slopes: [0.0; 2], positions: [0.0; 2] }
     }
 

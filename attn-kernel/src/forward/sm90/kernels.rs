@@ -56,7 +56,7 @@ const fn describe_serving(name: &'static str, dtype: DType, family: Family, plan
 }
 
 macro_rules! serving_kernels {
-    ($($name:ident: $dtype:ident, $d:literal, $dv:literal, $class:ident, $scores:ident, $family:expr;)*) => {
+    ($($name:ident: $dtype:ident $(of $operand:ident)?, $d:literal, $dv:literal, $class:ident, $scores:ident, $family:expr;)*) => {
         /// The kernels for serving.
         pub const SERVING_KERNELS: &[Kernel] = &[$(describe_serving(
             stringify!($name),
@@ -67,7 +67,7 @@ macro_rules! serving_kernels {
 
         $(
         #[cfg(not(attn_variants))]
-        instance! { $name: $dtype, Window, tune::ragged_plan($d, $dv, stringify!($class)), $scores, Ragged }
+        instance! { $name: $dtype $(of $operand)?, Window, tune::ragged_plan($d, $dv, stringify!($class)), $scores, Ragged }
         )*
     };
 }
@@ -78,6 +78,9 @@ macro_rules! instance {
         instance! { $name: $dtype, $mask, $plan, Plain, Dense }
     };
     ($name:ident: $dtype:ident, $mask:ident, $plan:expr, $scores:ident, $sequences:ident) => {
+        instance! { $name: $dtype of $dtype, $mask, $plan, $scores, $sequences }
+    };
+    ($name:ident: $dtype:ident of $operand:ident, $mask:ident, $plan:expr, $scores:ident, $sequences:ident) => {
         /// One instantiation: its plan, parts, and the entry point.
         pub mod $name {
             use super::*;
@@ -89,6 +92,7 @@ macro_rules! instance {
             impl Variant for This {
                 const PLAN: Plan = PLAN;
                 type Element = $dtype;
+                type Operand = $operand;
                 type Mask = $mask;
                 type Scores = $scores;
                 type Sequences = $sequences;
@@ -120,10 +124,11 @@ macro_rules! instance {
                 ) {
                     const S: usize = PLAN.bn as usize / 2;
                     const O: usize = PLAN.dv as usize / 2;
-                    const P: usize = PLAN.bn as usize / 4;
+                    const P: usize = PLAN.p_words() as usize;
+                    const RAW: u32 = if PLAN.raw > 0 { PLAN.raw } else { 1 };
                     // SAFETY: the caller's promise.
                     unsafe {
-                        forward::<This, S, O, P, { PLAN.stages }, { PLAN.q_stages }, { PLAN.split }>(params, Maps { q, k, v, o })
+                        forward::<This, S, O, P, { PLAN.stages }, { PLAN.q_stages }, { PLAN.split }, RAW>(params, Maps { q, k, v, o })
                     }
                 }
             }
@@ -206,4 +211,16 @@ serving_kernels! {
     decode_sm90_f16_d128: F16, 128, 128, decode, Modified, Family::Decode;
     decode_sm90_f16_d192_128: F16, 192, 128, decode, Modified, Family::Decode;
     decode_sm90_f16_d256: F16, 256, 256, decode, Modified, Family::Decode;
+    serve_sm90_bf16_kv8_d64: Bf16, 64, 64, serve_kv8, Modified, Family::Serve { modified: true };
+    serve_sm90_bf16_kv8_d128: Bf16, 128, 128, serve_kv8, Modified, Family::Serve { modified: true };
+    serve_sm90_bf16_kv8_d256: Bf16, 256, 256, serve_kv8, Modified, Family::Serve { modified: true };
+    decode_sm90_bf16_kv8_d64: Bf16, 64, 64, decode_kv8, Modified, Family::Decode;
+    decode_sm90_bf16_kv8_d128: Bf16, 128, 128, decode_kv8, Modified, Family::Decode;
+    decode_sm90_bf16_kv8_d256: Bf16, 256, 256, decode_kv8, Modified, Family::Decode;
+    serve_sm90_f16_kv8_d64: F16, 64, 64, serve_kv8, Modified, Family::Serve { modified: true };
+    serve_sm90_f16_kv8_d128: F16, 128, 128, serve_kv8, Modified, Family::Serve { modified: true };
+    serve_sm90_f16_kv8_d256: F16, 256, 256, serve_kv8, Modified, Family::Serve { modified: true };
+    decode_sm90_f16_kv8_d64: F16, 64, 64, decode_kv8, Modified, Family::Decode;
+    decode_sm90_f16_kv8_d128: F16, 128, 128, decode_kv8, Modified, Family::Decode;
+    decode_sm90_f16_kv8_d256: F16, 256, 256, decode_kv8, Modified, Family::Decode;
 }

@@ -4,20 +4,21 @@
 //! barrier tells the consumers. A slot that names no head ends the block.
 
 use super::block::{Rings, Seat, WarpQuad};
+use super::convert::Targets;
 use super::sequences::{Sequences, Work};
 use super::{Maps, Variant, epilogue};
 use crate::attn::mask::{Lengths, Mask};
-use crate::attn::scores::Modified;
+use crate::attn::scores::{Modified, Scores};
 use crate::attn::sequence::{Sequence, ragged};
 use crate::attn::softmax::{self, Knobs, Rows};
 use crate::attn::walk::Tile;
 use crate::entry;
-use crate::forward::plan::{Plan, ROWS};
+use crate::forward::plan::{Float8, ROWS};
 use crate::forward::serve::{ServeParams, Unit};
 use crate::forward::{TensorMap, serve};
 use crate::mem::{Smem, Swizzle};
-use crate::pipe::ring::{Consumer, Filling, Full, Producer};
-use crate::ptx::{fence, grid, ldst, special, tma, warp};
+use crate::pipe::ring::{Consumer, Filling, Full};
+use crate::ptx::{fence, grid, ldst, math, special, tma, warp};
 
 /// The head of no unit.
 const NONE: u32 = u32::MAX;
@@ -121,23 +122,16 @@ impl Source<'_> {
         unsafe { ldst::ld_global_u32(self.table.wrapping_add((key >> self.params.page_shift) as usize).cast()) }
     }
 
-    /// Fills the next stage with block `block`, a chunk and panel a copy; `page` is the lane's.
+    /// Fills a stage with block `block`, a chunk and panel a copy; `page` is the lane's.
     ///
     /// # Safety
     /// Called by the whole warp; the stage holds `bn` rows of `d` elements, the map's box is one panel of a chunk.
     #[inline(always)]
-    unsafe fn load<const STAGES: u32>(
-        &self,
-        ring: &mut Producer<STAGES>,
-        map: *const TensorMap,
-        (d, bn): (u32, u32),
-        block: u32,
-        page: u32,
-    ) {
-        let span = Plan::panel(d) * 2;
-        let slot = ring.acquire();
+    unsafe fn load<V: Variant>(&self, slot: Filling, map: *const TensorMap, d: u32, block: u32, page: u32) {
+        let (bn, bytes) = const { (V::PLAN.bn, V::PLAN.key_bytes()) };
+        let span = V::PLAN.raw_span(d);
         let (tile, full) = (slot.tile(), slot.full());
-        slot.expect_by(self.leads, bn * d * 2);
+        slot.expect_by(self.leads, bn * d * bytes);
         let mut offset = 0;
         let mut lane = 0;
         while offset < bn {
@@ -149,10 +143,10 @@ impl Source<'_> {
                 let [a, c] = ragged(row, left, self.params.chunk);
                 let mut column = 0;
                 while column < d {
-                    let target = tile.offset(column * bn * 2 + offset * span);
+                    let target = tile.offset(column * bn * bytes + offset * span);
                     // SAFETY: the caller's promise.
                     unsafe { tma::load(target, map, [column as i32, a, self.kv_head as i32, page, c], full) };
-                    column += Plan::panel(d);
+                    column += span / bytes;
                 }
             }
             offset += self.params.chunk;
@@ -168,8 +162,8 @@ impl Source<'_> {
 #[inline(always)]
 unsafe fn load_queries<V: Variant>(params: &ServeParams, map: *const TensorMap, slot: Filling, unit: &Unit) {
     let plan = const { V::PLAN };
-    let (tile, full, groups) = (slot.tile(), slot.full(), plan.bm / ROWS);
-    slot.expect(groups * params.queries * params.pack.get() * plan.d * 2);
+    let (tile, full, groups, bytes) = (slot.tile(), slot.full(), plan.bm / ROWS, plan.operand_bytes());
+    slot.expect(groups * params.queries * params.pack.get() * plan.d * bytes);
     let mut group = 0;
     while group < groups {
         let first = unit.m_block * params.tile_queries + group * params.queries;
@@ -177,10 +171,10 @@ unsafe fn load_queries<V: Variant>(params: &ServeParams, map: *const TensorMap, 
         let [a, c] = ragged(unit.sequence.q_start + first, left, params.queries);
         let mut column = 0;
         while column < plan.d {
-            let target = tile.offset((group * plan.d + column) * ROWS * 2);
+            let target = tile.offset((group * plan.d + column) * ROWS * bytes);
             // SAFETY: the caller's promise.
             unsafe { tma::load(target, map, [column as i32, 0, a, unit.head as i32, c], full) };
-            column += Plan::panel(plan.d);
+            column += plan.span(plan.d) / bytes;
         }
         group += 1;
     }
@@ -206,19 +200,25 @@ impl Sequences for Ragged {
     }
 
     #[inline(always)]
-    fn scale_log2(params: &ServeParams) -> f32 {
-        params.scale_log2
+    unsafe fn scale_log2<V: Variant<Sequences = Self>>(params: &ServeParams, work: &Work<V::Mask>) -> f32 {
+        // With a softcap the factors are the cap's.
+        if const { matches!(V::PLAN.float8, Float8::None) } || params.cap != 0.0 {
+            return params.scale_log2;
+        }
+        // SAFETY: the caller's promise.
+        params.scale_log2 * unsafe { factor_of_scores::<V>(params, work) }
     }
 
     #[inline(always)]
-    unsafe fn produce<V: Variant<Sequences = Self>, const STAGES: u32, const QUERIES: u32>(
+    unsafe fn produce<V: Variant<Sequences = Self>, const STAGES: u32, const QUERIES: u32, const RAW: u32>(
         mut self,
         params: &ServeParams,
         maps: Maps,
-        rings: Rings<STAGES, QUERIES>,
+        rings: Rings<STAGES, QUERIES, RAW>,
+        smem: Smem<()>,
     ) {
         let plan = const { V::PLAN };
-        let (mut q, mut k, mut v) = (rings.q.split().0, rings.k.split().0, rings.v.split().0);
+        let (mut q, mut targets) = (rings.q.split().0, Targets::new::<V, QUERIES>(rings, smem));
         // SAFETY: called by a whole warp.
         let leads = unsafe { warp::elect() };
         // The list of tiles, and all else in global memory, may be what the kernel before this one writes.
@@ -245,7 +245,7 @@ impl Sequences for Ragged {
                 let mut page = 0;
                 if block > work.from {
                     page = source.page(block - 1, plan.bn);
-                    source.load(&mut k, maps.k, (plan.d, plan.bn), block - 1, page);
+                    source.load::<V>(targets.keys::<V>(leads), maps.k, plan.d, block - 1, page);
                 }
                 let stage = q.acquire();
                 let slot = self.advance::<QUERIES>();
@@ -258,9 +258,9 @@ impl Sequences for Ragged {
                     // Asked for before the waits for a stage, behind which its answer hides.
                     let next = if block > work.from { source.page(block - 1, plan.bn) } else { 0 };
                     if block > work.from {
-                        source.load(&mut k, maps.k, (plan.d, plan.bn), block - 1, next);
+                        source.load::<V>(targets.keys::<V>(leads), maps.k, plan.d, block - 1, next);
                     }
-                    source.load(&mut v, maps.v, (plan.dv, plan.bn), block, page);
+                    source.load::<V>(targets.values::<V>(leads), maps.v, plan.dv, block, page);
                     page = next;
                 }
             }
@@ -276,6 +276,7 @@ impl Sequences for Ragged {
                 Self::tell(self.advance::<QUERIES>(), &none);
                 stage.commit();
             }
+            targets.end::<V>(leads);
         }
     }
 
@@ -315,8 +316,23 @@ impl Sequences for Ragged {
     }
 
     #[inline(always)]
-    unsafe fn modified<M: Mask>(params: &ServeParams, work: &Work<M>, first: u32, seat: Seat) -> Modified {
+    unsafe fn modified<V: Variant<Sequences = Self>>(
+        params: &ServeParams,
+        work: &Work<V::Mask>,
+        first: u32,
+        seat: Seat,
+    ) -> Modified {
         let biased = !params.slopes.is_null();
+        let (mut cap, mut slope_scale) = (params.cap, params.slope_scale);
+        if const { V::Scores::MODIFIED && !matches!(V::PLAN.float8, Float8::None) } {
+            // SAFETY: the caller's promise.
+            let factor = unsafe { factor_of_scores::<V>(params, work) };
+            if cap == 0.0 {
+                slope_scale *= math::rcp(factor);
+            } else {
+                cap *= factor;
+            }
+        }
         let (mut slopes, mut positions) = ([0.0; 2], [0.0; 2]);
         if biased {
             let rows = [0, 8].map(|r| Self::query(params, first, seat.row() + r));
@@ -324,11 +340,11 @@ impl Sequences for Ragged {
             slopes = rows.map(|(_, in_pack)| {
                 let head = head(params, work, in_pack).min(params.heads - 1); // a spare row's need not exist
                 // SAFETY: the caller's promise.
-                unsafe { ldst::ld_global_f32(of_batch.wrapping_add(head as usize)) * params.slope_scale }
+                unsafe { ldst::ld_global_f32(of_batch.wrapping_add(head as usize)) * slope_scale }
             });
             positions = rows.map(|(query, _)| (query as i32 + work.lengths.k as i32 - work.lengths.q as i32) as f32);
         }
-        Modified { cap: params.cap, biased, slopes, positions }
+        Modified { cap, biased, slopes, positions }
     }
 
     #[inline(always)]
@@ -347,7 +363,11 @@ impl Sequences for Ragged {
             let places = [0, 8].map(|r| Place::of(params, work, first, seat.row() + r));
             let whole = params.partial.is_null();
             let sinks = places.map(|place| if whole { place.sink(params) } else { f32::NEG_INFINITY });
-            let (inverse, lse) = rows.finish_with::<WarpQuad>(sinks, knobs);
+            let (mut inverse, lse) = rows.finish_with::<WarpQuad>(sinks, knobs);
+            if const { !matches!(V::PLAN.float8, Float8::None) } {
+                let factor = factor(params, work, params.v_descale);
+                inverse = inverse.map(|inverse| inverse * factor);
+            }
             softmax::scale_rows(acc, inverse);
             if whole {
                 epilogue::stage_output::<V, O>(seat, o, acc);
@@ -364,6 +384,37 @@ impl Sequences for Ragged {
             }
             places[0].store::<V::Mask, O, 0>(params, work, seat, acc, lse[0], whole);
             places[1].store::<V::Mask, O, 1>(params, work, seat, acc, lse[1], whole);
+        }
+    }
+}
+
+/// What 8-bit elements are multiplied with: the factor of the tile's key/value head and batch entry.
+///
+/// # Safety
+/// `factors` is null or as [`ServeParams`] says.
+#[inline(always)]
+unsafe fn factor<M>(params: &ServeParams, work: &Work<M>, factors: *const f32) -> f32 {
+    if factors.is_null() {
+        return 1.0;
+    }
+    let at = work.tile.batch as u64 * params.descale_batch_stride + params.group.div_rem(work.tile.head).0 as u64;
+    // SAFETY: a factor for each key/value head of each batch entry.
+    unsafe { ldst::ld_global_f32(factors.wrapping_add(at as usize)) }
+}
+
+/// What scores of 8-bit Q and K are multiplied with.
+///
+/// # Safety
+/// As [`factor`].
+#[inline(always)]
+unsafe fn factor_of_scores<V: Variant<Sequences = Ragged>>(params: &ServeParams, work: &Work<V::Mask>) -> f32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let of_keys = factor(params, work, params.k_descale);
+        if const { matches!(V::PLAN.float8, Float8::All) } {
+            of_keys * factor(params, work, params.q_descale)
+        } else {
+            of_keys
         }
     }
 }
@@ -454,7 +505,7 @@ impl Place {
 #[inline(always)]
 pub(super) unsafe fn clear_spare_rows<V: Variant<Sequences = Ragged>>(params: &ServeParams, q: Smem<()>, seat: Seat) {
     let plan = const { V::PLAN };
-    let swizzle = const { Swizzle::of_span(Plan::panel(V::PLAN.d) * 2) };
+    let (swizzle, bytes) = const { (Swizzle::of_span(V::PLAN.span(V::PLAN.d)), V::PLAN.operand_bytes()) };
     let span = swizzle.span();
     let first = params.queries * params.pack.get() * span;
     let pieces = (ROWS * span - first) / 16;
@@ -462,14 +513,14 @@ pub(super) unsafe fn clear_spare_rows<V: Variant<Sequences = Ragged>>(params: &S
     while stage < plan.q_stages {
         let mut column = 0;
         while column < plan.d {
-            let panel = q.offset(stage * plan.q_bytes() + (seat.rows * plan.d + column * ROWS) * 2).cast();
+            let panel = q.offset(stage * plan.q_bytes() + (seat.rows * plan.d + column * ROWS) * bytes).cast();
             let mut piece = seat.thread;
             while piece < pieces {
                 // SAFETY: inside the panel. Rows are whole multiples of the swizzle's pieces, which stay in their row.
                 unsafe { ldst::st_shared_u32x4(panel.offset(first + piece * 16), [0; 4]) };
                 piece += 128;
             }
-            column += Plan::panel(plan.d);
+            column += span / bytes;
         }
         stage += 1;
     }

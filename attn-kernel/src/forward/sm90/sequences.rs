@@ -21,8 +21,11 @@ pub trait Sequences: Copy {
     /// The view of a role of the block.
     fn new<V: Variant<Sequences = Self>>(params: &Self::Params, smem: Smem<()>) -> Self;
 
-    /// `softmax_scale * log2(e)`.
-    fn scale_log2(params: &Self::Params) -> f32;
+    /// What the softmax of a tile scales scores with: `softmax_scale * log2(e)`, and the factors of 8-bit Q and K.
+    ///
+    /// # Safety
+    /// The parameters' addresses are those of device memory as they say.
+    unsafe fn scale_log2<V: Variant<Sequences = Self>>(params: &Self::Params, work: &Work<V::Mask>) -> f32;
 
     /// What a consumer does before its first tile; `q` is Q's first stage.
     ///
@@ -34,11 +37,12 @@ pub trait Sequences: Copy {
     ///
     /// # Safety
     /// Called by the first warp of the producer warpgroup, converged.
-    unsafe fn produce<V: Variant<Sequences = Self>, const STAGES: u32, const QUERIES: u32>(
+    unsafe fn produce<V: Variant<Sequences = Self>, const STAGES: u32, const QUERIES: u32, const RAW: u32>(
         self,
         params: &Self::Params,
         maps: Maps,
-        rings: Rings<STAGES, QUERIES>,
+        rings: Rings<STAGES, QUERIES, RAW>,
+        smem: Smem<()>,
     );
 
     /// A consumer's next tile, and its Q.
@@ -70,7 +74,12 @@ pub trait Sequences: Copy {
     ///
     /// # Safety
     /// The parameters' addresses are those of device memory as they say.
-    unsafe fn modified<M: Mask>(params: &Self::Params, work: &Work<M>, first: u32, seat: Seat) -> Modified;
+    unsafe fn modified<V: Variant<Sequences = Self>>(
+        params: &Self::Params,
+        work: &Work<V::Mask>,
+        first: u32,
+        seat: Seat,
+    ) -> Modified;
 
     /// Ends the tile: O / sum and LSE go to where they belong.
     ///

@@ -1,7 +1,7 @@
 //! The cases as lines.
 
 /// Small enough for the simulator, and for every head dimension.
-pub(super) const SMALL: [(&str, &str); 8] = [
+pub(super) const SMALL: [(&str, &str); 9] = [
     (
         "varlen",
         "\
@@ -72,6 +72,14 @@ b=2 h=7 hk=1 sq=1 usedk=40,260 page=16 poison=0 splits=3
 b=1 h=16 hk=1 sq=2 sk=250 causal layout=padded splits=4 equals=alone",
     ),
     (
+        "float8",
+        "\
+h=2 hk=1 causal varlen=50,20 usedk=120,20 page=16 float8=keys factors=head equals=dense
+b=3 h=8 hk=1 sq=1 usedk=100,0,257 page=32 float8=keys factors=sequence splits=2
+b=2 h=4 hk=1 sq=1 causal usedk=97,140 page=16:1 float8=keys factors=head equals=prefill
+h=2 hk=2 varlen=70,9 klens=200,3 float8=keys softcap=20 alibi=head factors=head poison=1",
+    ),
+    (
         "invariance",
         "\
 h=2 hk=1 causal varlen=30,0,80,5 klens=60,7,80,90 equals=alone
@@ -81,7 +89,7 @@ b=4 h=4 hk=1 sq=1 usedk=9,250,64,100 page=32 equals=alone",
 ];
 
 /// For a GPU: longer sequences and larger batches, of every head dimension.
-pub(super) const LARGE: [(&str, &str); 7] = [
+pub(super) const LARGE: [(&str, &str); 8] = [
     (
         "varlen",
         "\
@@ -144,6 +152,17 @@ h=4 hk=2 causal varlen=300,1,40,500 usedk=900,1300,40,500 page=1024 layout=padde
 h=4 hk=2 causal varlen=300,1,40,500 usedk=900,1300,40,500 page=128:0:2 equals=dense
 h=2 hk=1 b=40 sq=20 usedk=uniform:40:700:4 page=16 poison=7
 h=2 hk=2 varlen=64*5 usedk=64*100 page=16:6 causal",
+    ),
+    (
+        "float8",
+        "\
+h=4 hk=2 causal varlen=300,1,40,500 usedk=900,1300,40,511 page=16 float8=keys factors=sequence equals=dense
+h=4 hk=2 varlen=300,1,40,500 klens=900,1300,0,512 float8=keys window=200:50 layout=packedkv
+h=2 hk=2 causal varlen=700,300 klens=same float8=keys softcap=30 sinks factors=head input=rising
+b=5 h=8 hk=1 sq=1 usedk=3000,1,0,128,2047 page=64 float8=keys factors=sequence splits=7
+b=5 h=16 hk=4 sq=1 usedk=3000,1,0,128,2047 page=128 float8=keys splits=auto equals=alone
+b=4 h=8 hk=2 sq=5 causal usedk=1500,900,64,5 page=16 float8=keys factors=head equals=prefill alibi=head
+b=4 h=12 hk=1 sq=2 usedk=1500,900,64,5 float8=keys factors=head layout=bhsd poison=2",
     ),
     (
         "decode",

@@ -13,7 +13,7 @@ const fn arrivals_of(role: Role) -> u32 {
     match role {
         Role::Load | Role::Mma | Role::Store => 1,
         Role::Softmax | Role::Correction => WARPS,
-        Role::MmaSoftmax | Role::Idle => panic!("no role of a Blackwell kernel that arrives"),
+        Role::Convert | Role::MmaSoftmax | Role::Idle => panic!("no role of a Blackwell kernel that arrives"),
     }
 }
 
