@@ -34,14 +34,15 @@ def library():
 
 
 # Sizes that tensors alone do not say, and everything but arrays that makes a problem more than a dense one.
-Options = namedtuple("Options", "batch seqlen_q seqlen_k packed_q packed_k paged window softcap splits")
+Options = namedtuple("Options", "batch seqlen_q seqlen_k packed_q packed_k paged window softcap splits float8")
+FLOAT8 = "torch.float8_e4m3fn"
 
 
 def plan(q, k, v, o, causal=False, scale=None, kernel=None, options=None, arrays=()):
     """The plan for these tensors, from the cache when there is one for their shapes and strides."""
     given = tuple((name, array.dim()) for name, array in arrays)
     key = (
-        q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), o.stride(), q.dtype, q.device,
+        q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), o.stride(), q.dtype, k.dtype, q.device,
         causal, scale, kernel, options, given, dict(arrays)["page_table"].shape if options and options.paged else None,
     )
     found = _plans.get(key)
@@ -60,11 +61,15 @@ def _check(q, k, v, options):
                 f"{name} has shape {tuple(tensor.shape)} and strides {tensor.stride()}; "
                 f"allowed: {shape} with a contiguous last dimension"
             )
-        if tensor.device != q.device or tensor.dtype != q.dtype:
-            raise ValueError(f"{name} is {tensor.dtype} on {tensor.device}, q is {q.dtype} on {q.device}; allowed: the same")
-    dtype = str(q.dtype).removeprefix("torch.")
+        expected = FLOAT8 if name != "q" and options and options.float8 else str(q.dtype)
+        if tensor.device != q.device or str(tensor.dtype) != expected:
+            raise ValueError(
+                f"{name} is {tensor.dtype} on {tensor.device}, q is {q.dtype} on {q.device}; "
+                "allowed: the same, or k and v float8_e4m3fn"
+            )
+    dtype = "bfloat16" if str(q.dtype) == FLOAT8 else str(q.dtype).removeprefix("torch.")
     if dtype not in DTYPES or q.device.type != "cuda":
-        raise ValueError(f"q is {q.dtype} on {q.device}; allowed: bfloat16 and float16 on a CUDA device")
+        raise ValueError(f"q is {q.dtype} on {q.device}; allowed: bfloat16, float16 and float8_e4m3fn on a CUDA device")
     batch_agrees = packed_q or packed_k or options and options.paged or k.shape[0] == q.shape[0]
     if not batch_agrees or k.shape[-1] != q.shape[-1] or v.shape[:-1] != k.shape[:-1]:
         raise ValueError(
@@ -109,8 +114,11 @@ def _serving(q, k, causal, options, arrays):
         fields["alibi"] = arrays["alibi_slopes"].dim()
     if options.softcap is not None:
         fields["softcap"] = options.softcap
+    if "k_descale" in arrays:
+        fields["descales"] = arrays["k_descale"].dim()
     if options.splits not in (None, "auto"):
         fields["splits"] = options.splits
+    fields["float8"] = options.float8
     return library().serving(**fields)
 
 
@@ -120,7 +128,7 @@ def _arrays(q, arrays):
 
     given = tuple((name, array) for name, array in arrays if array is not None)
     for name, array in given:
-        dtype = torch.float32 if name in ("sinks", "alibi_slopes") else torch.int32
+        dtype = torch.float32 if name in ("sinks", "alibi_slopes") or name.endswith("_descale") else torch.int32
         if array.dtype != dtype or array.device != q.device or not array.is_contiguous():
             raise ValueError(
                 f"{name} is {array.dtype} on {array.device} with strides {array.stride()}; "
@@ -136,7 +144,8 @@ def _longest(cu_seqlens):
 
 def _options(q, k, given, window, softcap, splits, max_seqlen_q, max_seqlen_k):
     """None for a dense problem."""
-    if not given and window is None and softcap is None and splits is None:
+    float8 = [str(k.dtype), str(q.dtype)].count(FLOAT8)
+    if not given and window is None and softcap is None and splits is None and not float8:
         return None
     packed_q, packed_k, paged = "cu_seqlens_q" in given, "cu_seqlens_k" in given, "page_table" in given
     batch = given["cu_seqlens_q"].shape[0] - 1 if packed_q else q.shape[0]
@@ -150,13 +159,13 @@ def _options(q, k, given, window, softcap, splits, max_seqlen_q, max_seqlen_k):
         seqlen_k = max_seqlen_k or given["page_table"].shape[1] * k.shape[1]
     else:
         seqlen_k = max_seqlen_k or (_longest(given["cu_seqlens_k"]) if packed_k else k.shape[1])
-    return Options(batch, seqlen_q, seqlen_k, packed_q, packed_k, paged, window, softcap, splits)
+    return Options(batch, seqlen_q, seqlen_k, packed_q, packed_k, paged, window, softcap, splits, float8)
 
 
 def forward(
     q, k, v, causal=False, scale=None, return_lse=False, *, cu_seqlens_q=None, cu_seqlens_k=None, max_seqlen_q=None,
     max_seqlen_k=None, seqused_q=None, seqused_k=None, page_table=None, window=None, softcap=None, sinks=None, alibi=None,
-    splits=None, kernel=None,
+    splits=None, q_descale=None, k_descale=None, v_descale=None, kernel=None,
 ):
     """softmax(scale * q k^T) v, with LSE where asked for.
 
@@ -170,15 +179,19 @@ def forward(
     window: (left, right) keys around a query's own position, None for no end; with causal, right is 0.
     softcap: scores become softcap * tanh(score / softcap). sinks: float32 (heads), logits without a value.
     alibi: float32 (heads) or (batch, heads) slopes. splits: "auto", or into how many parts the keys are split.
+    k and v, and q with them, may be float8_e4m3fn, meant times their descales: float32 (kv_heads) or (batch, kv_heads). The result is
+      then bfloat16, or what q is.
     """
     import torch
 
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         raise RuntimeError("attn.forward has no backward: call it under torch.no_grad(), or on detached tensors")
-    arrays = _arrays(q, zip(ARRAYS, (cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k, page_table, sinks, alibi)))
+    given = (cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k, page_table, sinks, alibi, q_descale, k_descale, v_descale)
+    arrays = _arrays(q, zip(ARRAYS, given))
     options = _options(q, k, dict(arrays), window and tuple(window), softcap, splits, max_seqlen_q, max_seqlen_k)
     with torch.cuda.device(q.device) if q.is_cuda and q.device.index != torch.cuda.current_device() else _HERE:
-        o = torch.empty((*q.shape[:-1], v.shape[-1]), dtype=q.dtype, device=q.device)
+        dtype = torch.bfloat16 if str(q.dtype) == FLOAT8 else q.dtype
+        o = torch.empty((*q.shape[:-1], v.shape[-1]), dtype=dtype, device=q.device)
         *batch, rows, heads = q.shape[:-1]
         lse = torch.empty((*batch, heads, rows), dtype=torch.float32, device=q.device) if return_lse else None
         made = plan(q, k, v, o, causal, scale, kernel, options, arrays)

@@ -11,7 +11,10 @@ PAIRS = {"halves": 0, "interleaved": 1}
 APPENDED = (
     "k", "v", "k_cache", "v_cache", "q", "q_out", "cos", "sin", "cu_seqlens_new", "seqused_new", "seqlens_before", "page_table",
 )
-ARRAYS = ("cu_seqlens_q", "cu_seqlens_k", "seqused_q", "seqused_k", "page_table", "sinks", "alibi_slopes")
+ARRAYS = (
+    "cu_seqlens_q", "cu_seqlens_k", "seqused_q", "seqused_k", "page_table", "sinks", "alibi_slopes",
+    "q_descale", "k_descale", "v_descale",
+)
 
 
 class Strides(ctypes.Structure):
@@ -44,7 +47,7 @@ class Serving(ctypes.Structure):
         [("struct_size", c_size_t)]
         + [(n, c_uint64) for n in ("total_q", "total_k", "page_size", "pages", "table_width", "window_left", "window_right")]
         + [("softcap", c_float)]
-        + [(n, c_uint32) for n in ("splits", "alibi", "sinks", "seqused_q", "seqused_k")]
+        + [(n, c_uint32) for n in ("splits", "alibi", "sinks", "seqused_q", "seqused_k", "float8", "descales")]
     )
 
 

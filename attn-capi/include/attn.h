@@ -57,6 +57,24 @@
 // A slope for each sequence and query head: f32[batch][heads].
 #define ATTN_ALIBI_PER_SEQUENCE_AND_HEAD 2
 
+// Q, K and V are of the problem's element type.
+#define ATTN_FLOAT8_NONE 0
+
+// K and V are 8-bit floats (e4m3).
+#define ATTN_FLOAT8_KEYS 1
+
+// Q, K and V are 8-bit floats (e4m3); O is of the problem's element type.
+#define ATTN_FLOAT8_ALL 2
+
+// 8-bit elements are meant as they are.
+#define ATTN_DESCALES_NONE 0
+
+// They are meant times a factor of each key/value head: f32[kv_heads].
+#define ATTN_DESCALES_PER_HEAD 1
+
+// They are meant times a factor of each sequence and key/value head: f32[batch][kv_heads].
+#define ATTN_DESCALES_PER_SEQUENCE_AND_HEAD 2
+
 // As many splits of the keys as should be fastest.
 #define ATTN_SPLITS_AUTO 0
 
@@ -240,6 +258,12 @@ typedef struct attn_serving_tensors {
     uint64_t sinks;
     // f32[heads], or f32[batch][heads].
     uint64_t alibi_slopes;
+    // f32[kv_heads], or f32[batch][kv_heads], where Q is of 8 bits.
+    uint64_t q_descale;
+    // f32[kv_heads], or f32[batch][kv_heads], where K is of 8 bits.
+    uint64_t k_descale;
+    // f32[kv_heads], or f32[batch][kv_heads], where V is of 8 bits.
+    uint64_t v_descale;
 } attn_serving_tensors;
 
 // O = softmax(scale * Q K^T + mask) V, and its LSE. attn_problem_init fills all of it.
@@ -318,6 +342,10 @@ typedef struct attn_serving {
     uint32_t seqused_q;
     // 1: seqused_k says how many keys of each sequence there are.
     uint32_t seqused_k;
+    // ATTN_FLOAT8_*. Strides of 8-bit tensors are multiples of 16 elements.
+    uint32_t float8;
+    // ATTN_DESCALES_*.
+    uint32_t descales;
 } attn_serving;
 
 #ifdef __cplusplus

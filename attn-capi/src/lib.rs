@@ -43,8 +43,9 @@ pub use problem::{
     attn_problem_init,
 };
 pub use serving::{
-    ATTN_ALIBI_NONE, ATTN_ALIBI_PER_HEAD, ATTN_ALIBI_PER_SEQUENCE_AND_HEAD, ATTN_SPLITS_AUTO, ATTN_UNLIMITED, Serving,
-    ServingTensors, attn_serving_contiguous, attn_serving_init,
+    ATTN_ALIBI_NONE, ATTN_ALIBI_PER_HEAD, ATTN_ALIBI_PER_SEQUENCE_AND_HEAD, ATTN_DESCALES_NONE, ATTN_DESCALES_PER_HEAD,
+    ATTN_DESCALES_PER_SEQUENCE_AND_HEAD, ATTN_FLOAT8_ALL, ATTN_FLOAT8_KEYS, ATTN_FLOAT8_NONE, ATTN_SPLITS_AUTO,
+    ATTN_UNLIMITED, Serving, ServingTensors, attn_serving_contiguous, attn_serving_init,
 };
 pub use status::{Status, attn_last_error};
 

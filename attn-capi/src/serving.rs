@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use attn_host::{Alibi, DevicePtr, Mask, PagedKv, Splits};
+use attn_host::{Alibi, Descales, DevicePtr, Float8, Mask, PagedKv, Splits};
 
 use crate::problem::{Problem, Strides, read};
 use crate::status::{Failure, Status, guarded};
@@ -19,6 +19,20 @@ pub const ATTN_ALIBI_NONE: u32 = 0;
 pub const ATTN_ALIBI_PER_HEAD: u32 = 1;
 /// A slope for each sequence and query head: f32[batch][heads].
 pub const ATTN_ALIBI_PER_SEQUENCE_AND_HEAD: u32 = 2;
+
+/// Q, K and V are of the problem's element type.
+pub const ATTN_FLOAT8_NONE: u32 = 0;
+/// K and V are 8-bit floats (e4m3).
+pub const ATTN_FLOAT8_KEYS: u32 = 1;
+/// Q, K and V are 8-bit floats (e4m3); O is of the problem's element type.
+pub const ATTN_FLOAT8_ALL: u32 = 2;
+
+/// 8-bit elements are meant as they are.
+pub const ATTN_DESCALES_NONE: u32 = 0;
+/// They are meant times a factor of each key/value head: f32[kv_heads].
+pub const ATTN_DESCALES_PER_HEAD: u32 = 1;
+/// They are meant times a factor of each sequence and key/value head: f32[batch][kv_heads].
+pub const ATTN_DESCALES_PER_SEQUENCE_AND_HEAD: u32 = 2;
 
 /// As many splits of the keys as should be fastest.
 pub const ATTN_SPLITS_AUTO: u32 = 0;
@@ -58,6 +72,10 @@ pub struct Serving {
     pub seqused_q: u32,
     /// 1: seqused_k says how many keys of each sequence there are.
     pub seqused_k: u32,
+    /// ATTN_FLOAT8_*. Strides of 8-bit tensors are multiples of 16 elements.
+    pub float8: u32,
+    /// ATTN_DESCALES_*.
+    pub descales: u32,
 }
 
 /// Where the arrays of a serving problem lie in device memory; each is there where the problem needs it and 0 where not.
@@ -80,6 +98,12 @@ pub struct ServingTensors {
     pub sinks: u64,
     /// f32[heads], or f32[batch][heads].
     pub alibi_slopes: u64,
+    /// f32[kv_heads], or f32[batch][kv_heads], where Q is of 8 bits.
+    pub q_descale: u64,
+    /// f32[kv_heads], or f32[batch][kv_heads], where K is of 8 bits.
+    pub k_descale: u64,
+    /// f32[kv_heads], or f32[batch][kv_heads], where V is of 8 bits.
+    pub v_descale: u64,
 }
 
 impl Serving {
@@ -98,6 +122,8 @@ impl Serving {
         sinks: 0,
         seqused_q: 0,
         seqused_k: 0,
+        float8: ATTN_FLOAT8_NONE,
+        descales: ATTN_DESCALES_NONE,
     };
 
     /// The problem for attn-host, which checks the rest.
@@ -123,6 +149,18 @@ impl Serving {
             ATTN_ALIBI_PER_HEAD => host.alibi(Alibi::PerHead),
             ATTN_ALIBI_PER_SEQUENCE_AND_HEAD => host.alibi(Alibi::PerSequenceAndHead),
             code => return Err(Failure::problem(format!("alibi is {code}; allowed: ATTN_ALIBI_* (0 to 2)"))),
+        };
+        host = match self.float8 {
+            ATTN_FLOAT8_NONE => host,
+            ATTN_FLOAT8_KEYS => host.float8(Float8::Keys),
+            ATTN_FLOAT8_ALL => host.float8(Float8::All),
+            code => return Err(Failure::problem(format!("float8 is {code}; allowed: ATTN_FLOAT8_* (0 to 2)"))),
+        };
+        host = match self.descales {
+            ATTN_DESCALES_NONE => host,
+            ATTN_DESCALES_PER_HEAD => host.descales(Descales::PerHead),
+            ATTN_DESCALES_PER_SEQUENCE_AND_HEAD => host.descales(Descales::PerSequenceAndHead),
+            code => return Err(Failure::problem(format!("descales is {code}; allowed: ATTN_DESCALES_* (0 to 2)"))),
         };
         for (name, value, told) in [
             ("sinks", self.sinks, attn_host::Problem::sinks as fn(attn_host::Problem) -> attn_host::Problem),
@@ -151,6 +189,9 @@ impl ServingTensors {
             page_table: some(self.page_table),
             sinks: some(self.sinks),
             alibi_slopes: some(self.alibi_slopes),
+            q_descale: some(self.q_descale),
+            k_descale: some(self.k_descale),
+            v_descale: some(self.v_descale),
             ..tensors
         }
     }

@@ -23,9 +23,9 @@ fn contiguous(serving: Serving) -> Problem {
 
 #[test]
 fn the_layout_is_what_other_languages_declare() {
-    assert_eq!(mem::size_of::<Serving>(), 8 + 7 * 8 + 6 * 4);
+    assert_eq!(mem::size_of::<Serving>(), 8 + 7 * 8 + 8 * 4);
     assert_eq!(mem::offset_of!(Serving, softcap), 64);
-    assert_eq!(mem::size_of::<ServingTensors>(), 8 * 8);
+    assert_eq!(mem::size_of::<ServingTensors>(), 11 * 8);
 }
 
 #[test]
@@ -64,12 +64,20 @@ fn every_field_reaches_attn_host() {
         sinks: 1,
         seqused_q: 1,
         seqused_k: 1,
+        float8: ATTN_FLOAT8_KEYS,
+        descales: ATTN_DESCALES_PER_SEQUENCE_AND_HEAD,
         ..Serving::NONE
     };
     let text = told(all).expect("possible");
-    for part in
-        ["3 keys before and all after", "softcap 30", "alibi for each sequence", "sinks", "seqused_q", "seqused_k"]
-    {
+    for part in [
+        "3 keys before and all after",
+        "softcap 30",
+        "alibi for each sequence",
+        "sinks",
+        "seqused_q",
+        "seqused_k",
+        "8 bits with factors for each sequence",
+    ] {
         assert!(text.contains(part), "{part:?} is not in {text:?}");
     }
     for (wrong, name) in [
@@ -77,6 +85,8 @@ fn every_field_reaches_attn_host() {
         (Serving { sinks: 2, ..all }, "sinks is 2"),
         (Serving { seqused_q: 7, ..all }, "seqused_q is 7"),
         (Serving { seqused_k: 9, ..all }, "seqused_k is 9"),
+        (Serving { float8: 3, ..all }, "float8 is 3"),
+        (Serving { descales: 3, ..all }, "descales is 3"),
     ] {
         let found = told(wrong).expect_err("must be refused");
         assert!(found.contains(name), "{found}");
@@ -96,6 +106,9 @@ fn arrays_that_are_0_are_absent() {
         page_table: 0,
         sinks: 0,
         alibi_slopes: 0,
+        q_descale: 0,
+        k_descale: 0,
+        v_descale: 0,
     };
     assert_eq!(none.with(tensors), tensors);
     let all = ServingTensors {
@@ -106,6 +119,9 @@ fn arrays_that_are_0_are_absent() {
         page_table: 80,
         sinks: 96,
         alibi_slopes: 112,
+        q_descale: 128,
+        k_descale: 144,
+        v_descale: 160,
         ..none
     };
     let found = all.with(tensors);
@@ -117,6 +133,9 @@ fn arrays_that_are_0_are_absent() {
         found.page_table,
         found.sinks,
         found.alibi_slopes,
+        found.q_descale,
+        found.k_descale,
+        found.v_descale,
     ];
-    assert_eq!(arrays, [16, 32, 48, 64, 80, 96, 112].map(|address| Some(DevicePtr(address))));
+    assert_eq!(arrays, [16, 32, 48, 64, 80, 96, 112, 128, 144, 160].map(|address| Some(DevicePtr(address))));
 }
