@@ -106,7 +106,7 @@ impl Case {
         };
         let params = ScheduleParams::new(&serve, list as *mut u32, batch, self.queries, self.bn, room);
         // SAFETY: the struct's fields fill it.
-        unsafe { machine.run(&SCHEDULE, arch, 1, schedule::shared(batch), &params)? };
+        unsafe { machine.run(&SCHEDULE, arch, schedule::blocks(room), schedule::shared(batch), &params)? };
         Ok(machine.words(list, expected.len()))
     }
 

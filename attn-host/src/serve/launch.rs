@@ -82,9 +82,10 @@ impl Plan {
         let list = params.units.list.cast_mut();
         let mut params = ScheduleParams::new(params, list, serve.batch, cut.of_tile, serve.bn, cut.entries as u32);
         let mut arguments: [*mut c_void; 1] = [(&raw mut params).cast()];
+        let size = (schedule::blocks(params.room), schedule::THREADS);
         let shared = schedule::shared(serve.batch);
         // SAFETY: the kernel's one argument; the list has room for the entries, the rest is the caller's promise.
-        unsafe { self.driver.launch(function, (1, schedule::THREADS), shared, stream, self.overlap, &mut arguments) }
+        unsafe { self.driver.launch(function, size, shared, stream, self.overlap, &mut arguments) }
     }
 
     /// Queues the kernel that combines splits, where there are several.

@@ -1,16 +1,19 @@
 //! The list of query tiles for sequences of different lengths: which there are, the longest sequences first.
 //!
-//! One block of 32 warps; each thread has up to 8 sequences, a warp's lie together. Every step is linear in the sequences or the tiles.
+//! A block has 32 warps, and each of these that is needed neighbouring sequences, up to 8 a lane. Every step is linear in the sequences or the
+//! tiles. Long lists are written by several blocks, as one multiprocessor stores no more than an entry a cycle: each sorts
+//! everything for itself, and writes its share.
 //!
-//! | step | what | barriers |
+//! | step | what | then a barrier |
 //! |---|---|---|
-//! | read | lengths to shared memory, a key of 10 bits for each sequence that has queries: less for more work | 0 |
-//! | sort | by the low 5 bits of the key, then by the high ones; stable, so that equal keys stay in the batch's order | 2 x 3 |
-//! | place | prefix sums of the tiles in this order: where each sequence's entries begin | 2 |
-//! | write | a warp takes a run of entries, 32 at a time; bits where sequences begin tell each lane its own | 0 |
+//! | read | lengths to shared memory; a key of 10 bits for each sequence that has queries, less for more work | yes |
+//! | sort | by the low 5 bits of the key, then by the high ones; stable, so that equal keys stay in the batch's order | after each |
+//! | place | prefix sums of the tiles in this order: where each sequence's entries begin | yes |
+//! | write | a warp takes a run of entries, 32 at a time; bits where sequences begin tell each lane its own | |
 //!
-//! A pass of the sort counts the digits of each warp's items by ballots (lane `d` has the count of digit `d`), takes prefix sums over
-//! all warps digit after digit, and so knows where each item goes.
+//! What goes before a pass of the sort has counted the digits of each warp's items for it. A warp then goes through its items in order: lane `d`
+//! knows where the next one of digit `d` goes, ballots tell the lanes with the same digit apart. Instructions are what it costs: all
+//! of a multiprocessor's time goes into issuing them, and loops are short so that they are fetched but once.
 
 use core::mem::offset_of;
 
@@ -19,7 +22,7 @@ use super::serve::{LIST_ENTRY_WORDS, LIST_HEADER_WORDS};
 use crate::attn::divide::Divisor;
 use crate::attn::sequence::{Loaded, Side, UNLIMITED};
 use crate::companion::Companion;
-use crate::entry::{dynamic_shared, thread_idx_x};
+use crate::entry::{block_idx_x, dynamic_shared, grid_dim_x, thread_idx_x};
 use crate::kernel;
 use crate::mem::Smem;
 use crate::ptx::{barrier, grid, ldst, warp};
@@ -27,36 +30,49 @@ use crate::ptx::{barrier, grid, ldst, warp};
 /// [`schedule`].
 pub const SCHEDULE: Companion = Companion::new("schedule", THREADS, shared(MAX_BATCH), &ScheduleParams::LAYOUT);
 
-/// Threads of the one block.
+/// Threads of a block.
 pub const THREADS: u32 = 1024;
 /// Most sequences of a list.
-pub const MAX_BATCH: u32 = PER_THREAD as u32 * THREADS;
+pub const MAX_BATCH: u32 = PER_THREAD * THREADS;
 
 /// Most sequences of a thread.
-const PER_THREAD: usize = 8;
-/// Of these, how many are read at a time.
+const PER_THREAD: u32 = 8;
+/// How many of them are read at a time.
 const AHEAD: usize = 4;
+/// Entries for which a block more pays, and the most blocks.
+const ENTRIES_OF_BLOCK: u32 = 1024;
+const MAX_BLOCKS: u32 = 16;
 /// Warps, lanes of a warp, and values of a digit.
 const WARPS: u32 = THREADS / 32;
 /// Bits of a digit.
 const DIGIT_BITS: u32 = WARPS.trailing_zeros();
+/// Digits of a key.
+const DIGITS: u32 = 2;
 /// Bits of a sequence's number, below its key.
 const INDEX_BITS: u32 = MAX_BATCH.trailing_zeros();
-/// The key of a sequence without keys: the greatest of two digits.
-const LAST_KEY: u32 = (1 << (2 * DIGIT_BITS)) - 1;
+/// The key of a sequence without keys: the greatest.
+const LAST_KEY: u32 = (1 << (DIGITS * DIGIT_BITS)) - 1;
 /// Where sums of tiles stop, so that wrong lengths cannot make them wrap. No list has so many entries.
 const MANY: u32 = 1 << 30;
-/// Words from one digit's counters to the next's: a warp reads and writes them along both dimensions without bank conflicts.
-const COUNTER_PITCH: u32 = WARPS + 1;
 
 /// Bytes of dynamic shared memory for a launch of `batch` sequences.
 pub const fn shared(batch: u32) -> u32 {
-    Map::of(rounds(batch)).end
+    Map::of(rounds_log2(batch)).end
 }
 
-/// Sequences of each thread.
-const fn rounds(batch: u32) -> u32 {
-    if batch == 0 { 1 } else { batch.div_ceil(THREADS) }
+/// Blocks of a launch for a list with room for `room` entries: a power of two.
+pub const fn blocks(room: u32) -> u32 {
+    let mut blocks = 1;
+    while blocks < MAX_BLOCKS && blocks * ENTRIES_OF_BLOCK < room {
+        blocks *= 2;
+    }
+    blocks
+}
+
+/// Binary logarithm of the sequences of each thread.
+const fn rounds_log2(batch: u32) -> u32 {
+    let rounds = batch.div_ceil(THREADS);
+    if rounds <= 1 { 0 } else { u32::BITS - (rounds - 1).leading_zeros() }
 }
 
 /// Keys that count as one: whole blocks, and so many that the longest row of blocks still has a key.
@@ -69,33 +85,33 @@ const fn unit(span: u32, bn: u32) -> u32 {
 struct Map {
     /// [`Sequence`](crate::attn::sequence::Sequence)s, four words each, by number.
     sequences: u32,
-    /// Key and number of each sequence with queries, in order.
+    /// Key and number of each sequence with queries: by number, and in the end in order.
     order: u32,
-    /// First entry of each sequence in order, and the count of entries after the last, 32 times more than there are sequences.
-    starts: u32,
-    /// Items of each digit and warp.
+    /// The same in the order of the low digits; in the end, where each one's entries begin, counted from the warp's first.
+    other: u32,
+    /// For each pass, of each warp, how many items have which digit.
     counters: u32,
-    /// Items of each digit, then tiles of each warp.
+    /// For each pass, how many items have which digit; then tiles of each warp.
     totals: u32,
     /// Bytes in all.
     end: u32,
 }
 
 impl Map {
-    const fn of(rounds: u32) -> Self {
-        let items = rounds * THREADS;
+    const fn of(rounds_log2: u32) -> Self {
+        let items = THREADS << rounds_log2;
         let order = 16 * items;
-        let starts = order + 4 * items;
-        let counters = starts + 4 * (items + 32);
-        let totals = counters + 4 * WARPS * COUNTER_PITCH;
-        Map { sequences: 0, order, starts, counters, totals, end: totals + 4 * WARPS }
+        let other = order + 4 * items;
+        let counters = other + 4 * items;
+        let totals = counters + 4 * DIGITS * WARPS * WARPS;
+        Map { sequences: 0, order, other, counters, totals, end: totals + 4 * (DIGITS + 1) * WARPS }
     }
 }
 
 const _: () = assert!(shared(MAX_BATCH) <= super::plan::SMEM_LIMIT, "the most sequences fit one block");
 const _: () = assert!(WARPS == 32, "a lane for each warp and each digit");
 
-/// The arguments of [`schedule`], by value. It is launched as one block with [`shared`] bytes.
+/// The arguments of [`schedule`], by value. It is launched as [`blocks`] blocks with [`shared`] bytes each.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ScheduleParams {
@@ -194,37 +210,43 @@ kernel! {
     /// Writes the list; see [`ScheduleParams`].
     pub unsafe fn schedule(params: ScheduleParams) {
         grid::launch_dependents();
-        // SAFETY: one block of `THREADS`, with the shared memory that the batch needs, and lengths and a list as the parameters say.
+        // SAFETY: blocks of `THREADS`, with the shared memory that the batch needs, and lengths and a list as the parameters say. Every thread
+        // comes to every barrier, and what one step writes the next reads after it.
         unsafe {
             let block = Block::new(params.batch);
+            block.clear();
+            barrier::sync_all();
             grid::wait();
-            let keys = block.read(&params);
-            let (count, at) = block.pass(keys, 0);
-            block.put_order(keys, at);
-            let keys = block.order(count);
-            let (_, at) = block.pass(keys, DIGIT_BITS);
-            block.put_order(keys, at);
-            let entries = block.place(&params, count);
-            block.write(&params, entries);
+            block.read(&params);
+            barrier::sync_all();
+            block.pass(0, MAX_BATCH);
+            barrier::sync_all();
+            let count = block.pass(1, block.count());
+            barrier::sync_all();
+            block.place(&params, count);
+            barrier::sync_all();
+            block.write(&params);
         }
     }
 }
 
-/// A thread's items: keys with numbers below them, or [`NONE`].
-type Items = [u32; PER_THREAD];
-
-/// The thread has no more, or the sequence has no queries. Greater than every item.
+/// In place of an item: the sequence has no queries, or there is none. Greater than every item.
 const NONE: u32 = u32::MAX;
 
-/// The block as a thread sees it. Item `round` of the thread is number `32 (warp * rounds + round) + lane`.
+/// The block as a thread sees it. A warp has the items from `warp << items_log2` on, 32 in each of its rounds.
 #[derive(Clone, Copy)]
 struct Block {
     warp: u32,
     lane: u32,
+    /// Of this warp: 0 where the others have everything.
     rounds: u32,
+    /// Binary logarithm of a warp's items.
+    items_log2: u32,
+    /// Items of all warps that have any.
+    items: u32,
     sequences: Smem<u32>,
     order: Smem<u32>,
-    starts: Smem<u32>,
+    other: Smem<u32>,
     counters: Smem<u32>,
     totals: Smem<u32>,
 }
@@ -232,45 +254,80 @@ struct Block {
 impl Block {
     #[inline(always)]
     fn new(batch: u32) -> Self {
-        let thread = thread_idx_x();
-        let rounds = rounds(batch);
-        let Map { sequences, order, starts, counters, totals, .. } = Map::of(rounds);
+        let (warp, lane) = (warp::uniform(thread_idx_x() / 32), thread_idx_x() % 32);
+        let rounds_log2 = rounds_log2(batch);
+        let items_log2 = 5 + rounds_log2;
+        let items = batch.div_ceil(1 << items_log2) << items_log2;
+        let Map { sequences, order, other, counters, totals, .. } = Map::of(rounds_log2);
         let at = |offset| Smem::new(dynamic_shared() + offset);
         Block {
-            warp: warp::uniform(thread / 32),
-            lane: thread % 32,
-            rounds,
+            warp,
+            lane,
+            rounds: if warp << items_log2 < items { 1 << rounds_log2 } else { 0 },
+            items_log2,
+            items,
             sequences: at(sequences),
             order: at(order),
-            starts: at(starts),
+            other: at(other),
             counters: at(counters),
             totals: at(totals),
         }
     }
 
+    /// The number of this lane's item in a round.
     #[inline(always)]
-    fn number(&self, round: usize) -> u32 {
-        32 * (self.warp * self.rounds + round as u32) + self.lane
+    fn number(&self, round: u32) -> u32 {
+        (self.warp << self.items_log2) + 32 * round + self.lane
     }
 
-    /// Whether item `round` is one of the first `count`.
+    /// Where a warp counts the items of a digit for a pass.
     #[inline(always)]
-    fn has(&self, round: usize, count: u32) -> bool {
-        (round as u32) < self.rounds && self.number(round) < count
+    fn counter(&self, pass: u32, warp: u32, digit: u32) -> Smem<u32> {
+        self.counters.offset(4 * ((pass * WARPS + warp) * WARPS + digit))
     }
 
-    /// Reads the lengths, keeps them in shared memory, and returns the keys.
+    /// Where all count them. Behind those of the passes lie the tiles of each warp.
     #[inline(always)]
-    unsafe fn read(&self, params: &ScheduleParams) -> Items {
+    fn total(&self, pass: u32, digit: u32) -> Smem<u32> {
+        self.totals.offset(4 * (pass * WARPS + digit))
+    }
+
+    /// Begins all counts with 0.
+    #[inline(always)]
+    unsafe fn clear(&self) {
+        let mut pass = 0;
+        while pass < DIGITS {
+            // SAFETY: a word for each thread.
+            unsafe { ldst::st_shared_u32(self.counter(pass, self.warp, self.lane), 0) };
+            pass += 1;
+        }
+        if self.warp <= DIGITS {
+            // SAFETY: a word for each thread of these warps.
+            unsafe { ldst::st_shared_u32(self.total(self.warp, self.lane), 0) };
+        }
+    }
+
+    /// Counts an item of the warp that will have it in a pass.
+    #[inline(always)]
+    unsafe fn count_for(&self, pass: u32, warp: u32, item: u32) {
+        // SAFETY: counters, which all warps add to.
+        unsafe {
+            ldst::red_shared_add_u32(self.counter(pass, warp, digit(item, pass)), 1);
+            ldst::red_shared_add_u32(self.total(pass, digit(item, pass)), 1);
+        }
+    }
+
+    /// Reads the lengths, keeps them in shared memory, and makes the items.
+    #[inline(always)]
+    unsafe fn read(&self, params: &ScheduleParams) {
         let (queries, keys) = (params.queries_side(), params.keys_side());
-        let mut items = [NONE; PER_THREAD];
         let mut first = 0;
-        while first < PER_THREAD {
+        while first < self.rounds {
             let mut loaded = [(Loaded::default(), Loaded::default()); AHEAD];
             let mut i = 0;
             while i < AHEAD {
-                let number = self.number(first + i);
-                if self.has(first + i, params.batch) {
+                let number = self.number(first + i as u32);
+                if first + (i as u32) < self.rounds && number < params.batch {
                     // SAFETY: the caller's promise.
                     loaded[i] = unsafe { (queries.load(number), keys.load(number)) };
                 }
@@ -278,98 +335,84 @@ impl Block {
             }
             let mut i = 0;
             while i < AHEAD {
-                let number = self.number(first + i);
-                if self.has(first + i, params.batch) {
-                    let (q_start, q_len) = queries.rows_of(loaded[i].0);
-                    let (k_start, k_len) = keys.rows_of(loaded[i].1);
-                    let at = self.sequences.offset(16 * number);
-                    // SAFETY: there is room for every number below the batch, and no other thread has this one.
-                    unsafe { ldst::st_shared_u32x4(at, [q_start, q_len, k_start, k_len]) };
-                    if q_len > 0 {
-                        items[first + i] = params.key(k_len) << INDEX_BITS | number;
+                let number = self.number(first + i as u32);
+                if first + (i as u32) < self.rounds {
+                    let mut item = NONE;
+                    // SAFETY: there is room for every number of the warp's, and no other thread has this one.
+                    unsafe {
+                        if number < params.batch {
+                            let (q_start, q_len) = queries.rows_of(loaded[i].0);
+                            let (k_start, k_len) = keys.rows_of(loaded[i].1);
+                            let words = [q_start, q_len, k_start, k_len];
+                            ldst::st_shared_u32x4(self.sequences.offset(16 * number), words);
+                            if q_len > 0 {
+                                item = params.key(k_len) << INDEX_BITS | number;
+                                self.count_for(0, self.warp, item);
+                            }
+                        }
+                        ldst::st_shared_u32(self.order.offset(4 * number), item);
                     }
                 }
                 i += 1;
             }
-            first += AHEAD;
+            first += AHEAD as u32;
         }
-        items
     }
 
-    /// Where each item goes in the order of the digit `shift` bits above the number, and how many items there are.
+    /// How many items there are.
     #[inline(always)]
-    unsafe fn pass(&self, items: Items, shift: u32) -> (u32, [u32; PER_THREAD]) {
-        let digit = |item: u32| item >> (INDEX_BITS + shift) & (WARPS - 1);
-        // This warp's items, in order. Lane `d` counts those of digit `d`.
-        let (mut counts, mut at) = (0, [0; PER_THREAD]);
-        let mut round = 0;
-        while round < PER_THREAD {
-            if (round as u32) < self.rounds {
-                let (there, digit) = (items[round] != NONE, digit(items[round]));
-                let (same, own) = alike(there, digit, self.lane);
-                at[round] = warp::shfl_idx(counts, digit) + (same & below(self.lane)).count_ones();
-                counts += own.count_ones();
-            }
-            round += 1;
-        }
-        // SAFETY: every thread of the block comes here; each word of the counters and totals has one writer between two barriers.
-        let (count, base) = unsafe {
-            ldst::st_shared_u32(self.counter(self.lane, self.warp), counts);
-            barrier::sync_all();
-            // Warp `d` adds up digit `d` over the warps.
-            let counts = ldst::ld_shared_u32(self.counter(self.warp, self.lane));
-            let (before, all) = prefix_sums(counts, self.lane);
-            ldst::st_shared_u32(self.counter(self.warp, self.lane), before);
-            if self.lane == 0 {
-                ldst::st_shared_u32(self.totals.offset(4 * self.warp), all);
-            }
-            barrier::sync_all();
-            let (before, all) = prefix_sums(ldst::ld_shared_u32(self.totals.offset(4 * self.lane)), self.lane);
-            (all, before + ldst::ld_shared_u32(self.counter(self.lane, self.warp)))
-        };
-        let mut round = 0;
-        while round < PER_THREAD {
-            if (round as u32) < self.rounds {
-                at[round] += warp::shfl_idx(base, digit(items[round]));
-            }
-            round += 1;
-        }
-        (count, at)
+    unsafe fn count(&self) -> u32 {
+        // SAFETY: counted before the last barrier.
+        prefix_sums(unsafe { ldst::ld_shared_u32(self.total(0, self.lane)) }, self.lane).1
     }
 
+    /// Where this warp's first item of digit `lane` goes in a pass: behind all with lesser digits, and those of this one in warps before.
     #[inline(always)]
-    fn counter(&self, digit: u32, warp: u32) -> Smem<u32> {
-        self.counters.offset(4 * (digit * COUNTER_PITCH + warp))
+    unsafe fn first_places(&self, pass: u32) -> u32 {
+        // SAFETY: counted before the last barrier.
+        unsafe {
+            let (mut place, _) = prefix_sums(ldst::ld_shared_u32(self.total(pass, self.lane)), self.lane);
+            let mut warp = 0;
+            while warp < self.warp {
+                let mut i = 0;
+                while i < 4 {
+                    let count = ldst::ld_shared_u32(self.counter(pass, warp + i, self.lane));
+                    place += if warp + i < self.warp { count } else { 0 };
+                    i += 1;
+                }
+                warp += 4;
+            }
+            place
+        }
     }
 
-    /// Puts the items at their places.
+    /// Puts the first `count` items where the order of a digit wants them.
     #[inline(always)]
-    unsafe fn put_order(&self, items: Items, at: [u32; PER_THREAD]) {
-        let mut round = 0;
-        while round < PER_THREAD {
-            if items[round] != NONE {
-                // SAFETY: places differ and lie below the count of items. What lay there was read before the pass's barriers.
-                unsafe { ldst::st_shared_u32(self.order.offset(4 * at[round]), items[round]) };
-            }
-            round += 1;
+    unsafe fn pass(&self, pass: u32, count: u32) -> u32 {
+        let (from, to) = if pass == 0 { (self.order, self.other) } else { (self.other, self.order) };
+        if self.rounds == 0 {
+            return count;
         }
-        // SAFETY: every thread of the block comes here.
-        unsafe { barrier::sync_all() };
-    }
-
-    /// This thread's of the `count` items in order.
-    #[inline(always)]
-    unsafe fn order(&self, count: u32) -> Items {
-        let mut items = [NONE; PER_THREAD];
-        let mut round = 0;
-        while round < PER_THREAD {
-            if self.has(round, count) {
-                // SAFETY: written before the last barrier.
-                items[round] = unsafe { ldst::ld_shared_u32(self.order.offset(4 * self.number(round))) };
+        // SAFETY: places differ and lie below the count of items. What is read was written before the last barrier.
+        unsafe {
+            let mut places = self.first_places(pass);
+            let mut round = 0;
+            while round < self.rounds {
+                let number = self.number(round);
+                let item = if number < count { ldst::ld_shared_u32(from.offset(4 * number)) } else { NONE };
+                let (same, own) = alike(item != NONE, digit(item, pass), self.lane);
+                let place = warp::shfl_idx(places, digit(item, pass)) + (same & below(self.lane)).count_ones();
+                places += own.count_ones();
+                if item != NONE {
+                    ldst::st_shared_u32(to.offset(4 * place), item);
+                    if pass + 1 < DIGITS {
+                        self.count_for(pass + 1, place >> self.items_log2, item);
+                    }
+                }
+                round += 1;
             }
-            round += 1;
         }
-        items
+        count
     }
 
     /// The sequence of an item: its number and the four words.
@@ -380,100 +423,71 @@ impl Block {
         (number, unsafe { ldst::ld_shared_u32x4(self.sequences.offset(16 * number)) })
     }
 
-    /// Writes where each sequence's entries begin, and returns how many there are in all.
+    /// Adds up the tiles of the `count` sequences in order: where the entries of each begin, counted from the first of its warp, and how many
+    /// each warp has. A thread has neighbours.
     #[inline(always)]
-    unsafe fn place(&self, params: &ScheduleParams, count: u32) -> u32 {
-        // SAFETY: the passes' barriers lie behind every thread; all of them come here.
-        let items = unsafe { self.order(count) };
-        let (mut sum, mut starts) = (0, [0; PER_THREAD]);
-        let mut round = 0;
-        while round < PER_THREAD {
-            if (round as u32) < self.rounds {
-                let mut tiles = 0;
-                if items[round] != NONE {
-                    // SAFETY: an item.
-                    let (_, [_, q_len, ..]) = unsafe { self.sequence(items[round]) };
-                    tiles = params.tiles(q_len);
-                }
-                let (before, all) = prefix_sums(tiles, self.lane);
-                (starts[round], sum) = (add(sum, before), add(sum, all));
-            }
-            round += 1;
-        }
-        // SAFETY: as above; the totals of the passes were read before the last barrier, and each word has one writer.
+    unsafe fn place(&self, params: &ScheduleParams, count: u32) {
+        let first = (self.warp << self.items_log2) + self.lane * self.rounds;
+        // SAFETY: what is read was written before the last barrier, and each word has one writer.
         unsafe {
-            if self.lane == 0 {
-                ldst::st_shared_u32(self.totals.offset(4 * self.warp), sum);
-            }
-            barrier::sync_all();
-            let (before, all) = prefix_sums(ldst::ld_shared_u32(self.totals.offset(4 * self.lane)), self.lane);
-            let base = warp::shfl_idx(before, self.warp);
-            let mut round = 0;
-            while round < PER_THREAD {
-                if (round as u32) < self.rounds {
-                    let number = self.number(round);
-                    let start = if number < count { add(base, starts[round]) } else { all };
-                    ldst::st_shared_u32(self.starts.offset(4 * number), start);
+            let (mut sum, mut round) = (0, 0);
+            while round < self.rounds {
+                ldst::st_shared_u32(self.other.offset(4 * (first + round)), sum);
+                if first + round < count {
+                    let item = ldst::ld_shared_u32(self.order.offset(4 * (first + round)));
+                    let (_, [_, q_len, ..]) = self.sequence(item);
+                    sum = add(sum, params.tiles(q_len));
                 }
                 round += 1;
             }
-            if self.warp == 0 {
-                ldst::st_shared_u32(self.starts.offset(4 * (self.rounds * THREADS + self.lane)), all);
+            let (before, all) = prefix_sums(sum, self.lane);
+            let mut round = 0;
+            while round < self.rounds {
+                let at = self.other.offset(4 * (first + round));
+                ldst::st_shared_u32(at, add(before, ldst::ld_shared_u32(at)));
+                round += 1;
             }
-            barrier::sync_all();
-            all
+            if self.lane == 0 {
+                ldst::st_shared_u32(self.total(DIGITS, self.warp), all);
+            }
         }
-    }
-
-    #[inline(always)]
-    unsafe fn start(&self, place: u32) -> u32 {
-        // SAFETY: the caller's: a place up to 31 past the last, after the barrier that follows their writes.
-        unsafe { ldst::ld_shared_u32(self.starts.offset(4 * place)) }
-    }
-
-    /// The last place in order whose entries begin at or before `entry`, which is below their count: 32 places at a time, the steps between
-    /// them ever smaller.
-    #[inline(always)]
-    unsafe fn place_of(&self, entry: u32) -> u32 {
-        let (mut place, mut step) = (0, 1024);
-        while step > 0 {
-            let probe = place + step * self.lane;
-            // SAFETY: the probe is a place.
-            let before = probe < self.rounds * THREADS && unsafe { self.start(probe) } <= entry;
-            place += step * (warp::ballot(before).count_ones() - 1);
-            step /= 32;
-        }
-        place
     }
 
     /// Writes the header and this warp's share of the entries.
     #[inline(always)]
-    unsafe fn write(&self, params: &ScheduleParams, entries: u32) {
-        let entries = if entries < params.room { entries } else { params.room };
-        let share = 32 * entries.div_ceil(32 * WARPS);
-        let first = self.warp * share;
-        let end = if first + share < entries { first + share } else { entries };
-        // SAFETY: the list has a header and `room` entries; each word has one writer.
+    unsafe fn write(&self, params: &ScheduleParams) {
+        // SAFETY: what is read was written before the last barrier. The list has a header and `room` entries; each word has one writer.
         unsafe {
-            if self.warp == 0 && self.lane < 2 {
+            let tiles = ldst::ld_shared_u32(self.total(DIGITS, self.lane));
+            let (bases, all) = prefix_sums(tiles, self.lane);
+            let starts = Starts { block: self, bases };
+            let entries = if all < params.room { all } else { params.room };
+            let warp = block_idx_x() * WARPS + self.warp;
+            if warp == 0 && self.lane < 2 {
                 let count = if self.lane == 0 { entries } else { 0 };
                 ldst::st_global_u32x4(params.list.wrapping_add(4 * self.lane as usize), count, 0, 0, 0);
             }
-            if first >= end {
+            // Blocks are a power of two.
+            let shift = (32 * WARPS).trailing_zeros() + grid_dim_x().trailing_zeros();
+            let share = 32 * ((entries + (1 << shift) - 1) >> shift);
+            let mut from = warp * share;
+            let end = if from + share < entries { from + share } else { entries };
+            if from >= end {
                 return;
             }
-            let (mut from, mut place) = (first, self.place_of(first));
+            let mut place = starts.place_of(from);
             while from < end {
                 // A bit for each of these 32 entries with which a sequence begins; that of `place` begins at the first one or before.
-                let ahead = self.start(place + 1 + self.lane) - from;
+                let ahead = starts.of(place + 1 + self.lane) - from;
                 let begins = warp::or(if ahead < 32 { 1 << ahead } else { 0 });
                 let entry = from + self.lane;
                 let own = place + (begins & (below(self.lane) | 1 << self.lane)).count_ones();
+                let start = starts.of(own);
                 if entry < end {
-                    let (number, sequence) = self.sequence(ldst::ld_shared_u32(self.order.offset(4 * own)));
-                    let [q_start, q_len, k_start, k_len] = sequence;
+                    let item = ldst::ld_shared_u32(self.order.offset(4 * own));
+                    let (number, [q_start, q_len, k_start, k_len]) = self.sequence(item);
                     // The last tile first: under a causal mask it is the longest.
-                    let m_block = params.tiles(q_len) - 1 - (entry - self.start(own));
+                    let m_block = params.tiles(q_len) - 1 - (entry - start);
                     let at = params.list.wrapping_add((LIST_HEADER_WORDS + entry * LIST_ENTRY_WORDS) as usize);
                     ldst::st_global_u32x4(at, m_block, number, q_start, q_len);
                     ldst::st_global_u32x4(at.wrapping_add(4), k_start, k_len, 0, 0);
@@ -483,6 +497,50 @@ impl Block {
             }
         }
     }
+}
+
+/// Where the sequences' entries begin, in order.
+#[derive(Clone, Copy)]
+struct Starts<'a> {
+    block: &'a Block,
+    /// Lane `w` has where those of warp `w`'s sequences do.
+    bases: u32,
+}
+
+impl Starts<'_> {
+    /// Where those of the sequence at `place` begin, or past all entries. All lanes ask together.
+    #[inline(always)]
+    unsafe fn of(&self, place: u32) -> u32 {
+        let base = warp::shfl_idx(self.bases, place >> self.block.items_log2);
+        if place >= self.block.items {
+            return MANY;
+        }
+        // SAFETY: written before the last barrier.
+        add(base, unsafe { ldst::ld_shared_u32(self.block.other.offset(4 * place)) })
+    }
+
+    /// The last place whose entries begin at or before `entry`, which is below their count: 32 places at a time, the steps between
+    /// them ever smaller.
+    #[inline(always)]
+    unsafe fn place_of(&self, entry: u32) -> u32 {
+        let (mut place, mut step) = (0, 1);
+        while 32 * step < self.block.items {
+            step *= 32;
+        }
+        while step > 0 {
+            // SAFETY: the caller's promise.
+            let before = unsafe { self.of(place + step * self.block.lane) } <= entry;
+            place += step * (warp::ballot(before).count_ones() - 1);
+            step /= 32;
+        }
+        place
+    }
+}
+
+/// The digit of an item that a pass sorts by.
+#[inline(always)]
+const fn digit(item: u32, pass: u32) -> u32 {
+    item >> (INDEX_BITS + pass * DIGIT_BITS) & (WARPS - 1)
 }
 
 impl ScheduleParams {
@@ -560,9 +618,10 @@ mod tests {
     #[test]
     fn the_most_sequences_fit_and_few_take_little() {
         assert_eq!((shared(1), shared(1024)), (shared(0), shared(0)));
-        assert!(shared(1024) < 32 * 1024);
+        assert!(shared(1024) < 40 * 1024);
         assert_eq!(shared(MAX_BATCH), SCHEDULE.shared);
-        assert_eq!(rounds(MAX_BATCH), PER_THREAD as u32);
+        assert_eq!([0, 1, 1024, 1025, 2049, 4096, 4097, MAX_BATCH].map(rounds_log2), [0, 0, 0, 1, 2, 2, 3, 3]);
+        assert_eq!([0, 1, 1024, 1025, 5000, 1 << 29].map(blocks), [1, 1, 1, 2, 8, 16]);
     }
 
     #[test]

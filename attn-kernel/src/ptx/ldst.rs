@@ -134,6 +134,15 @@ macro_rules! scalar {
 scalar!(ld_shared_f32, st_shared_f32, f32);
 scalar!(ld_shared_u32, st_shared_u32, u32);
 
+/// `red.shared.add.u32`: adds to what lies there, indivisibly. sm_20.
+///
+/// # Safety
+/// `ptr` is 4-byte aligned shared memory of this block that is only added to at the same time.
+#[inline(always)]
+pub unsafe fn red_shared_add_u32(ptr: Smem<u32>, x: u32) {
+    ptx!("red.shared::cta.add.u32 [{ptr}], {x};", x = in(reg32) x, ptr = in(reg32) ptr.addr(), options(nostack));
+}
+
 /// `ld.global.b32` of an f32.
 ///
 /// # Safety
