@@ -207,16 +207,17 @@ def forward(
 
 def append(
     k, v, k_cache, v_cache, *, q=None, q_out=None, cos=None, sin=None, interleaved=False, cu_seqlens_new=None, max_new=None,
-    seqused_new=None, seqlens_before=None, page_table=None,
+    seqused_new=None, seqlens_before=None, page_table=None, k_descale=None, v_descale=None,
 ):
     """Writes new keys and values into a cache behind those that are there, and rotates K, and Q with it, by position.
 
     k, v and q are (batch, new, heads, head_dim), or (total, heads, head_dim) with cu_seqlens_new; the caches are
     (batch, rows, kv_heads, head_dim), or (pages, page_size, kv_heads, head_dim) with page_table. seqlens_before: int32 (batch), what
     the cache holds already. cos, sin: (positions, rotated / 2), float32 or k's type. Q is rotated in place unless there is q_out.
+    The caches may be float8_e4m3fn, meant times k_descale and v_descale: float32 (kv_heads) or (batch, kv_heads).
     """
     named = (("cu_seqlens_new", cu_seqlens_new), ("seqused_new", seqused_new), ("seqlens_before", seqlens_before))
-    named += (("page_table", page_table),)
+    named += (("page_table", page_table), ("k_descale", k_descale), ("v_descale", v_descale))
     arrays = dict(_arrays(k, named))
     tensors = {"k": k, "v": v, "k_cache": k_cache, "v_cache": v_cache, "q": q, "q_out": q_out, "cos": cos, "sin": sin, **arrays}
     tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
@@ -244,6 +245,9 @@ def _append(tensors, batch, new, packed, interleaved):
         fields["cache_rows"] = cache.shape[1]
     if "q" in tensors:
         fields["heads"] = tensors["q"].shape[-2]
+    fields["float8"] = int(str(cache.dtype) == FLOAT8)
+    if "k_descale" in tensors:
+        fields["descales"] = tensors["k_descale"].dim()
     if cos is not None:
         fields.update(rotary_dim=2 * cos.shape[1], positions=cos.shape[0], sines=int(cos.dtype == k.dtype))
         fields["pairs"] = PAIRS["interleaved" if interleaved else "halves"]

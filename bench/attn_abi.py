@@ -10,6 +10,7 @@ UNLIMITED = 2**64 - 1
 PAIRS = {"halves": 0, "interleaved": 1}
 APPENDED = (
     "k", "v", "k_cache", "v_cache", "q", "q_out", "cos", "sin", "cu_seqlens_new", "seqused_new", "seqlens_before", "page_table",
+    "k_descale", "v_descale",
 )
 ARRAYS = (
     "cu_seqlens_q", "cu_seqlens_k", "seqused_q", "seqused_k", "page_table", "sinks", "alibi_slopes",
@@ -62,7 +63,7 @@ class Append(ctypes.Structure):
 
     _fields_ = (
         [("struct_size", c_size_t)]
-        + [(n, c_uint32) for n in ("dtype", "seqused_new", "seqlens_before", "pairs", "sines", "reserved")]
+        + [(n, c_uint32) for n in ("dtype", "seqused_new", "seqlens_before", "pairs", "sines", "float8", "descales", "reserved")]
         + [(n, c_uint64) for n in ("batch", "new_tokens", "total", "kv_heads", "heads", "head_dim", "head_dim_v", "cache_rows")]
         + [(n, c_uint64) for n in ("page_size", "pages", "table_width", "rotary_dim", "positions")]
         + [("sines_stride", c_int64)]

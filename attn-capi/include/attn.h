@@ -148,6 +148,10 @@ typedef struct attn_append {
     uint32_t pairs;
     // ATTN_SINES_*.
     uint32_t sines;
+    // 1: the caches hold 8-bit floats (e4m3), with strides that are multiples of 16 elements.
+    uint32_t float8;
+    // ATTN_DESCALES_*: what the caches' 8-bit floats are meant times.
+    uint32_t descales;
     // Zero; keeps what follows aligned.
     uint32_t reserved;
     // Independent sequences.
@@ -220,6 +224,10 @@ typedef struct attn_append_tensors {
     uint64_t seqlens_before;
     // int32[batch][table_width].
     uint64_t page_table;
+    // f32[kv_heads], or f32[batch][kv_heads].
+    uint64_t k_descale;
+    // f32[kv_heads], or f32[batch][kv_heads].
+    uint64_t v_descale;
 } attn_append_tensors;
 
 // Where the tensors of a launch lie in device memory: CUdeviceptr, or pointers of the CUDA runtime as numbers.

@@ -3,9 +3,12 @@
 use std::ffi::c_void;
 use std::{mem, ptr};
 
-use attn_host::{AppendPlan as HostPlan, AppendShape, Cache, Device, DevicePtr, PagedKv, Pairs, Rotary, Sines, Stream};
+use attn_host::{
+    AppendPlan as HostPlan, AppendShape, Cache, Descales, Device, DevicePtr, PagedKv, Pairs, Rotary, Sines, Stream,
+};
 
 use crate::problem::{Strides, dtype, read};
+use crate::serving::{ATTN_DESCALES_NONE, ATTN_DESCALES_PER_HEAD, ATTN_DESCALES_PER_SEQUENCE_AND_HEAD};
 use crate::status::{Failure, Status, guarded};
 
 #[cfg(test)]
@@ -40,6 +43,10 @@ pub struct Append {
     pub pairs: u32,
     /// ATTN_SINES_*.
     pub sines: u32,
+    /// 1: the caches hold 8-bit floats (e4m3), with strides that are multiples of 16 elements.
+    pub float8: u32,
+    /// ATTN_DESCALES_*: what the caches' 8-bit floats are meant times.
+    pub descales: u32,
     /// Zero; keeps what follows aligned.
     pub reserved: u32,
     /// Independent sequences.
@@ -114,6 +121,10 @@ pub struct AppendTensors {
     pub seqlens_before: u64,
     /// int32[batch][table_width].
     pub page_table: u64,
+    /// f32[kv_heads], or f32[batch][kv_heads].
+    pub k_descale: u64,
+    /// f32[kv_heads], or f32[batch][kv_heads].
+    pub v_descale: u64,
 }
 
 /// A checked attn_append with its kernel, in one CUDA context. It never changes and may be used by several threads.
@@ -132,6 +143,8 @@ impl Append {
             seqlens_before: 0,
             pairs: ATTN_PAIRS_HALVES,
             sines: ATTN_SINES_F32,
+            float8: 0,
+            descales: ATTN_DESCALES_NONE,
             reserved: 0,
             batch,
             new_tokens,
@@ -184,6 +197,8 @@ impl Append {
             ("seqlens_before", self.seqlens_before, 1),
             ("pairs", self.pairs, ATTN_PAIRS_INTERLEAVED),
             ("sines", self.sines, ATTN_SINES_AS_TENSORS),
+            ("float8", self.float8, 1),
+            ("descales", self.descales, ATTN_DESCALES_PER_SEQUENCE_AND_HEAD),
         ] {
             if value > most {
                 return Err(Failure::problem(format!("{name} is {value}; allowed: 0 to {most}")));
@@ -217,7 +232,14 @@ impl Append {
             let rotary = Rotary { dim: self.rotary_dim, pairs, positions: self.positions, sines };
             host = host.rotary(rotary).sines_stride(self.sines_stride);
         }
-        Ok(host)
+        if self.float8 == 1 {
+            host = host.float8_cache();
+        }
+        Ok(match self.descales {
+            ATTN_DESCALES_NONE => host,
+            ATTN_DESCALES_PER_HEAD => host.descales(Descales::PerHead),
+            _ => host.descales(Descales::PerSequenceAndHead),
+        })
     }
 }
 
@@ -234,6 +256,8 @@ impl AppendTensors {
             seqused_new: some(self.seqused_new),
             seqlens_before: some(self.seqlens_before),
             page_table: some(self.page_table),
+            k_descale: some(self.k_descale),
+            v_descale: some(self.v_descale),
             ..attn_host::AppendTensors::new(k, v, k_cache, v_cache)
         }
     }

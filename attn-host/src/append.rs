@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::problem::{DType, PagedKv, Strides, dtype_name};
+use crate::problem::{DType, Descales, PagedKv, Strides, dtype_name};
 
 pub use launch::AppendTensors;
 pub use plan::{AppendPlan, AppendSpans};
@@ -41,6 +41,8 @@ pub struct Append {
     pub(crate) seqlens_before: bool,
     pub(crate) rotary: Option<Rotary>,
     pub(crate) heads: u64,
+    pub(crate) float8: bool,
+    pub(crate) descales: Option<Descales>,
     pub(crate) strides: TensorStrides,
     pub(crate) sines_stride: Option<i64>,
 }
@@ -130,6 +132,8 @@ impl Append {
             seqlens_before: false,
             rotary: None,
             heads: 0,
+            float8: false,
+            descales: None,
             strides: TensorStrides::default(),
             sines_stride: None,
         }
@@ -160,6 +164,18 @@ impl Append {
     /// Queries of the new tokens, `heads` of each, are rotated like K: `(batch, new, heads, head_dim)`, or packed like it.
     pub fn queries(self, heads: u64) -> Self {
         Append { heads, ..self }
+    }
+
+    /// The caches hold 8-bit floats (e4m3): what is too large becomes 448. Their strides are multiples of 16 elements. New keys, values and
+    /// queries are of the element type as ever.
+    pub fn float8_cache(self) -> Self {
+        Append { float8: true, ..self }
+    }
+
+    /// A launch has the factors in `k_descale` and `v_descale`, above zero, that attention multiplies the 8-bit keys and values with: what is
+    /// written is the element over its factor, rounded once. Without this call all are 1.
+    pub fn descales(self, descales: Descales) -> Self {
+        Append { descales: Some(descales), ..self }
     }
 
     /// Sets the strides of the new keys: multiples of 8 elements. Packed tokens have no batch stride.
@@ -208,6 +224,11 @@ impl Append {
         self.packed.map_or((self.shape.batch, self.shape.new), |total| (1, total))
     }
 
+    /// The element type of the caches.
+    pub(crate) fn cache_dtype(&self) -> DType {
+        if self.float8 { DType::E4m3 } else { self.dtype }
+    }
+
     /// Pages, or batch entries, of the cache, and rows of each.
     pub(crate) fn cache_entries(&self) -> (u64, u64) {
         match self.cache {
@@ -227,6 +248,9 @@ impl fmt::Display for Append {
         match self.cache {
             Cache::Dense { rows } => write!(f, ", cache of {rows} rows")?,
             Cache::Paged(PagedKv { page_size, pages, .. }) => write!(f, ", {pages} pages of {page_size} keys")?,
+        }
+        if self.float8 {
+            write!(f, " of 8 bits")?;
         }
         if let Some(Rotary { dim, pairs, .. }) = self.rotary {
             let pairs = match pairs {

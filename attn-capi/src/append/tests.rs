@@ -10,9 +10,9 @@ fn filled() -> Append {
 
 #[test]
 fn the_layout_is_what_other_languages_declare() {
-    assert_eq!(mem::size_of::<Append>(), 8 + 6 * 4 + 14 * 8 + 6 * 24);
-    assert_eq!((mem::offset_of!(Append, batch), mem::offset_of!(Append, k)), (32, 144));
-    assert_eq!(mem::size_of::<AppendTensors>(), 13 * 8);
+    assert_eq!(mem::size_of::<Append>(), 8 + 8 * 4 + 14 * 8 + 6 * 24);
+    assert_eq!((mem::offset_of!(Append, batch), mem::offset_of!(Append, k)), (40, 152));
+    assert_eq!(mem::size_of::<AppendTensors>(), 15 * 8);
 }
 
 #[test]
@@ -42,11 +42,14 @@ fn every_field_reaches_attn_host() {
         seqlens_before: 0,
         pairs: ATTN_PAIRS_INTERLEAVED,
         sines: ATTN_SINES_AS_TENSORS,
+        float8: 1,
+        descales: ATTN_DESCALES_PER_SEQUENCE_AND_HEAD,
         ..filled()
     };
     let cache = Cache::Paged(PagedKv { page_size: 16, pages: 9, table_width: 7 });
     let rotary = Rotary { pairs: Pairs::Interleaved, sines: Sines::AsTensors, ..rotary };
     let append = attn_host::Append::new(DType::Bf16, shape, cache).queries(8).packed(5).seqused_new();
+    let append = append.float8_cache().descales(Descales::PerSequenceAndHead);
     let expected = strides(append.rotary(rotary).sines_stride(16), 5, 16);
     assert_eq!(paged.contiguous().to_host().expect("possible"), expected);
 }
@@ -58,6 +61,8 @@ fn unknown_codes_are_refused() {
         Append { reserved: 1, ..filled() },
         Append { pairs: 2, ..filled() },
         Append { sines: 2, ..filled() },
+        Append { float8: 2, ..filled() },
+        Append { descales: 3, ..filled() },
         Append { seqused_new: 2, ..filled() },
         Append { seqlens_before: 2, ..filled() },
     ] {
@@ -81,6 +86,8 @@ fn tensors_that_are_0_are_absent() {
         seqused_new: 10,
         seqlens_before: 11,
         page_table: 12,
+        k_descale: 13,
+        v_descale: 14,
     };
     let host = all.to_host();
     assert_eq!([host.k, host.v, host.k_cache, host.v_cache], [1, 2, 3, 4].map(DevicePtr));
@@ -94,9 +101,11 @@ fn tensors_that_are_0_are_absent() {
             host.seqused_new,
             host.seqlens_before,
             host.page_table,
+            host.k_descale,
+            host.v_descale,
         ]
     };
-    assert_eq!(extras(host), [5, 6, 7, 8, 9, 10, 11, 12].map(|address| Some(DevicePtr(address))));
+    assert_eq!(extras(host), [5, 6, 7, 8, 9, 10, 11, 12, 13, 14].map(|address| Some(DevicePtr(address))));
     let none = AppendTensors {
         q: 0,
         q_out: 0,
@@ -106,7 +115,9 @@ fn tensors_that_are_0_are_absent() {
         seqused_new: 0,
         seqlens_before: 0,
         page_table: 0,
+        k_descale: 0,
+        v_descale: 0,
         ..all
     };
-    assert_eq!(extras(none.to_host()), [None; 8]);
+    assert_eq!(extras(none.to_host()), [None; 10]);
 }

@@ -53,8 +53,8 @@ impl Layouts {
             Tensor { argument, dims, strides: [seq, head, batch], names: ["seq", "head", outer] }
         };
         let input = |tensor: Tensor| tensor.for_tensor_map(append.dtype);
-        let output = |tensor: Tensor| {
-            let layout = input(tensor)?;
+        let output = |tensor: Tensor, dtype| {
+            let layout = tensor.for_tensor_map(dtype)?;
             tensor.without_overlap()?;
             Ok::<_, Error>(layout)
         };
@@ -63,14 +63,14 @@ impl Layouts {
         let cache = |argument, dim, strides| tensor(argument, [dim, rows, kv_heads, pages], strides, page);
         let queries = (append.heads > 0).then(|| {
             let q = |argument, strides| new(argument, append.heads, head_dim, strides);
-            Ok::<_, Error>((input(q("q", all.q))?, output(q("q_out", all.q_out.or(all.q)))?))
+            Ok::<_, Error>((input(q("q", all.q))?, output(q("q_out", all.q_out.or(all.q)), append.dtype)?))
         });
         Ok(Layouts {
             k: input(new("k", kv_heads, head_dim, all.k))?,
             v: input(new("v", kv_heads, head_dim_v, all.v))?,
             q: queries.transpose()?,
-            k_cache: output(cache("k_cache", head_dim, all.k_cache))?,
-            v_cache: output(cache("v_cache", head_dim_v, all.v_cache))?,
+            k_cache: output(cache("k_cache", head_dim, all.k_cache), append.cache_dtype())?,
+            v_cache: output(cache("v_cache", head_dim_v, all.v_cache), append.cache_dtype())?,
             sines: append.rotary.map_or(Ok(Table::default()), |rotary| Table::of(append, rotary))?,
         })
     }
@@ -100,6 +100,13 @@ fn check_sizes(append: &Append) -> Result<(), Error> {
         }
         Cache::Dense { .. } => {}
         Cache::Paged(paged) => check_pages(paged)?,
+    }
+    if append.descales.is_some() && !append.float8 {
+        return Err(Error::Combination {
+            first: "factors (descales)",
+            second: "caches of 16 bits",
+            allowed: "factors of caches of 8 bits",
+        });
     }
     if append.rotary.is_none() && append.heads > 0 {
         return Err(Error::Combination {

@@ -9,6 +9,7 @@ use super::{Append, Cache};
 use crate::error::Error;
 use crate::launch::{DevicePtr, Stream};
 use crate::plan::current_is;
+use crate::problem::Descales;
 use crate::tensors::{Extra, Placed};
 
 /// Where the tensors of a launch lie: `AppendTensors { seqlens_before: Some(lengths), ..AppendTensors::new(k, v, k_cache, v_cache) }`.
@@ -41,6 +42,10 @@ pub struct AppendTensors {
     pub seqlens_before: Option<DevicePtr>,
     /// Pages of each sequence, `i32[batch][table_width]`: [`Cache::Paged`].
     pub page_table: Option<DevicePtr>,
+    /// Factors of K, `f32[kv_heads]` or `f32[batch][kv_heads]`: [`Append::descales`].
+    pub k_descale: Option<DevicePtr>,
+    /// Factors of V, likewise.
+    pub v_descale: Option<DevicePtr>,
 }
 
 impl AppendTensors {
@@ -59,12 +64,15 @@ impl AppendTensors {
             seqused_new: None,
             seqlens_before: None,
             page_table: None,
+            k_descale: None,
+            v_descale: None,
         }
     }
 
     /// What only some launches have.
-    fn extras(&self, plan: &AppendPlan) -> [Extra; 8] {
-        let Append { shape, packed, seqused_new, seqlens_before, rotary, heads, cache, dtype, .. } = plan.append;
+    fn extras(&self, plan: &AppendPlan) -> [Extra; 10] {
+        let Append { shape, packed, seqused_new, seqlens_before, rotary, heads, cache, dtype, descales, .. } =
+            plan.append;
         let (spans, sines) = (plan.spans(), &plan.layouts.sines);
         let tensor = |argument, address, feature, needed, bytes| Extra {
             argument,
@@ -86,6 +94,11 @@ impl AppendTensors {
             Cache::Paged(paged) => paged.table_width.saturating_mul(shape.batch),
             Cache::Dense { .. } => 0,
         };
+        let factors = match descales {
+            Some(Descales::PerSequenceAndHead) => shape.kv_heads * shape.batch,
+            _ => shape.kv_heads,
+        };
+        let scaled = descales.is_some();
         let q_bytes = u64::from(dtype.bytes()) * spans.q;
         let (rotated, batch) = (rotary.is_some(), shape.batch);
         [
@@ -97,6 +110,8 @@ impl AppendTensors {
             numbers("seqused_new", self.seqused_new, "tokens in use (seqused_new)", seqused_new, batch),
             numbers("seqlens_before", self.seqlens_before, "keys before (seqlens_before)", seqlens_before, batch),
             numbers("page_table", self.page_table, "pages", matches!(cache, Cache::Paged(_)), table),
+            numbers("k_descale", self.k_descale, "factors (descales)", scaled, factors),
+            numbers("v_descale", self.v_descale, "factors (descales)", scaled, factors),
         ]
     }
 }
@@ -152,18 +167,18 @@ impl AppendPlan {
 
     /// The tensors of a launch with what the plan asks of them.
     fn placed(&self, tensors: &AppendTensors) -> impl Iterator<Item = Placed> {
-        let (spans, bytes) = (self.spans(), u64::from(self.append.dtype.bytes()));
+        let (spans, new, cache) = (self.spans(), self.append.dtype, self.append.cache_dtype());
         let rows = [
-            ("k", tensors.k, spans.k),
-            ("v", tensors.v, spans.v),
-            ("k_cache", tensors.k_cache, spans.k_cache),
-            ("v_cache", tensors.v_cache, spans.v_cache),
+            ("k", tensors.k, spans.k, new),
+            ("v", tensors.v, spans.v, new),
+            ("k_cache", tensors.k_cache, spans.k_cache, cache),
+            ("v_cache", tensors.v_cache, spans.v_cache, cache),
         ];
-        let rows = rows.map(|(argument, address, span)| Placed {
+        let rows = rows.map(|(argument, address, span, dtype)| Placed {
             argument,
             address: address.0,
             alignment: 16,
-            bytes: span * bytes,
+            bytes: span * u64::from(dtype.bytes()),
         });
         rows.into_iter().chain(tensors.extras(self).into_iter().filter_map(|extra| extra.placed()))
     }
@@ -185,6 +200,8 @@ impl AppendPlan {
             cu_new: at(tensors.cu_seqlens_new) as *const i32,
             used_new: at(tensors.seqused_new) as *const i32,
             pages: at(tensors.page_table) as *const i32,
+            k_descale: at(tensors.k_descale) as *const f32,
+            v_descale: at(tensors.v_descale) as *const f32,
             ..self.params
         }
     }

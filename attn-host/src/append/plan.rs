@@ -18,7 +18,7 @@ use crate::kernels;
 use crate::layout::Layout;
 use crate::module;
 use crate::plan::current_is;
-use crate::problem::DType;
+use crate::problem::{DType, Descales};
 use crate::select;
 use crate::sys::Handle;
 
@@ -183,8 +183,8 @@ fn params(append: &Append, layouts: &Layouts, blocks: &Blocks) -> AppendParams {
         interleaved: append.rotary.is_some_and(|rotary| rotary.pairs == Pairs::Interleaved).into(),
         table_f32: append.rotary.is_some_and(|rotary| rotary.sines == Sines::F32).into(),
         positions: append.rotary.map_or(0, |rotary| rotary.positions as u32),
-        cache_e4m3: 0,
-        descale_stride: 0,
+        cache_e4m3: append.float8.into(),
+        descale_stride: if append.descales == Some(Descales::PerSequenceAndHead) { shape.kv_heads as u32 } else { 0 },
         // No position is greater.
         capacity: capacity.min(u64::from(UNLIMITED)) as u32,
         page_shift,

@@ -4,7 +4,7 @@ use attn_kernel::append::AppendParams;
 
 use super::{Append, AppendPlan, AppendShape, AppendSpans, AppendTensors, Cache, Pairs, Rotary, Sines};
 use crate::fake::{self, Arguments, Launch};
-use crate::problem::DType;
+use crate::problem::{DType, Descales};
 use crate::{DevicePtr, Error, PagedKv, Stream, Strides};
 
 const SHAPE: AppendShape = AppendShape { batch: 3, new: 2, kv_heads: 2, head_dim: 128, head_dim_v: 64 };
@@ -36,6 +36,8 @@ fn complete(append: &Append) -> AppendTensors {
         seqused_new: at(append.seqused_new, 4),
         seqlens_before: at(append.seqlens_before, 5),
         page_table: at(matches!(append.cache, Cache::Paged(_)), 6),
+        k_descale: at(append.descales.is_some(), 7),
+        v_descale: at(append.descales.is_some(), 8),
         ..tensors()
     }
 }
@@ -138,6 +140,25 @@ fn tables_may_be_halves_of_one_and_of_the_tensors_type() {
 }
 
 #[test]
+fn caches_of_8_bit_floats_have_factors() {
+    let narrow = append().float8_cache();
+    let (_, _, params) = launched(&narrow, &tensors());
+    assert_eq!((params.cache_e4m3, params.descale_stride, params.k_descale.is_null()), (1, 0, true));
+    for (descales, stride) in [(Descales::PerHead, 0), (Descales::PerSequenceAndHead, 2)] {
+        let scaled = narrow.descales(descales);
+        let (_, _, params) = launched(&scaled, &complete(&scaled));
+        assert_eq!((params.k_descale as u64, params.v_descale as u64), (0x6000_0700, 0x6000_0800));
+        assert_eq!(params.descale_stride, stride);
+    }
+    let found = error_of(append().descales(Descales::PerHead));
+    assert!(matches!(found, Error::Combination { first: "factors (descales)", .. }), "{found}");
+    let eighths = Strides { batch: 500 * 264, seq: 264, head: 128 };
+    assert!(plan(&append().strides_k_cache(eighths)).is_ok());
+    let found = error_of(narrow.strides_k_cache(eighths));
+    assert!(matches!(found, Error::Stride { argument: "k_cache", dimension: "seq", value: 264, .. }), "{found}");
+}
+
+#[test]
 fn sizes_outside_their_range_are_named() {
     let with = |shape: AppendShape| append_of(shape);
     let size = |append: Append| match error_of(append) {
@@ -193,10 +214,11 @@ fn tensors_are_there_exactly_when_planned() {
     fake::reset();
     let all = Append { cache: Cache::Paged(PAGED), ..append() };
     let all = all.packed(70).seqlens_before().seqused_new().rotary(ROTARY).queries(8);
+    let all = all.float8_cache().descales(Descales::PerHead);
     let (bare, full) = (plan(&append()).expect("valid"), plan(&all).expect("valid"));
     let given = complete(&all);
     type Field = fn(&mut AppendTensors) -> &mut Option<DevicePtr>;
-    let changes: [(&str, Field); 7] = [
+    let changes: [(&str, Field); 9] = [
         ("q", |tensors| &mut tensors.q),
         ("cos", |tensors| &mut tensors.cos),
         ("sin", |tensors| &mut tensors.sin),
@@ -204,6 +226,8 @@ fn tensors_are_there_exactly_when_planned() {
         ("seqused_new", |tensors| &mut tensors.seqused_new),
         ("seqlens_before", |tensors| &mut tensors.seqlens_before),
         ("page_table", |tensors| &mut tensors.page_table),
+        ("k_descale", |tensors| &mut tensors.k_descale),
+        ("v_descale", |tensors| &mut tensors.v_descale),
     ];
     for (name, field) in changes {
         let mut without = given;
