@@ -4,7 +4,7 @@ use std::f32::consts::LOG2_E;
 
 use crate::fake::{self, Arguments, Launch};
 use crate::problem::DType;
-use crate::tests::{launch, plan};
+use crate::tests::{self, launch, plan};
 use crate::{
     Alibi, Descales, DevicePtr, Error, Float8, PagedKv, Plan, Problem, Shape, Splits, Strides, Tensors, Unsupported,
 };
@@ -129,6 +129,24 @@ fn keys_of_8_bits_are_copied_as_bytes() {
     assert_eq!(params.descale_batch_stride, 2);
     let (_, launches) = launched(&narrow.descales(Descales::PerHead).splits(Splits::Exactly(1)));
     assert_eq!(launches[0].serve().0.descale_batch_stride, 0);
+}
+
+#[test]
+fn queries_of_8_bits_have_an_output_of_16() {
+    let narrow = problem().seqused_k().float8(Float8::All).descales(Descales::PerHead);
+    let (plan, launches) = launched(&narrow.splits(Splits::Exactly(1)));
+    assert_eq!(plan.kernel().name, "serve_sm90_e4m3_d128");
+    let (params, addresses) = launches[0].serve();
+    assert_eq!((addresses[0], addresses[3]), (BASE[0] - 64 * 8 * 128, BASE[3] - 64 * 8 * 128 * 2));
+    let maps = fake::with(|state| state.encoded.clone());
+    assert_eq!(maps.iter().map(|map| map.data_type).collect::<Vec<_>>(), [0, 0, 0, 9]);
+    assert_eq!([maps[0].tile[0], maps[3].tile[0]], [128, 64]);
+    assert_eq!((params.q_descale as u64, params.k_descale as u64), (0x6000_0900, 0x6000_0700));
+    fake::reset();
+    let wide = Problem::new(DType::Bf16, Shape { head_dim: 256, head_dim_v: 256, ..SHAPE }).float8(Float8::All);
+    assert!(matches!(tests::plan(&wide), Err(Error::Unsupported { reason: Unsupported::HeadDim { .. }, .. })));
+    let halves = Problem::new(DType::F16, SHAPE).float8(Float8::All);
+    assert!(matches!(tests::plan(&halves), Err(Error::Unsupported { .. })));
 }
 
 #[test]

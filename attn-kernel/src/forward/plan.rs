@@ -269,7 +269,7 @@ impl Plan {
         if matches!(self.float8, Float8::None) { 2 } else { 1 }
     }
 
-    /// Bytes of a panel's row of a Q or K tile as the tensor cores read it, or of a V tile that they read along the keys' rows.
+    /// Bytes of a panel's row of a Q or K tile as the tensor cores read it.
     pub const fn span(&self, d: u32) -> u32 {
         if self.operand_bytes() == 1 { narrow::span(d) } else { panel(d) * 2 }
     }
@@ -277,6 +277,13 @@ impl Plan {
     /// Bytes of a panel's row of a K or V tile as it is loaded.
     pub const fn raw_span(&self, d: u32) -> u32 {
         if self.key_bytes() == 1 { narrow::span(d) } else { panel(d) * 2 }
+    }
+
+    /// Whether a block's P V is a sum of its own, which is then added to O. Hopper's tensor cores keep 13 bits behind the point of the greatest
+    /// term when they add products of 8-bit factors, and cut off the rest: a sum that went on over thousands of keys would lose a part of
+    /// it for each 32.
+    pub const fn in_parts(&self) -> bool {
+        matches!(self.float8, Float8::All)
     }
 
     /// Words of P that a thread holds for a block.
@@ -432,7 +439,7 @@ impl Plan {
         );
         let r = self.regs;
         require!(
-            self.bn / 2 + self.dv / 2 < r.consumer,
+            self.bn / 2 + self.dv / 2 * (if self.in_parts() { 2 } else { 1 }) < r.consumer,
             "a consumer's scores and its part of the output alone take more registers than it has"
         );
         require!(r.consumer.is_multiple_of(8) && r.producer.is_multiple_of(8), "setmaxnreg counts in steps of 8");

@@ -45,7 +45,7 @@ pub use self::sequences::Sequences;
 use self::sequences::Work;
 use super::narrow;
 use super::params::TensorMap;
-use super::plan::{Float8, Plan, ROWS, WARPGROUP};
+use super::plan::{Plan, ROWS, WARPGROUP};
 use crate::attn::mask::{self, Mask};
 use crate::attn::scores::Scores;
 use crate::attn::softmax::{self, Block, Knobs, Rows};
@@ -430,7 +430,8 @@ fn step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES
     ctx.seat.take_turn::<V>();
     let mut scores = issue_scores::<V, S>(ctx.queries, keys.tile());
     let values = v.wait();
-    issue_output::<V, O, P>(&mut state.acc, &state.p, values.tile());
+    let mut part = issue_output::<V, O, P>(&mut state.acc, &state.p, values.tile());
+    let sums = if const { V::PLAN.in_parts() } { &mut part } else { &mut state.acc };
     ctx.seat.pass_turn::<V>();
 
     let pairs = S / 2;
@@ -445,15 +446,16 @@ fn step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES
             mask(&mut scores);
             state.rows.probabilities::<V::Operand, S, P>(&scores, 0..under, &ctx.knobs, &mut block);
             wgmma::hold_waits(block.witness());
-            wgmma::wait_with::<0, O>(&mut state.acc);
+            wgmma::wait_with::<0, O>(sums);
         } else {
             wgmma::wait_with::<0, S>(&mut scores);
-            wgmma::tie(&mut state.acc);
+            wgmma::tie(sums);
             ctx.seat.release(keys);
             mask(&mut scores);
         }
         wgmma::tie_packed(&mut state.p);
     }
+    add_part::<V, O>(&mut state.acc, &part);
     ctx.seat.release(values);
     state.rows.probabilities::<V::Operand, S, P>(&scores, under..pairs, &ctx.knobs, &mut block);
     // SAFETY: registers only. It keeps the roundings between the exponentials: they would move behind the branch.
@@ -480,9 +482,11 @@ fn last_step<V: Variant, const O: usize, const P: usize, const STAGES: u32>(
     state: &mut State<O, P>,
 ) {
     let values = v.wait();
-    issue_output::<V, O, P>(&mut state.acc, &state.p, values.tile());
+    let mut part = issue_output::<V, O, P>(&mut state.acc, &state.p, values.tile());
+    let sums = if const { V::PLAN.in_parts() } { &mut part } else { &mut state.acc };
     // SAFETY: the whole warpgroup waits for its own multiply.
-    unsafe { wgmma::wait_with::<0, O>(&mut state.acc) };
+    unsafe { wgmma::wait_with::<0, O>(sums) };
+    add_part::<V, O>(&mut state.acc, &part);
     ctx.seat.release(values);
 }
 
@@ -508,7 +512,7 @@ fn issue_scores<V: Variant, const S: usize>(queries: Descriptor, keys: Smem<ring
     }
 }
 
-/// Issues O += P V as one committed group. P's packed registers are A fragments as they are.
+/// Issues O += P V as one committed group, or returns P V where it is added in parts. P's packed registers are A fragments as they are.
 ///
 /// In [`step`] the scores' fence orders these registers already, but ptxas (13.5) does not see it over the wait for V: without
 /// a fence of its own it inserts one into that wait's loop, and serialises the multiplies (C7519).
@@ -517,35 +521,57 @@ fn issue_output<V: Variant, const O: usize, const P: usize>(
     acc: &mut [f32; O],
     p: &[u32; P],
     values: Smem<ring::Tile>,
-) {
+) -> [f32; O] {
+    if const { V::PLAN.in_parts() } {
+        return issue_part::<V, O, P>(p, values);
+    }
     let plan = const { V::PLAN };
-    let transposed = const { matches!(V::PLAN.float8, Float8::All) };
-    let swizzle = if transposed {
-        const { Swizzle::of_span(narrow::span(V::PLAN.bn)) }
-    } else {
-        const { Swizzle::of_span(V::PLAN.span(V::PLAN.dv)) }
-    };
-    let values = if transposed {
-        Descriptor::k_major(swizzle, values)
-    } else {
-        Descriptor::mn_major(swizzle, values, plan.bn * swizzle.span())
-    };
+    let swizzle = const { Swizzle::of_span(Plan::panel(V::PLAN.dv) * 2) };
+    let values = Descriptor::mn_major(swizzle, values, plan.bn * swizzle.span());
     // SAFETY: as in `issue_scores`.
     unsafe {
         wgmma::fence();
         let mut i = 0;
         while i < P {
-            let (a, k_step) = ([p[i], p[i + 1], p[i + 2], p[i + 3]], i as u32 / 4);
-            if transposed {
-                let b = values.advance(k_major_step(swizzle, plan.dv, k_step));
-                wgmma::rs::<V::Operand, O, K_MAJOR>(acc, a, b);
-            } else {
-                let b = values.advance(mn_major_step(swizzle, k_step));
-                wgmma::rs::<V::Element, O, MN_MAJOR>(acc, a, b);
-            }
+            let b = values.advance(mn_major_step(swizzle, i as u32 / 4));
+            wgmma::rs::<V::Element, O, MN_MAJOR>(acc, [p[i], p[i + 1], p[i + 2], p[i + 3]], b);
             i += 4;
         }
         wgmma::commit();
+    }
+    [0.0; O]
+}
+
+/// Issues P V of 8-bit factors as one committed group. V is transposed.
+#[inline(always)]
+fn issue_part<V: Variant, const O: usize, const P: usize>(p: &[u32; P], values: Smem<ring::Tile>) -> [f32; O] {
+    let plan = const { V::PLAN };
+    let swizzle = const { Swizzle::of_span(narrow::span(V::PLAN.bn)) };
+    let values = Descriptor::k_major(swizzle, values);
+    // SAFETY: as in `issue_scores`.
+    unsafe {
+        wgmma::fence();
+        let mut part = wgmma::rs_zero::<V::Operand, O, K_MAJOR>([p[0], p[1], p[2], p[3]], values);
+        let mut i = 4;
+        while i < P {
+            let b = values.advance(k_major_step(swizzle, plan.dv, i as u32 / 4));
+            wgmma::rs::<V::Operand, O, K_MAJOR>(&mut part, [p[i], p[i + 1], p[i + 2], p[i + 3]], b);
+            i += 4;
+        }
+        wgmma::commit();
+        part
+    }
+}
+
+/// Adds a block's P V that has been waited for, where O is added in parts.
+#[inline(always)]
+fn add_part<V: Variant, const O: usize>(acc: &mut [f32; O], part: &[f32; O]) {
+    if const { V::PLAN.in_parts() } {
+        let mut i = 0;
+        while i < O {
+            acc[i] += part[i];
+            i += 1;
+        }
     }
 }
 

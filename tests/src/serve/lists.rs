@@ -7,7 +7,7 @@
 //! | `softcap`, `alibi`, `sinks` | changed scores, each with the others |
 //! | `paged` | page sizes from 16, shared pages, pages beyond 32-bit offsets; the same bits as without pages |
 //! | `decode` | few queries: groups of every size, splits, the same bits as in a prefill |
-//! | `float8` | K and V of 8 bits, with factors and everything else |
+//! | `float8` | K and V, or Q too, of 8 bits, with factors and everything else |
 //! | `invariance` | each sequence has the same bits without its neighbours |
 //! | `long` | up to a million keys |
 //! | `random` | seeded combinations of everything |
@@ -166,9 +166,12 @@ mod tests {
             met("large pages", &|c| c.paging().is_some_and(|p| p.page_size >= 256));
             met("softcap with ALiBi", &|c| c.softcap.is_some() && c.alibi.is_some());
             met("sinks of splits", &|c| c.sinks && c.splits == Splits::Exactly(3));
-            let narrow = |c: &ServeCase| c.float8 == Some(Narrow::Keys);
-            met("keys of 8 bits", &|c| narrow(c) && c.factors.is_some());
-            met("pages of 8-bit keys", &|c| narrow(c) && c.paging().is_some());
+            for narrow in Narrow::ALL {
+                let is = |c: &ServeCase| c.float8 == Some(*narrow);
+                met(&format!("float8={narrow} with factors"), &|c| is(c) && c.factors.is_some());
+                met(&format!("float8={narrow} in pages"), &|c| is(c) && c.paging().is_some());
+                met(&format!("float8={narrow} and a NaN neighbour"), &|c| is(c) && c.poisoned.is_some());
+            }
             met("interleaved tensors", &|c| c.base.layout == Layout::Packed);
         }
     }

@@ -14,7 +14,7 @@ use crate::attn::scores::{Modified, Plain};
 use crate::forward::TensorMap;
 use crate::forward::plan::{AnyPlan, Arch, DType, Family, Kernel, Plan};
 use crate::forward::tune;
-use crate::mem::{Bf16, F16};
+use crate::mem::{Bf16, E4m3, F16};
 use crate::ptx::regs;
 
 /// What is known of the kernel `name` that is compiled from `plan`.
@@ -223,4 +223,8 @@ serving_kernels! {
     decode_sm90_f16_kv8_d64: F16, 64, 64, decode_kv8, Modified, Family::Decode;
     decode_sm90_f16_kv8_d128: F16, 128, 128, decode_kv8, Modified, Family::Decode;
     decode_sm90_f16_kv8_d256: F16, 256, 256, decode_kv8, Modified, Family::Decode;
+    serve_sm90_e4m3_d64: Bf16 of E4m3, 64, 64, serve_e4m3, Plain, Family::Serve { modified: false };
+    serve_sm90_e4m3_d128: Bf16 of E4m3, 128, 128, serve_e4m3, Plain, Family::Serve { modified: false };
+    serve_sm90_e4m3_d64_mod: Bf16 of E4m3, 64, 64, serve_e4m3, Modified, Family::Serve { modified: true };
+    serve_sm90_e4m3_d128_mod: Bf16 of E4m3, 128, 128, serve_e4m3, Modified, Family::Serve { modified: true };
 }

@@ -77,7 +77,10 @@ b=1 h=16 hk=1 sq=2 sk=250 causal layout=padded splits=4 equals=alone",
 h=2 hk=1 causal varlen=50,20 usedk=120,20 page=16 float8=keys factors=head equals=dense
 b=3 h=8 hk=1 sq=1 usedk=100,0,257 page=32 float8=keys factors=sequence splits=2
 b=2 h=4 hk=1 sq=1 causal usedk=97,140 page=16:1 float8=keys factors=head equals=prefill
-h=2 hk=2 varlen=70,9 klens=200,3 float8=keys softcap=20 alibi=head factors=head poison=1",
+h=2 hk=2 varlen=70,9 klens=200,3 float8=keys softcap=20 alibi=head factors=head poison=1
+h=2 hk=1 causal varlen=150,20 usedk=220,20 page=64 float8=all factors=head equals=dense
+h=2 hk=2 varlen=90,3 klens=140,0 window=40:10 sinks float8=all factors=sequence
+b=2 h=8 hk=1 sq=1 usedk=260,100 page=32 float8=all factors=head splits=2 softcap=15 poison=1",
     ),
     (
         "invariance",
@@ -159,6 +162,13 @@ h=2 hk=2 varlen=64*5 usedk=64*100 page=16:6 causal",
 h=4 hk=2 causal varlen=300,1,40,500 usedk=900,1300,40,511 page=16 float8=keys factors=sequence equals=dense
 h=4 hk=2 varlen=300,1,40,500 klens=900,1300,0,512 float8=keys window=200:50 layout=packedkv
 h=2 hk=2 causal varlen=700,300 klens=same float8=keys softcap=30 sinks factors=head input=rising
+h=4 hk=2 causal varlen=300,1,40,500 usedk=900,1300,40,511 page=16 float8=all factors=sequence equals=dense
+h=2 hk=1 varlen=300,200 klens=9000,100 float8=all factors=head
+h=2 hk=2 causal varlen=700,300 klens=same float8=all factors=head layout=packed equals=alone
+h=2 hk=1 varlen=300,200 klens=900,700 float8=all input=rising
+h=2 hk=1 varlen=300,200 klens=900,700 float8=all input=spike sinks
+h=2 hk=1 varlen=300,200 klens=900,700 float8=all input=sinking softcap=20 alibi=head
+b=5 h=8 hk=1 sq=1 usedk=3000,1,0,128,2047 page=64 float8=all factors=sequence splits=auto
 b=5 h=8 hk=1 sq=1 usedk=3000,1,0,128,2047 page=64 float8=keys factors=sequence splits=7
 b=5 h=16 hk=4 sq=1 usedk=3000,1,0,128,2047 page=128 float8=keys splits=auto equals=alone
 b=4 h=8 hk=2 sq=5 causal usedk=1500,900,64,5 page=16 float8=keys factors=head equals=prefill alibi=head
