@@ -34,7 +34,8 @@
 //!
 //! A [`Problem`] may have packed sequences ([`packed_q`](Problem::packed_q), [`packed_k`](Problem::packed_k)), lengths in use
 //! ([`seqused_k`](Problem::seqused_k)), K and V in pages ([`paged`](Problem::paged)), a window, a softcap, sinks, ALiBi, and splits of the keys.
-//! Lengths, pages, sinks and slopes are device memory that each launch names in [`Tensors`]; the workspace is the caller's. A step of decoding,
+//! K and V may be 8-bit floats (e4m3) under queries of 16 bits, or all three ([`float8`](Problem::float8)), with factors for each key/value head.
+//! Lengths, pages, sinks, slopes and factors are device memory that each launch names in [`Tensors`]; the workspace is the caller's. A step of decoding,
 //! one query of each sequence against a paged cache:
 //!
 //! ```no_run

@@ -55,6 +55,12 @@ impl Extents {
             let (found, allowed) = (dtype_name(found), dtype_name(dtype));
             return Err(Error::ElementType { argument: "q, k, v and o", found, allowed });
         }
+        // What is of 8 bits goes by address.
+        let narrow = ["q", "k", "v", "o"].into_iter().zip(plan.problem().types()).find(|(_, dtype)| dtype.bytes() == 1);
+        if let Some((argument, allowed)) = narrow {
+            let found = T::DTYPE.map_or("a type of 16 bits", dtype_name);
+            return Err(Error::ElementType { argument, found, allowed: dtype_name(allowed) });
+        }
         let Spans { q, k, v, o, lse } = plan.spans();
         let (q, k) = (reaching("q", self.q, q)?, reaching("k", self.k, k)?);
         let (v, o) = (reaching("v", self.v, v)?, reaching("o", self.o, o)?);
@@ -71,7 +77,7 @@ fn reaching(argument: &'static str, extent: Extent, needed: u64) -> Result<Devic
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Problem, Shape, fake, select};
+    use crate::{Float8, Problem, Shape, fake, select};
 
     const SHAPE: Shape =
         Shape { batch: 1, seqlen_q: 10, seqlen_k: 20, heads: 2, kv_heads: 1, head_dim: 64, head_dim_v: 64 };
@@ -79,9 +85,12 @@ mod tests {
     const EXACT: [u64; 5] = [1280, 1280, 1280, 1280, 20];
 
     fn tensors<T: Element>(lengths: [u64; 5]) -> Result<Tensors, Error> {
+        tensors_of::<T>(&Problem::new(DType::Bf16, SHAPE), lengths)
+    }
+
+    fn tensors_of<T: Element>(problem: &Problem, lengths: [u64; 5]) -> Result<Tensors, Error> {
         fake::reset();
-        let problem = Problem::new(DType::Bf16, SHAPE);
-        let plan = Plan::with_loader(&fake::device(), &problem, fake::code, select::choose).expect("valid");
+        let plan = Plan::with_loader(&fake::device(), problem, fake::code, select::choose).expect("valid");
         let extent = |i: usize| Extent { address: 0x10000 * (i as u64 + 1), elements: lengths[i] };
         Extents { q: extent(0), k: extent(1), v: extent(2), o: extent(3), lse: Some(extent(4)) }.tensors::<T>(&plan)
     }
@@ -102,6 +111,20 @@ mod tests {
             lengths[i] -= 1;
             let (elements, needed) = (lengths[i], EXACT[i]);
             assert_eq!(tensors::<u16>(lengths), Err(Error::BufferTooSmall { argument, elements, needed }));
+        }
+    }
+
+    #[test]
+    fn tensors_of_8_bits_are_no_buffers_of_16() {
+        let problem = Problem::new(DType::Bf16, SHAPE);
+        for (float8, first) in [(Float8::Keys, "k"), (Float8::All, "q")] {
+            for found in [
+                tensors_of::<u16>(&problem.float8(float8), EXACT),
+                tensors_of::<half::bf16>(&problem.float8(float8), EXACT),
+            ] {
+                let Err(Error::ElementType { argument, allowed, .. }) = found else { panic!("{float8:?}: {found:?}") };
+                assert_eq!((argument, allowed), (first, "e4m3"));
+            }
         }
     }
 

@@ -83,7 +83,8 @@ fn tables_of_hopper_kernels_show_the_constants() {
         assert_eq!(number("shared memory,", "V ring", 0), plan.smem().v);
         assert_eq!(number("mbarriers\n", "K empty", 3), plan.arrivals().k.1);
         assert_eq!(number("\nwarps", "mma-softmax", 2), plan.regs.consumer);
-        let flops = 2 * plan.bm * plan.bn * (plan.d + plan.dv);
+        // Multiplies of 8 bits take half as long.
+        let flops = plan.operand_bytes() * plan.bm * plan.bn * (plan.d + plan.dv);
         assert_eq!(number("\ncycles", "tensor cores", 1), flops / 4096);
         assert!(!text.contains("tensor memory"), "{text}");
     }

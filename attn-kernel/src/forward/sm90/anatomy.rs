@@ -182,8 +182,8 @@ impl Plan {
             // Those of 16 bits that take as long.
             flops: rows * keys * (d + dv) * bytes,
             exp2: rows * (keys - emulated),
-            // Scale and offset, addition to the sum.
-            fma: rows * (2 * keys + emulated * EMULATED_FMA),
+            // Scale and offset, addition to the sum; the addition of a part of O.
+            fma: rows * (2 * keys + emulated * EMULATED_FMA + if self.in_parts() { dv } else { 0 }),
             fma2: 0,
             // Rounding of pairs; blocks keep their reference.
             alu: rows * (keys / 2 + emulated * EMULATED_ALU),
