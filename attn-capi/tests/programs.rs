@@ -104,6 +104,19 @@ fn python_with_the_module_of_bench() {
 }
 
 #[test]
+fn python_with_packed_and_paged_sequences() {
+    if !there("python3") {
+        return;
+    }
+    let bench = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench");
+    let mut python = Command::new("python3");
+    python.arg("-B").arg(source("serving.py")).arg(bench);
+    python.env("LD_LIBRARY_PATH", &BUILT.driver).env("ATTN_LIBRARY", BUILT.libraries.join("libattn.so"));
+    let said = succeed(&mut python);
+    assert!(said.starts_with("right: ") && said.contains("_sm90_bf16_d64"), "{said}");
+}
+
+#[test]
 fn only_the_headers_symbols_are_exported() {
     if !there("nm") {
         return;
