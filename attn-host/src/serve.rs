@@ -74,9 +74,9 @@ impl Serve {
     }
 }
 
-/// Keys that one copy brings: as many as both a tile and a page are whole numbers of.
+/// Keys that one copy brings: as many as a tile of K, what a kernel loads of V at once, and a page are whole numbers of.
 fn chunk(kernel: &Kernel, problem: &Problem) -> u32 {
-    let bn = kernel.launch.bn;
+    let bn = kernel.launch.k_box.1.min(kernel.launch.v_box.1);
     // Both are multiples of 16, a page by its lowest bit alone.
     let page = problem.serving.paged.map_or(u64::MAX, |paged| paged.page_size);
     let power = u64::from(bn & bn.wrapping_neg());

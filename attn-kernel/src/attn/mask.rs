@@ -164,10 +164,31 @@ pub fn apply_window<const S: usize>(scores: &mut [f32; S], floor: [i32; 2], limi
 /// each column would cost an instruction more each.
 #[inline(always)]
 pub fn apply_row<const N: usize>(scores: &mut [f32; N], limit: i32) {
+    apply_words(scores, |first| before(first, limit));
+}
+
+/// As [`apply_row`], where the row may also not see the columns before `floor`.
+#[inline(always)]
+pub fn apply_row_window<const N: usize>(scores: &mut [f32; N], floor: i32, limit: i32) {
+    apply_words(scores, |first| {
+        let hidden = (floor - first).max(0); // columns of the chunk, and more, before the floor
+        before(first, limit) & math::shl(u32::MAX, hidden as u32)
+    });
+}
+
+/// A bit for each of the 32 columns from `first` on: whether it lies before `limit`.
+#[inline(always)]
+fn before(first: i32, limit: i32) -> u32 {
+    let past = (first + 32 - limit).max(0); // columns of the chunk, and more, from the limit on
+    math::shr(u32::MAX, past as u32)
+}
+
+/// Keeps the scores whose bit is set in `keep` of their chunk's first column.
+#[inline(always)]
+fn apply_words<const N: usize>(scores: &mut [f32; N], keep: impl Fn(i32) -> u32) {
     let mut first = 0;
     while first < N {
-        let past = (first as i32 + 32 - limit).max(0); // columns of the chunk, and more, from the limit on
-        let keep = math::shr(u32::MAX, past as u32);
+        let keep = keep(first as i32);
         let mut i = 0;
         while i < 32 {
             if keep >> i & 1 == 0 {
@@ -277,6 +298,19 @@ mod tests {
             apply_row(&mut scores, limit);
             for (i, s) in scores.iter().enumerate() {
                 assert_eq!(s.is_finite(), (i as i32) < limit, "limit {limit}, column {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_cuts_a_row_at_both_ends() {
+        for floor in (-200..300).step_by(7) {
+            for limit in (-200..300).step_by(3) {
+                let mut scores = [1.0f32; 128];
+                apply_row_window(&mut scores, floor, limit);
+                for (i, s) in scores.iter().enumerate() {
+                    assert_eq!(s.is_finite(), (floor..limit).contains(&(i as i32)), "{floor}..{limit}, column {i}");
+                }
             }
         }
     }

@@ -5,7 +5,7 @@
 //! [`softmax`](super::softmax).
 
 use crate::attn::exp2;
-use crate::ptx::math::{add2, ex2, fma, fma2, lg2, max3, rcp};
+use crate::ptx::math::{add2, ex2, fma, fma2, lg2, max, max3, rcp};
 
 /// Which of a row's exponentials are computed on the FMA units, so that these and the MUFU unit finish together.
 ///
@@ -101,6 +101,22 @@ impl Row {
             (0.0, f32::NEG_INFINITY)
         } else {
             (rcp(self.sum), fma(self.max, knobs.scale_log2, lg2(self.sum)) * core::f32::consts::LN_2)
+        }
+    }
+
+    /// As [`finish`](Self::finish), with a sink in the row's sum: a score in powers of two, of a key without a value; -inf is none.
+    #[inline(always)]
+    pub fn finish_with(&self, sink: f32, knobs: &Knobs) -> (f32, f32) {
+        // -inf for a row without keys, whatever the sign of the scale's product.
+        let own = if self.max == f32::NEG_INFINITY { f32::NEG_INFINITY } else { self.max * knobs.scale_log2 };
+        let top = max(own, sink);
+        let reference = if top == f32::NEG_INFINITY { 0.0 } else { top };
+        let factor = ex2(own - reference);
+        let all = fma(self.sum, factor, ex2(sink - reference));
+        if all == 0.0 {
+            (0.0, f32::NEG_INFINITY)
+        } else {
+            (rcp(all) * factor, (reference + lg2(all)) * core::f32::consts::LN_2)
         }
     }
 
@@ -237,6 +253,29 @@ mod tests {
                 check(&falling, share, &Knobs { threshold, ..KNOBS });
             }
         }
+    }
+
+    #[test]
+    fn a_sink_counts_as_a_key_without_a_value() {
+        let mut scores: [f32; 128] = core::array::from_fn(|i| (i as f32 * 0.3).sin());
+        let natural: Vec<f64> = scores.iter().map(|&s| f64::from(s) * 0.25).collect();
+        let mut row = Row::new();
+        let factor = row.raise(row_max(&scores, row.max()), &KNOBS);
+        let offset = row.offset(&KNOBS);
+        (0..4).for_each(|chunk| exponentiate(&mut scores, chunk, 32, Share::HARDWARE, KNOBS.scale_log2, offset));
+        row.add(&scores, factor);
+        let of_reference = (natural.iter().copied().fold(f64::NEG_INFINITY, f64::max)).exp();
+        for sink in [f32::NEG_INFINITY, -3.0, 0.25, 60.0] {
+            let (inverse, lse) = row.finish_with(sink * core::f32::consts::LOG2_E, &KNOBS);
+            let all = natural.iter().map(|s| s.exp()).sum::<f64>() + f64::from(sink).exp();
+            assert!((f64::from(lse) - all.ln()).abs() < 1e-4 * all.ln().abs().max(1.0), "sink {sink}: LSE {lse}");
+            let want = of_reference / all;
+            assert!((f64::from(inverse) - want).abs() < 1e-4 * want, "sink {sink}: {inverse} instead of {want}");
+        }
+        let empty = Row::new();
+        assert_eq!(empty.finish_with(f32::NEG_INFINITY, &KNOBS), (0.0, f32::NEG_INFINITY));
+        let (inverse, lse) = empty.finish_with(2.0, &KNOBS);
+        assert!(inverse == 0.0 && (lse - 2.0 * core::f32::consts::LN_2).abs() < 1e-6, "{inverse}, {lse}");
     }
 
     #[test]

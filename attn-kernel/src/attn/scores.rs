@@ -12,6 +12,9 @@ pub trait Scores: Copy {
 
     /// Changes the scores of a block, a wgmma accumulator fragment whose first column is key `first` (counted as positions are).
     fn apply<const S: usize>(&self, scores: &mut [f32; S], first: u32);
+
+    /// Changes neighbouring scores of the thread's first row, of which the first is that of key `first`.
+    fn apply_row<const N: usize>(&self, scores: &mut [f32; N], first: u32);
 }
 
 /// Scores as they are.
@@ -28,6 +31,9 @@ impl Scores for Plain {
 
     #[inline(always)]
     fn apply<const S: usize>(&self, _scores: &mut [f32; S], _first: u32) {}
+
+    #[inline(always)]
+    fn apply_row<const N: usize>(&self, _scores: &mut [f32; N], _first: u32) {}
 }
 
 /// A softcap, then a bias; either may be absent.
@@ -53,13 +59,7 @@ impl Scores for Modified {
 
     #[inline(always)]
     fn apply<const S: usize>(&self, scores: &mut [f32; S], first: u32) {
-        if self.cap != 0.0 {
-            let mut i = 0;
-            while i < S {
-                scores[i] = tanh_half(scores[i] * self.cap);
-                i += 1;
-            }
-        }
+        self.soften(scores);
         if self.biased {
             // Distance of the fragment's first column; that of another one is a constant less.
             let to_first = self.positions.map(|position| position - first as i32 as f32);
@@ -67,6 +67,33 @@ impl Scores for Modified {
             while i < S {
                 let (column, row) = ((8 * (i >> 2) + (i & 1)) as f32, (i >> 1) & 1);
                 scores[i] = fma(-self.slopes[row], (to_first[row] - column).abs(), scores[i]);
+                i += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn apply_row<const N: usize>(&self, scores: &mut [f32; N], first: u32) {
+        self.soften(scores);
+        if self.biased {
+            let to_first = self.positions[0] - first as i32 as f32;
+            let mut i = 0;
+            while i < N {
+                scores[i] = fma(-self.slopes[0], (to_first - i as f32).abs(), scores[i]);
+                i += 1;
+            }
+        }
+    }
+}
+
+impl Modified {
+    /// The softcap, if there is one.
+    #[inline(always)]
+    fn soften<const S: usize>(&self, scores: &mut [f32; S]) {
+        if self.cap != 0.0 {
+            let mut i = 0;
+            while i < S {
+                scores[i] = tanh_half(scores[i] * self.cap);
                 i += 1;
             }
         }
@@ -109,6 +136,19 @@ mod tests {
             let (column, row) = ((8 * (i / 4) + i % 2) as i32, (i / 2) % 2);
             let distance = ([100, 3][row] - 96 - column).abs() as f32;
             assert_eq!(*s, 1.0 - [0.5, 0.25][row] * distance, "register {i}");
+        }
+    }
+
+    #[test]
+    fn a_row_is_changed_as_a_fragments_are() {
+        let asked = Modified { cap: 0.05, biased: true, slopes: [0.5, 0.25], positions: [100.0, 3.0] };
+        let mut row: [f32; 32] = std::array::from_fn(|i| i as f32 - 7.0);
+        // Registers of the fragment's first row: columns 0 and 1 of every eight.
+        let mut fragment: [f32; 16] = std::array::from_fn(|i| row[8 * (i / 4) + i % 2]);
+        asked.apply(&mut fragment, 96);
+        asked.apply_row(&mut row, 96);
+        for (i, s) in fragment.iter().enumerate().filter(|(i, _)| i / 2 % 2 == 0) {
+            assert_eq!(row[8 * (i / 4) + i % 2].to_bits(), s.to_bits(), "register {i}");
         }
     }
 

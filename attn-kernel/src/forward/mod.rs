@@ -21,8 +21,22 @@ pub use serve::ServeParams;
 
 /// Every forward kernel that `build-ptx` compiles and a launcher may choose.
 pub const KERNELS: &[Kernel] = &{
-    const LISTS: [&[Kernel]; 4] = [sm90::KERNELS, sm90::SERVING_KERNELS, sm100::KERNELS, sm100::KERNELS_SM103];
-    const COUNT: usize = LISTS[0].len() + LISTS[1].len() + LISTS[2].len() + LISTS[3].len();
+    const LISTS: [&[Kernel]; 6] = [
+        sm90::KERNELS,
+        sm90::SERVING_KERNELS,
+        sm100::KERNELS,
+        sm100::SERVING_KERNELS,
+        sm100::KERNELS_SM103,
+        sm100::SERVING_KERNELS_SM103,
+    ];
+    const COUNT: usize = {
+        let (mut count, mut list) = (0, 0);
+        while list < LISTS.len() {
+            count += LISTS[list].len();
+            list += 1;
+        }
+        count
+    };
     let mut all = [LISTS[0][0]; COUNT];
     let (mut list, mut to) = (0, 0);
     while list < LISTS.len() {

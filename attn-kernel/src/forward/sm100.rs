@@ -5,7 +5,7 @@
 //!
 //! | role | warps | for every key block |
 //! |---|---|---|
-//! | [`load`] | 1 | K and V through one ring of shared memory, by TMA |
+//! | load ([`Sequences::load`]) | 1 | K and V through one ring of shared memory, by TMA |
 //! | [`mma`] | 1 | `S = Q Kᵀ`, `O += P V`, alternating between the tiles: O₀, S₀, O₁, S₁ |
 //! | [`softmax`] | 4 a tile | a row a thread: maximum, `P = exp2(S)`, packed over S; the row's sum when P is on its way; LSE |
 //! | [`correction`] | 4 | rescales O's rows where the maximum grew much; at the end O / sum |
@@ -39,23 +39,32 @@
 //!   that multiply. With one tile S of block `i + 1` is issued first, so there the correction waits for `output` at every block.
 //! - A factor has been read when the softmax overwrites it: the slot's next scores were issued after a P V that waited for `ready`, in
 //!   which the correction arrives after reading.
+//!
+//! A kernel is composed of parts ([`Variant`]): which keys a query sees, what is done to a score, and how the sequences lie, dense or
+//! [`ragged`].
 
 mod block;
 mod correction;
+mod dense;
 pub mod kernels;
-mod load;
 mod mma;
 pub mod plan;
+mod ragged;
+mod sequences;
 mod softmax;
 mod store;
 pub mod tune;
 
-pub use kernels::{KERNELS, KERNELS_SM103};
+pub use kernels::{KERNELS, KERNELS_SM103, SERVING_KERNELS, SERVING_KERNELS_SM103};
 pub use plan::Plan;
 
-use self::block::{Shared, Walker};
-use super::params::{ForwardParams, TensorMap};
+use self::block::Shared;
+pub use self::dense::Dense;
+pub use self::ragged::Ragged;
+pub use self::sequences::Sequences;
+use super::params::TensorMap;
 use crate::attn::mask::Mask;
+use crate::attn::scores::Scores;
 use crate::entry;
 use crate::mem::{Element, Smem, Tmem, tmem};
 use crate::ptx::{barrier, fence, tcgen05, tma, warp};
@@ -68,6 +77,10 @@ pub trait Variant {
     type Element: Element;
     /// Which keys a query sees.
     type Mask: Mask;
+    /// What is done to a score.
+    type Scores: Scores;
+    /// How the sequences lie.
+    type Sequences: Sequences;
 
     /// `setmaxnreg` to the plan's softmax budget.
     ///
@@ -90,22 +103,25 @@ pub trait Variant {
 
 /// The tensor maps of a launch: parameter-space addresses.
 #[derive(Clone, Copy)]
-struct Maps {
+pub struct Maps {
     q: *const TensorMap,
     k: *const TensorMap,
     v: *const TensorMap,
     o: *const TensorMap,
 }
 
+/// The parameters of a kernel.
+type Params<V> = <<V as Variant>::Sequences as Sequences>::Params;
+
 /// The kernel.
 ///
 /// # Safety
 /// Runs as a kernel of `PLAN.threads()` threads with `PLAN.smem().end` bytes of dynamic shared memory; maps and parameters
-/// describe live device memory as [`ForwardParams`] says. The constants are the plan's tiles, stages, and parts of
+/// describe live device memory as the parameters' documentation says. The constants are the plan's tiles, stages, and parts of
 /// a K and of a V block.
 #[inline(always)]
 unsafe fn forward<V: Variant, const TILES: u32, const STAGES: u32, const K_PARTS: usize, const V_PARTS: usize>(
-    params: ForwardParams,
+    params: Params<V>,
     maps: Maps,
 ) {
     let plan = const { V::PLAN };
@@ -134,20 +150,18 @@ unsafe fn forward<V: Variant, const TILES: u32, const STAGES: u32, const K_PARTS
 
         if warp < plan.correction_warp() {
             V::enter_softmax();
-            softmax::run::<V, TILES, STAGES>(&params, shared, Walker::new(&params), warp / 4);
+            softmax::run::<V, TILES, STAGES>(&params, shared, V::Sequences::new(&params), warp / 4);
         } else if warp < plan.mma_warp() {
             V::enter_correction();
-            correction::run::<V, TILES, STAGES>(shared, Walker::new(&params));
+            correction::run::<V, TILES, STAGES>(&params, shared, V::Sequences::new(&params));
         } else {
             V::enter_other();
             if warp == plan.mma_warp() {
-                mma::run::<V, TILES, STAGES, K_PARTS, V_PARTS>(shared, Walker::new(&params));
+                mma::run::<V, TILES, STAGES, K_PARTS, V_PARTS>(&params, shared, V::Sequences::new(&params));
             } else if warp == plan.load_warp() {
-                if warp::elect() {
-                    load::run::<V, TILES, STAGES>(&params, maps, shared, Walker::new(&params));
-                }
+                V::Sequences::new(&params).load::<V, TILES, STAGES>(&params, maps, shared);
             } else if warp == plan.store_warp() && warp::elect() {
-                store::run::<V, TILES, STAGES>(&params, maps.o, shared, Walker::new(&params));
+                store::run::<V, TILES, STAGES>(&params, maps.o, shared, V::Sequences::new(&params));
             }
             warp::sync();
         }

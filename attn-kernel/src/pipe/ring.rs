@@ -111,7 +111,7 @@ impl<const STAGES: u32> Ring<STAGES> {
         }
     }
 
-    /// One arrival of a consumer at stage `stage` that holds no handle of it: a second role that has read the stage.
+    /// One arrival of a consumer at stage `stage` that holds no handle of it: a second role that has read the stage, or one that has kept it.
     ///
     /// # Safety
     /// The stage is full, `init` counted this arrival, and it is the caller's only one for this filling.
@@ -325,6 +325,10 @@ impl Full {
         // SAFETY: the handle witnesses an initialised barrier whose phase waits for this consumer.
         unsafe { mbarrier::arrive(self.empty) }
     }
+
+    /// Keeps the stage: it is given back by [`Ring::give_back`].
+    #[inline(always)]
+    pub const fn keep(self) {}
 
     /// Gives the stage back when the multiplies that `by` has issued have read it. sm_100a.
     #[inline(always)]

@@ -107,6 +107,24 @@ pub fn shr(x: u32, by: u32) -> u32 {
     }
 }
 
+/// `shl.b32`: `x << by`, and 0 from 32 on, where Rust's operator has no answer. sm_20.
+#[inline(always)]
+pub fn shl(x: u32, by: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let d: u32;
+        ptx!(
+            "shl.b32 {d}, {x}, {by};",
+            x = in(reg32) x, by = in(reg32) by, d = lateout(reg32) d, options(pure, nomem, nostack)
+        );
+        d
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    {
+        x.checked_shl(by).unwrap_or(0)
+    }
+}
+
 /// `prmt.b32`: four bytes of the eight of `a` and `b`. The four lowest digits of `selector` in base 16, the lowest first, number them: 0 to 3
 /// are `a`'s, 4 to 7 `b`'s, and 8 more gives eight times the byte's highest bit. sm_20.
 #[inline(always)]
@@ -267,6 +285,7 @@ mod tests {
     #[test]
     fn shifts_run_out_of_bits() {
         assert_eq!([0, 1, 31, 32, 33, u32::MAX].map(|by| shr(u32::MAX, by)), [u32::MAX, u32::MAX >> 1, 1, 0, 0, 0]);
+        assert_eq!([0, 1, 31, 32, 33, u32::MAX].map(|by| shl(u32::MAX, by)), [u32::MAX, !1, 1 << 31, 0, 0, 0]);
     }
 
     #[test]

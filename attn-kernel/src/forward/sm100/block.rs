@@ -1,13 +1,8 @@
-//! What the roles of a block share: the barriers between them and the tiles that they all walk.
+//! What the roles of a block share: the memory and the barriers between them.
 
 use super::Variant;
 use super::plan::signals::FACTORS;
-use super::plan::{KEYS, Plan, ROWS, SLOTS};
-use crate::attn::mask::{Lengths, Mask};
-use crate::attn::walk::{self, Grid, Tile};
-use crate::entry;
-use crate::forward::ForwardParams;
-use crate::forward::plan::Schedule;
+use super::plan::{Plan, ROWS, SLOTS, UNIT_BYTES, UNIT_SLOTS};
 use crate::mem::{Smem, Tmem};
 use crate::pipe::named::NamedBarrier;
 use crate::pipe::ring::Ring;
@@ -16,7 +11,7 @@ use crate::ptx::{tcgen05, warp};
 
 /// Everything in shared memory that one role hands to another.
 #[derive(Clone, Copy)]
-pub(super) struct Shared<const TILES: u32, const STAGES: u32> {
+pub struct Shared<const TILES: u32, const STAGES: u32> {
     smem: Smem<()>,
     plan: Plan,
     /// K and V parts.
@@ -77,6 +72,29 @@ impl<const TILES: u32, const STAGES: u32> Shared<TILES, STAGES> {
         self.of_tile(self.plan.smem().inverses, ROWS * 4, self.plan.barriers().inverses, tile)
     }
 
+    /// The slot in which the load warp tells the others unit `round` of the block, and its use of it: of ragged sequences.
+    #[inline(always)]
+    pub(super) fn unit(&self, round: u32) -> (Ring<1>, u32) {
+        (self.unit_ring(round % UNIT_SLOTS), round / UNIT_SLOTS)
+    }
+
+    /// That slot's memory.
+    #[inline(always)]
+    pub(super) fn unit_slot(&self, round: u32) -> Smem<u32> {
+        self.smem.offset(self.plan.smem().units + round % UNIT_SLOTS * UNIT_BYTES).cast()
+    }
+
+    #[inline(always)]
+    fn unit_ring(&self, slot: u32) -> Ring<1> {
+        self.of_tile(self.plan.smem().units, UNIT_BYTES, self.plan.barriers().units, slot)
+    }
+
+    /// Q's memory, all tiles.
+    #[inline(always)]
+    pub(super) fn q_memory(&self) -> Smem<()> {
+        self.smem.offset(self.plan.smem().q)
+    }
+
     /// The factor of row `row` in slot `slot`.
     #[inline(always)]
     pub(super) fn factor(&self, slot: u32, row: u32) -> Smem<f32> {
@@ -102,6 +120,11 @@ impl<const TILES: u32, const STAGES: u32> Shared<TILES, STAGES> {
                 self.o(tile).init(arrivals.o.0, arrivals.o.1);
                 self.inverses(tile).init(arrivals.inverses.0, arrivals.inverses.1);
                 tile += 1;
+            }
+            let mut slot = 0;
+            while slot < const { V::PLAN.unit_slots() } {
+                self.unit_ring(slot).init(arrivals.units.0, arrivals.units.1);
+                slot += 1;
             }
             self.kv.init(arrivals.kv.0, arrivals.kv.1);
             self.scores.init(arrivals.scores);
@@ -161,47 +184,4 @@ pub(super) unsafe fn warp_done_with_tensor_memory() -> bool {
     tcgen05::before_thread_sync();
     // SAFETY: the caller's promise.
     unsafe { warp_done() }
-}
-
-/// The tiles of this block, in order. Every role walks the same ones.
-#[derive(Clone, Copy)]
-pub(super) struct Walker {
-    pub(super) grid: Grid,
-    pub(super) lengths: Lengths,
-    pub(super) pack: u32,
-    round: u32,
-}
-
-/// A tile and what it covers.
-#[derive(Clone, Copy)]
-pub(super) struct Work {
-    pub(super) tile: Tile,
-    /// First row of the tile among those of its head, or pack of heads.
-    pub(super) first_row: u32,
-    /// Key blocks, at least 1: a tile that sees no key works on block 0, wholly masked, so that no role needs a case for it.
-    pub(super) blocks: u32,
-    /// Tiles that the block has worked on before: every role's uses of the one-stage rings.
-    pub(super) rounds: u32,
-}
-
-impl Walker {
-    #[inline(always)]
-    pub(super) fn new(p: &ForwardParams) -> Self {
-        Walker { grid: p.grid, lengths: Lengths { q: p.seqlen_q, k: p.seqlen_k }, pack: p.pack, round: 0 }
-    }
-
-    #[inline(always)]
-    pub(super) fn next<V: Variant>(&mut self) -> Option<Work> {
-        let index = walk::index(self.round, entry::block_idx_x(), entry::grid_dim_x(), self.grid.tiles)?;
-        let rounds = self.round;
-        self.round += 1;
-        let tile = match const { V::PLAN.schedule } {
-            Schedule::Persistent => walk::by_head(&self.grid, index),
-            Schedule::LongestFirst | Schedule::Paired => walk::longest_first(&self.grid, index),
-        };
-        let bm = const { V::PLAN.bm() };
-        let first_row = tile.m_block * bm;
-        let blocks = V::Mask::of(0, 0).blocks(self.lengths, first_row >> self.pack, bm >> self.pack, KEYS);
-        Some(Work { tile, first_row, blocks: if blocks == 0 { 1 } else { blocks }, rounds })
-    }
 }

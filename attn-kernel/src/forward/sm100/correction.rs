@@ -1,8 +1,9 @@
 //! The correction warpgroup: rescales O while the tiles are computed, and finishes O.
 
-use super::Variant;
-use super::block::{self, Shared, Walker};
+use super::block::{self, Shared};
 use super::plan::{CHUNK, ROWS};
+use super::sequences::{Lanes, Part, Place, Sequences};
+use super::{Params, Variant};
 use crate::entry;
 use crate::forward::plan::{WARPGROUP, panel};
 use crate::mem::{Element, Smem, Swizzle, Tmem};
@@ -24,8 +25,9 @@ struct Seat<const TILES: u32, const STAGES: u32> {
 /// Called by all threads of the correction warpgroup, converged.
 #[inline(always)]
 pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
+    params: &Params<V>,
     shared: Shared<TILES, STAGES>,
-    mut walker: Walker,
+    mut tiles: V::Sequences,
 ) {
     let thread = entry::thread_idx_x() % WARPGROUP;
     let seat = Seat { shared, thread, warp: warp::uniform(thread / 32) };
@@ -40,10 +42,10 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
             }
             tile += 1;
         }
-        while let Some(work) = walker.next::<V>() {
+        while let Some(work) = tiles.next::<V, TILES, STAGES>(params, &shared, Lanes::All) {
             beat.next(); // the first block has no O to rescale
-            let mut block = work.blocks - 1;
-            while block > 0 {
+            let mut block = work.to - 1;
+            while block > work.from {
                 let mut tile = 0;
                 while tile < TILES {
                     let slot = beat.slot(tile);
@@ -68,7 +70,12 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
                 shared.output.wait(tile, if const { TILES == 1 } { blocks } else { work.rounds } & 1);
                 tcgen05::after_thread_sync();
                 let slot = shared.o(tile).split_at(work.rounds).0.acquire();
-                write_output::<V>(block::output::<V>(tile).of_warp(seat.warp), slot.tile().cast(), thread, inverse);
+                let o = block::output::<V>(tile).of_warp(seat.warp);
+                let work = tiles.again::<V, TILES, STAGES>(params, &shared, work);
+                match tiles.part::<V>(params, &work, Place { tile, row: thread }) {
+                    Part::Whole => write_output::<V>(o, slot.tile().cast(), thread, inverse),
+                    Part::Split { to, columns } => write_part::<V>(o, to, columns, inverse),
+                }
                 fence::proxy_async_shared_cta();
                 let done = block::warp_done_with_tensor_memory();
                 if done {
@@ -77,6 +84,7 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
                 slot.commit_by(done);
                 tile += 1;
             }
+            tiles.done(&shared, Lanes::All);
             blocks += 1;
         }
     }
@@ -151,6 +159,29 @@ unsafe fn write_output<V: Variant>(o: Tmem<f32>, to: Smem<u32>, row: u32, invers
             }
         }
         column += CHUNK;
+    }
+}
+
+/// Writes the first `columns` columns of this thread's row of O, normalised, to device memory.
+#[inline(always)]
+unsafe fn write_part<V: Variant>(o: Tmem<f32>, to: *mut f32, columns: u32, inverse: f32) {
+    // Not unrolled, few columns at a time: a loop that has few registers to itself.
+    let mut column = special::fresh(0);
+    while column < const { V::PLAN.dv } {
+        // SAFETY: whole warps, each in its own lanes; the row has its columns at `to`.
+        unsafe {
+            let mut part = tcgen05::ld::<8>(o.columns(column));
+            tcgen05::wait_ld_with(&mut part);
+            let [a, b, c, d, e, f, g, h] = part.map(|x| x * inverse);
+            if column < columns {
+                let to = to.wrapping_add(column as usize);
+                ldst::st_global_f32x4(to, a, b, c, d);
+                if column + 4 < columns {
+                    ldst::st_global_f32x4(to.wrapping_add(4), e, f, g, h);
+                }
+            }
+        }
+        column += 8;
     }
 }
 

@@ -1,9 +1,10 @@
 //! The instantiations: a line each, and the entry point that it expands to.
 
-use super::{Maps, Plan, Variant, forward, tune};
-use crate::attn::mask::{Causal, Full, Mask};
+use super::{Dense, Maps, Plan, Ragged, Sequences, Variant, forward, tune};
+use crate::attn::mask::{Causal, Full, Mask, Window};
+use crate::attn::scores::{Modified, Plain};
+use crate::forward::TensorMap;
 use crate::forward::plan::{AnyPlan, Arch, DType, Family, Kernel};
-use crate::forward::{ForwardParams, TensorMap};
 use crate::mem::{Bf16, F16};
 use crate::ptx::regs;
 
@@ -23,13 +24,42 @@ macro_rules! kernels {
             plan: AnyPlan::Sm100($name::PLAN),
         }),*];
 
-        $(
-        /// One instantiation: its plan, element type and mask, and the entry point.
+        $(instance! {
+            $name for $cfg: $dtype, $mask, Plain, Dense,
+            tune::plan(Arch::$arch, $d, $dv, <$mask as Mask>::PARTIAL_BLOCKS, $tiles)
+        })*
+    };
+}
+
+// Modified scores, and heads of 192, have tiles of 128 rows alone: two softmax warpgroups with what these need find no registers.
+macro_rules! serving_kernels {
+    (
+        $(#[$doc:meta])* $list:ident for $arch:ident, $cfg:literal:
+        $($name:ident: $dtype:ident, $d:literal, $dv:literal, $scores:ident, $tiles:literal, $family:expr;)*
+    ) => {
+        $(#[$doc])*
+        pub const $list: &[Kernel] = &[$(Kernel {
+            name: stringify!($name),
+            arch: Arch::$arch,
+            dtype: DType::$dtype,
+            causal: false,
+            family: $family,
+            launch: $name::PLAN.launch(),
+            plan: AnyPlan::Sm100($name::PLAN),
+        }),*];
+
+        $(instance! { $name for $cfg: $dtype, Window, $scores, Ragged, tune::serving(Arch::$arch, $d, $dv, $tiles) })*
+    };
+}
+
+/// One entry point, in a module of its name.
+macro_rules! instance {
+    ($name:ident for $cfg:literal: $dtype:ident, $mask:ident, $scores:ident, $sequences:ident, $plan:expr) => {
+        /// One instantiation: its plan, parts, and the entry point.
         pub mod $name {
             use super::*;
 
-            pub(super) const PLAN: Plan =
-                tune::plan(Arch::$arch, $d, $dv, <$mask as Mask>::PARTIAL_BLOCKS, $tiles);
+            pub(super) const PLAN: Plan = $plan;
 
             enum This {}
 
@@ -37,6 +67,8 @@ macro_rules! kernels {
                 const PLAN: Plan = PLAN;
                 type Element = $dtype;
                 type Mask = $mask;
+                type Scores = $scores;
+                type Sequences = $sequences;
 
                 #[inline(always)]
                 unsafe fn enter_softmax() {
@@ -61,9 +93,9 @@ macro_rules! kernels {
             crate::kernel! {
                 threads = PLAN.threads(), registers = PLAN.entry_registers(), shared = PLAN.smem().end,
                 plan = PLAN.launch().fingerprint(), tensor_maps = "1,2,3,4";
-                /// Forward attention; see [`ForwardParams`].
+                /// Forward attention; its parameters' documentation says of what.
                 pub unsafe fn $name(
-                    params: ForwardParams,
+                    params: <$sequences as Sequences>::Params,
                     q: *const TensorMap,
                     k: *const TensorMap,
                     v: *const TensorMap,
@@ -75,7 +107,7 @@ macro_rules! kernels {
                     unsafe { forward::<This, { PLAN.tiles }, { PLAN.stages }, K_PARTS, V_PARTS>(params, Maps { q, k, v, o }) }
                 }
             }
-        })*
+        }
     };
 }
 
@@ -151,4 +183,54 @@ kernels! {
     fwd_sm103_f16_d128_short_causal: F16, 128, 128, Causal, 1;
     fwd_sm103_f16_d192_128_short: F16, 192, 128, Full, 1;
     fwd_sm103_f16_d192_128_short_causal: F16, 192, 128, Causal, 1;
+}
+
+serving_kernels! {
+    /// The kernels for serving, for sm_100a.
+    SERVING_KERNELS for Sm100a, "sm_100a":
+    serve_sm100_bf16_d64: Bf16, 64, 64, Plain, 2, Family::Serve { modified: false };
+    serve_sm100_bf16_d96: Bf16, 96, 96, Plain, 2, Family::Serve { modified: false };
+    serve_sm100_bf16_d128: Bf16, 128, 128, Plain, 2, Family::Serve { modified: false };
+    serve_sm100_bf16_d192_128: Bf16, 192, 128, Plain, 1, Family::Serve { modified: false };
+    serve_sm100_bf16_d256: Bf16, 256, 256, Plain, 1, Family::Serve { modified: false };
+    decode_sm100_bf16_d64: Bf16, 64, 64, Modified, 1, Family::Decode;
+    decode_sm100_bf16_d96: Bf16, 96, 96, Modified, 1, Family::Decode;
+    decode_sm100_bf16_d128: Bf16, 128, 128, Modified, 1, Family::Decode;
+    decode_sm100_bf16_d192_128: Bf16, 192, 128, Modified, 1, Family::Decode;
+    decode_sm100_bf16_d256: Bf16, 256, 256, Modified, 1, Family::Decode;
+    serve_sm100_f16_d64: F16, 64, 64, Plain, 2, Family::Serve { modified: false };
+    serve_sm100_f16_d96: F16, 96, 96, Plain, 2, Family::Serve { modified: false };
+    serve_sm100_f16_d128: F16, 128, 128, Plain, 2, Family::Serve { modified: false };
+    serve_sm100_f16_d192_128: F16, 192, 128, Plain, 1, Family::Serve { modified: false };
+    serve_sm100_f16_d256: F16, 256, 256, Plain, 1, Family::Serve { modified: false };
+    decode_sm100_f16_d64: F16, 64, 64, Modified, 1, Family::Decode;
+    decode_sm100_f16_d96: F16, 96, 96, Modified, 1, Family::Decode;
+    decode_sm100_f16_d128: F16, 128, 128, Modified, 1, Family::Decode;
+    decode_sm100_f16_d192_128: F16, 192, 128, Modified, 1, Family::Decode;
+    decode_sm100_f16_d256: F16, 256, 256, Modified, 1, Family::Decode;
+}
+
+serving_kernels! {
+    /// The kernels for serving, for sm_103a.
+    SERVING_KERNELS_SM103 for Sm103a, "sm_103a":
+    serve_sm103_bf16_d64: Bf16, 64, 64, Plain, 2, Family::Serve { modified: false };
+    serve_sm103_bf16_d96: Bf16, 96, 96, Plain, 2, Family::Serve { modified: false };
+    serve_sm103_bf16_d128: Bf16, 128, 128, Plain, 2, Family::Serve { modified: false };
+    serve_sm103_bf16_d192_128: Bf16, 192, 128, Plain, 1, Family::Serve { modified: false };
+    serve_sm103_bf16_d256: Bf16, 256, 256, Plain, 1, Family::Serve { modified: false };
+    decode_sm103_bf16_d64: Bf16, 64, 64, Modified, 1, Family::Decode;
+    decode_sm103_bf16_d96: Bf16, 96, 96, Modified, 1, Family::Decode;
+    decode_sm103_bf16_d128: Bf16, 128, 128, Modified, 1, Family::Decode;
+    decode_sm103_bf16_d192_128: Bf16, 192, 128, Modified, 1, Family::Decode;
+    decode_sm103_bf16_d256: Bf16, 256, 256, Modified, 1, Family::Decode;
+    serve_sm103_f16_d64: F16, 64, 64, Plain, 2, Family::Serve { modified: false };
+    serve_sm103_f16_d96: F16, 96, 96, Plain, 2, Family::Serve { modified: false };
+    serve_sm103_f16_d128: F16, 128, 128, Plain, 2, Family::Serve { modified: false };
+    serve_sm103_f16_d192_128: F16, 192, 128, Plain, 1, Family::Serve { modified: false };
+    serve_sm103_f16_d256: F16, 256, 256, Plain, 1, Family::Serve { modified: false };
+    decode_sm103_f16_d64: F16, 64, 64, Modified, 1, Family::Decode;
+    decode_sm103_f16_d96: F16, 96, 96, Modified, 1, Family::Decode;
+    decode_sm103_f16_d128: F16, 128, 128, Modified, 1, Family::Decode;
+    decode_sm103_f16_d192_128: F16, 192, 128, Modified, 1, Family::Decode;
+    decode_sm103_f16_d256: F16, 256, 256, Modified, 1, Family::Decode;
 }

@@ -1,8 +1,9 @@
 //! The multiply warp: one lane issues every multiply of the block; the others come along, so that the warp stays uniform.
 
-use super::Variant;
-use super::block::{self, Shared, Walker};
+use super::block::{self, Shared};
 use super::plan::{EARLY_STEPS, KEYS, ROWS};
+use super::sequences::{Lanes, Sequences};
+use super::{Params, Variant};
 use crate::forward::plan::panel;
 use crate::mem::descriptor::{k_major_step, mn_major_step};
 use crate::mem::umma::{Factor, Sum};
@@ -42,8 +43,9 @@ pub(super) unsafe fn run<
     const K_PARTS: usize,
     const V_PARTS: usize,
 >(
+    params: &Params<V>,
     shared: Shared<TILES, STAGES>,
-    mut walker: Walker,
+    mut tiles: V::Sequences,
 ) {
     let mut kv = shared.kv.split().1;
     let mut beat = Beat::new();
@@ -53,15 +55,19 @@ pub(super) unsafe fn run<
     let tmem = Tmem::new(warp::uniform(unsafe { ldst::ld_shared_u32(shared.tmem_slot()) }));
     // Known to be 0, but read: `ptxas` would move a constant from an ordinary register for every multiply.
     let by = Issue { lane, tmem };
-    while let Some(work) = walker.next::<V>() {
+    // SAFETY: called by a whole warp.
+    while let Some(work) = unsafe { tiles.next::<V, TILES, STAGES>(params, &shared, Lanes::All) } {
+        let blocks = work.to - work.from;
+        // SAFETY: likewise.
+        unsafe { tiles.done(&shared, Lanes::All) };
         // SAFETY: passed on to the caller; this role takes each query tile once a round.
         unsafe {
             let q = [0, 1].map(|tile| shared.q(tile).split_at(work.rounds).1);
             if const { TILES == 2 } {
-                two_tiles::<V, TILES, STAGES, K_PARTS, V_PARTS>(by, &shared, q, &mut kv, &mut beat, work.blocks);
+                two_tiles::<V, TILES, STAGES, K_PARTS, V_PARTS>(by, &shared, q, &mut kv, &mut beat, blocks);
             } else {
                 let [first, _] = q;
-                one_tile::<V, TILES, STAGES, K_PARTS, V_PARTS>(by, &shared, first, &mut kv, &mut beat, work.blocks);
+                one_tile::<V, TILES, STAGES, K_PARTS, V_PARTS>(by, &shared, first, &mut kv, &mut beat, blocks);
             }
         }
     }

@@ -21,6 +21,11 @@ pub const SLOTS: u32 = 2;
 pub const CHUNK: u32 = 32;
 /// Chunks of a row of scores.
 pub const CHUNKS: u32 = KEYS / CHUNK;
+/// Slots in which the load warp tells the other roles the units of ragged sequences: the loads of the next one or two begin while the last
+/// one's O is on its way. A power of two.
+pub const UNIT_SLOTS: u32 = 4;
+/// Bytes of such a slot.
+pub const UNIT_BYTES: u32 = 48;
 /// K-steps (16 keys) of P V whose probabilities are signalled first: all chunks but the last.
 pub const EARLY_STEPS: u32 = (KEYS - CHUNK) / 16;
 
@@ -61,6 +66,8 @@ pub struct Plan {
     pub load_max: bool,
     /// How tiles are dealt to blocks.
     pub schedule: Schedule,
+    /// The kernel takes ragged sequences, whose units the load warp tells the other roles.
+    pub ragged: bool,
 }
 
 impl Plan {
@@ -97,6 +104,11 @@ impl Plan {
     /// Registers per thread at kernel entry: the even share, which `setmaxnreg` then redistributes.
     pub const fn entry_registers(&self) -> u32 {
         REGISTER_FILE / self.threads() / 8 * 8
+    }
+
+    /// Slots for units: none where every role works them out.
+    pub const fn unit_slots(&self) -> u32 {
+        if self.ragged { UNIT_SLOTS } else { 0 }
     }
 
     /// Bytes of one Q tile.
@@ -139,9 +151,9 @@ impl Plan {
             o_box: (panel(self.dv), ROWS),
             schedule: self.schedule,
             per_sm: 1,
-            waits: false,
+            waits: self.ragged,
             max_pack: ROWS,
-            ragged: false,
+            ragged: self.ragged,
             float8: Float8::None,
         }
     }

@@ -1,12 +1,13 @@
 //! The softmax warpgroups: a thread turns a row of scores into probabilities, block after block.
 
-use super::Variant;
-use super::block::{self, Shared, Walker, Work};
-use super::plan::{CHUNK, CHUNKS, KEYS, ROWS};
+use super::block::{self, Shared};
+use super::plan::{CHUNK, CHUNKS, KEYS};
+use super::sequences::{Lanes, Place, Sequences, Visible};
+use super::{Params, Variant};
 use crate::attn::mask::{self, Mask};
 use crate::attn::row::{self, Knobs, Row};
+use crate::attn::scores::Scores;
 use crate::entry;
-use crate::forward::ForwardParams;
 use crate::forward::plan::WARPGROUP;
 use crate::mem::{Element, Tmem};
 use crate::pipe::signal::Beat;
@@ -25,51 +26,76 @@ struct Seat<const TILES: u32, const STAGES: u32> {
     warp: u32,
 }
 
+/// What a row's scores go through before the softmax.
+#[derive(Clone, Copy)]
+struct Change<M> {
+    scores: M,
+    visible: Visible,
+}
+
 /// Works through all tiles of the block for query tile `tile`.
 ///
 /// # Safety
-/// Called by all threads of the tile's softmax warpgroup, converged; `params.lse` is null or the LSE array of [`ForwardParams`].
+/// Called by all threads of the tile's softmax warpgroup, converged; the parameters' addresses are those of device memory as they say.
 #[inline(always)]
 pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
-    params: &ForwardParams,
+    params: &Params<V>,
     shared: Shared<TILES, STAGES>,
-    mut walker: Walker,
+    mut tiles: V::Sequences,
     tile: u32,
 ) {
     let thread = entry::thread_idx_x() % WARPGROUP;
-    let knobs = Knobs { scale_log2: params.scale_log2, threshold: const { V::PLAN.rescale_threshold } };
+    let place = Place { tile, row: thread };
+    let scale_log2 = V::Sequences::scale_log2(params);
+    let knobs = Knobs { scale_log2, threshold: const { V::PLAN.rescale_threshold } };
     let seat = Seat { shared, knobs, tile, thread, warp: warp::uniform(thread / 32) };
     let mut beat = Beat::<TILES>::new();
-    while let Some(work) = walker.next::<V>() {
-        let first_row = work.first_row + tile * ROWS;
-        let visible = V::Mask::of(0, 0).visible_keys(walker.lengths, (first_row + thread) >> walker.pack) as i32;
-        let mut row = Row::new();
-        let mut block = work.blocks - 1;
-        // SAFETY: passed on to the caller.
-        unsafe {
-            // The block with the tile's last key, then those that a causal mask cuts.
-            let whole = V::Mask::of(0, 0).full_blocks(walker.lengths, first_row >> walker.pack, KEYS);
+    // SAFETY: passed on to the caller.
+    unsafe {
+        while let Some(work) = tiles.next::<V, TILES, STAGES>(params, &shared, Lanes::All) {
+            let visible = tiles.visible::<V>(params, &work, place);
+            let change = Change { scores: V::Scores::of(tiles.modified::<V>(params, &work, place)), visible };
+            let mut row = Row::new();
+            let mut block = work.to - 1;
             let mut first = true;
+            // Down to the last block that every row sees whole, then to the last one that only the left edge cuts, then the rest.
+            let mut masked_to = larger(visible.whole.1, work.from);
             loop {
-                let limit = visible - (block * KEYS) as i32;
-                step::<V, TILES, STAGES, true>(&seat, &mut beat, &mut row, first, limit);
-                if !V::Mask::PARTIAL_BLOCKS || block <= whole {
+                // The block with the tile's last key too, first of all.
+                loop {
+                    step::<V, TILES, STAGES, true>(&seat, &mut beat, &mut row, &change, first, block);
+                    if !V::Mask::PARTIAL_BLOCKS || block <= masked_to {
+                        break;
+                    }
+                    block -= 1;
+                    first = false;
+                }
+                while block > larger(visible.whole.0, work.from) {
+                    block -= 1;
+                    step::<V, TILES, STAGES, false>(&seat, &mut beat, &mut row, &change, false, block);
+                }
+                if !V::Mask::LEFT || block <= work.from {
                     break;
                 }
                 block -= 1;
                 first = false;
+                masked_to = work.from;
             }
-            while block > 0 {
-                block -= 1;
-                step::<V, TILES, STAGES, false>(&seat, &mut beat, &mut row, false, KEYS as i32);
-            }
-            let (inverse, lse) = row.finish(&knobs);
+            let work = tiles.again::<V, TILES, STAGES>(params, &shared, work);
+            let (inverse, lse) = tiles.finish::<V>(params, &work, place, &row, &knobs);
             let slot = shared.inverses(tile).split_at(work.rounds).0.acquire();
             ldst::st_shared_f32(slot.tile().offset(thread * 4).cast(), inverse);
             slot.commit_by(block::warp_done());
-            store_lse(params, &work, tile * ROWS + thread, walker.lengths.q, lse);
+            tiles.store_lse::<V>(params, &work, place, lse);
+            tiles.done(&shared, Lanes::All);
         }
     }
+}
+
+/// The larger of two.
+#[inline(always)]
+fn larger(a: u32, b: u32) -> u32 {
+    if a > b { a } else { b }
 }
 
 /// One block: scores in, probabilities out, the statistics carried on.
@@ -78,21 +104,27 @@ unsafe fn step<V: Variant, const TILES: u32, const STAGES: u32, const MASKED: bo
     seat: &Seat<TILES, STAGES>,
     beat: &mut Beat<TILES>,
     row: &mut Row,
+    change: &Change<V::Scores>,
     first: bool,
-    limit: i32,
+    block: u32,
 ) {
     let (shared, slot) = (&seat.shared, beat.slot(seat.tile));
+    let key = block * KEYS;
     // SAFETY: whole warps, each in its own lanes; the waits and signals are those of the module's table.
     unsafe {
         shared.scores.wait(slot, beat.parity());
         tcgen05::after_thread_sync();
         let from = block::scores::<V>(slot).of_warp(seat.warp);
-        let (mut scores, max) = if const { V::PLAN.load_max && !MASKED } {
+        let (mut scores, max) = if const { V::PLAN.load_max && !MASKED && !V::Scores::MODIFIED } {
             load_max(from, row.max())
         } else {
             let mut scores = load(from);
-            if MASKED {
-                mask::apply_row(&mut scores, limit);
+            change.scores.apply_row(&mut scores, key);
+            let Visible { floor, limit, .. } = change.visible;
+            if MASKED && V::Mask::LEFT {
+                mask::apply_row_window(&mut scores, floor - key as i32, limit - key as i32);
+            } else if MASKED {
+                mask::apply_row(&mut scores, limit - key as i32);
             }
             (scores, row::row_max(&scores, row.max()))
         };
@@ -174,18 +206,4 @@ fn pack<E: Element>(p: &[f32; KEYS as usize], chunk: usize) -> [u32; CHUNK as us
         i += 1;
     }
     words
-}
-
-/// Writes the LSE of row `row` of the work tile.
-#[inline(always)]
-unsafe fn store_lse(params: &ForwardParams, work: &Work, row: u32, seqlen_q: u32, lse: f32) {
-    let row = work.first_row + row;
-    let (query, in_pack) = (row >> params.pack, row - (row >> params.pack << params.pack));
-    if params.lse.is_null() || query >= seqlen_q {
-        return;
-    }
-    let head = (work.tile.head << params.pack) + in_pack;
-    let line = work.tile.batch as u64 * params.lse_batch_stride + head as u64 * params.lse_head_stride;
-    // SAFETY: the row exists.
-    unsafe { ldst::st_global_f32(params.lse.wrapping_add((line + query as u64) as usize), lse) }
 }

@@ -1,6 +1,6 @@
 //! Where everything lies: shared memory, the mbarriers in it, and tensor memory.
 
-use super::{KEYS, Plan, ROWS, SLOTS};
+use super::{KEYS, Plan, ROWS, SLOTS, UNIT_BYTES};
 use crate::forward::anatomy::Region;
 use crate::forward::plan::SMEM_LIMIT;
 
@@ -17,6 +17,8 @@ pub struct SmemMap {
     pub factors: u32,
     /// `1 / sum` of each row's exponentials, f32, by tile and row.
     pub inverses: u32,
+    /// Slots in which the units of ragged sequences are told.
+    pub units: u32,
     /// Mbarriers; see [`Plan::barriers`].
     pub barriers: u32,
     /// Where tensor memory's allocation is reported.
@@ -44,6 +46,8 @@ pub struct BarrierMap {
     pub last: u32,
     /// By tile: P V is complete, after each block with one tile, after the last block with two.
     pub output: u32,
+    /// Full and empty of each slot of units.
+    pub units: u32,
     /// Bytes in all.
     pub end: u32,
 }
@@ -72,7 +76,9 @@ impl Plan {
         let ready = scores + 8 * SLOTS;
         let last = ready + 8 * SLOTS;
         let output = last + 8 * SLOTS;
-        BarrierMap { q: 0, o, inverses, kv, scores, ready, last, output, end: output + 8 * self.tiles }
+        let units = output + 8 * self.tiles;
+        let end = units + 16 * self.unit_slots();
+        BarrierMap { q: 0, o, inverses, kv, scores, ready, last, output, units, end }
     }
 
     const fn map(&self, o_beside_q: bool) -> SmemMap {
@@ -81,9 +87,10 @@ impl Plan {
         let kv = if o_beside_q { q + o } else { q };
         let factors = kv + self.stages * self.stage_bytes();
         let inverses = factors + SLOTS * ROWS * 4;
-        let barriers = inverses + self.tiles * ROWS * 4;
+        let units = inverses + self.tiles * ROWS * 4;
+        let barriers = units + self.unit_slots() * UNIT_BYTES;
         let tmem = barriers + self.barriers().end;
-        SmemMap { q: 0, o: first, kv, factors, inverses, barriers, tmem, end: tmem + 8 }
+        SmemMap { q: 0, o: first, kv, factors, inverses, units, barriers, tmem, end: tmem + 8 }
     }
 
     /// Where everything lies in shared memory. O gets its own space when there is room, else it reuses Q's.
@@ -109,7 +116,7 @@ impl Plan {
     }
 
     /// Shared memory in order. Where O reuses Q's memory it is listed there, and has no entry of its own.
-    pub const fn smem_regions(&self) -> [Region; 8] {
+    pub const fn smem_regions(&self) -> [Region; 9] {
         let map = self.smem();
         let shared = self.o_in_q();
         let q_note = if shared { "O of the same tile, after the last Q Kᵀ" } else { "" };
@@ -120,6 +127,13 @@ impl Plan {
             Region { name: "K, V ring", at: map.kv, size: self.stage_bytes(), count: self.stages, note: kv_note },
             Region { name: "factors of O", at: map.factors, size: ROWS * 4, count: SLOTS, note: "f32 a row" },
             Region { name: "1 / sum", at: map.inverses, size: ROWS * 4, count: self.tiles, note: "f32 a row" },
+            Region {
+                name: "tile slots",
+                at: map.units,
+                size: UNIT_BYTES,
+                count: self.unit_slots(),
+                note: "what the load warp tells the others of a tile",
+            },
             Region { name: "mbarriers", at: map.barriers, size: 8, count: self.barriers().end / 8, note: "" },
             Region { name: "TMEM address", at: map.tmem, size: 4, count: 1, note: "" },
             Region { name: "padding", at: map.tmem + 4, size: 4, count: 1, note: "" },

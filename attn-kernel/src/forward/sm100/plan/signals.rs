@@ -46,6 +46,8 @@ pub struct Arrivals {
     pub last: u32,
     /// O is complete.
     pub output: u32,
+    /// Slots of units.
+    pub units: (u32, u32),
 }
 
 /// Named barriers, a pair of warps each, by slot and warp of its warpgroup: the softmax warp arrives, the correction warp of the same rows
@@ -78,6 +80,9 @@ const READY: Signal = signal(
 );
 const LAST: Signal = signal("last", &[Role::Softmax], &[Role::Mma], "the last chunk of P is stored");
 const OUTPUT: Signal = signal("output", &[Role::Mma], &[Role::Correction], "O of the tile is complete");
+const LISTENERS: [Role; 4] = [Role::Softmax, Role::Correction, Role::Mma, Role::Store];
+const UNIT_FULL: Signal = signal("tile slot full", &[Role::Load], &LISTENERS, "the slot holds the next tile");
+const UNIT_EMPTY: Signal = signal("tile slot empty", &LISTENERS, &[Role::Load], "every role has read the slot");
 const FACTORS_WRITTEN: Signal =
     signal("factors", &[Role::Softmax], &[Role::Correction], "the factors of these 32 rows of O are written");
 
@@ -102,13 +107,18 @@ impl Plan {
             ready: arrivals(READY.from),
             last: arrivals(LAST.from),
             output: arrivals(OUTPUT.from),
+            // Each query tile has softmax warps of its own.
+            units: (
+                arrivals(UNIT_FULL.from),
+                arrivals(UNIT_EMPTY.from) + (self.tiles - 1) * arrivals_of(Role::Softmax),
+            ),
         }
     }
 
     /// Every mbarrier: those of a tile's buffer lie side by side, of the ring all `full` before all `empty`.
-    pub const fn barrier_list(&self) -> [Barriers; 12] {
+    pub const fn barrier_list(&self) -> [Barriers; 14] {
         let (at, n) = (self.barriers(), self.arrivals());
-        let (tiles, stages) = (self.tiles, self.stages);
+        let (tiles, stages, slots) = (self.tiles, self.stages, self.unit_slots());
         [
             barriers(Q_FULL, at.q, 16, tiles, n.q.0),
             barriers(self.q_empty(), at.q + 8, 16, tiles, n.q.1),
@@ -122,6 +132,8 @@ impl Plan {
             barriers(READY, at.ready, 8, SLOTS, n.ready),
             barriers(LAST, at.last, 8, SLOTS, n.last),
             barriers(OUTPUT, at.output, 8, tiles, n.output),
+            barriers(UNIT_FULL, at.units, 16, slots, n.units.0),
+            barriers(UNIT_EMPTY, at.units + 8, 16, slots, n.units.1),
         ]
     }
 

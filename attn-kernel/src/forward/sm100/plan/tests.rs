@@ -75,6 +75,8 @@ fn arrivals_are_those_of_the_roles_threads() {
         assert_eq!((n.q.0, n.kv, n.scores, n.output), (1, (1, 1), 1, 1), "{name}");
         assert_eq!(n.q.1, 1 + u32::from(plan.o_in_q()), "{name}");
         assert_eq!((n.o, n.inverses, n.ready, n.last), ((4, 1), (4, 4), 8, 4), "{name}");
+        // The multiply and store warps, and each warp of the correction and of every softmax.
+        assert_eq!(n.units, (1, 1 + 1 + 4 + 4 * plan.tiles), "{name}");
     }
 }
 

@@ -1,0 +1,296 @@
+//! The load warp of ragged sequences: what units there are, Q, and K and V in the order in which the tensor core takes them, by chunks of
+//! pages.
+
+use super::super::block::Shared;
+use super::super::plan::{KEYS, ROWS};
+use super::super::{Maps, Variant};
+use super::{Ragged, Told};
+use crate::attn::sequence::ragged;
+use crate::entry;
+use crate::forward::TensorMap;
+use crate::forward::plan::panel;
+use crate::forward::serve::{ServeParams, Unit};
+use crate::mem::{Smem, Swizzle};
+use crate::pipe::ring::{Filling, Producer, Tile};
+use crate::ptx::mbarrier::Mbarrier;
+use crate::ptx::{fence, grid, ldst, special, tma, warp};
+
+/// Keeps the rings full, and tells the other roles the units.
+///
+/// # Safety
+/// Called by the load warp, converged; the parameters' addresses are those of device memory as they say.
+#[inline(always)]
+pub(super) unsafe fn run<V: Variant<Sequences = Ragged>, const TILES: u32, const STAGES: u32>(
+    params: &ServeParams,
+    maps: Maps,
+    shared: Shared<TILES, STAGES>,
+) {
+    // SAFETY: called by a whole warp; the maps' boxes are those of the plan and the problem; this role fills each slot and Q once a round.
+    unsafe {
+        let leads = warp::elect();
+        clear_spare_rows::<V>(params, shared.q_memory());
+        // The list of tiles, and all else in global memory, may be what the kernel before this one writes. The other roles touch it after
+        // they have been told a unit.
+        grid::wait();
+        grid::launch_dependents();
+        let mut kv = shared.kv.split().0;
+        let mut index = entry::block_idx_x();
+        let mut round = 0;
+        while let Some(unit) = params.unit(index) {
+            index += entry::grid_dim_x();
+            if unit.m_block * params.tile_queries >= unit.sequence.q_len {
+                continue; // past the end of a sequence that uses less than its room
+            }
+            let told = Told::of::<V>(params, unit);
+            tell(&shared, round, leads, &told);
+            let source = Source::of(params, leads, &told);
+            let mut block = told.to - 1;
+            let mut page = source.page(block);
+            source.keys::<V, STAGES>(&mut kv, maps.k, block, page);
+            let mut tile = 0;
+            while tile < TILES {
+                let slot = shared.q(tile).split_at(round).0.acquire();
+                if leads {
+                    queries::<V>(params, maps.q, slot, &unit, tile);
+                }
+                tile += 1;
+            }
+            // Two tiles multiply by V before they take the next K; one tile's next scores come first.
+            while block > told.from {
+                // Asked for before the waits for a stage, behind which its answer hides.
+                let next = source.page(block - 1);
+                if const { TILES == 2 } {
+                    source.values::<V, STAGES>(&mut kv, maps.v, block, page);
+                    source.keys::<V, STAGES>(&mut kv, maps.k, block - 1, next);
+                } else {
+                    source.keys::<V, STAGES>(&mut kv, maps.k, block - 1, next);
+                    source.values::<V, STAGES>(&mut kv, maps.v, block, page);
+                }
+                page = next;
+                block -= 1;
+            }
+            source.values::<V, STAGES>(&mut kv, maps.v, block, page);
+            round += 1;
+        }
+        tell(&shared, round, leads, &Told::END);
+    }
+    // No drain: every stage is multiplied before the block ends.
+}
+
+/// Tells the other roles what comes in round `round`.
+///
+/// # Safety
+/// Called by the load warp, converged, once a round.
+#[inline(always)]
+unsafe fn tell<const TILES: u32, const STAGES: u32>(
+    shared: &Shared<TILES, STAGES>,
+    round: u32,
+    leads: bool,
+    told: &Told,
+) {
+    let (ring, uses) = shared.unit(round);
+    // SAFETY: the slot is this role's until it is committed.
+    unsafe {
+        let slot = ring.split_at(uses).0.acquire();
+        if leads {
+            told.write(slot.tile().cast());
+        }
+        slot.commit_by(leads);
+    }
+}
+
+/// Loads query tile `tile` of a unit: of each query the heads of the pack. What lies past the sequence's end becomes zeros.
+///
+/// # Safety
+/// One thread calls it; the map's box is one panel of the queries of a tile.
+#[inline(always)]
+unsafe fn queries<V: Variant>(params: &ServeParams, map: *const TensorMap, slot: Filling, unit: &Unit, tile: u32) {
+    let plan = const { V::PLAN };
+    let (target, full) = (slot.tile(), slot.full());
+    slot.expect(params.queries * params.pack.get() * plan.d * 2);
+    let first = unit.m_block * params.tile_queries + tile * params.queries;
+    let left = unit.sequence.q_len.saturating_sub(first);
+    let [a, c] = ragged(unit.sequence.q_start + first, left, params.queries);
+    let mut column = 0;
+    while column < plan.d {
+        let coords = [column as i32, 0, a, unit.head as i32, c];
+        // SAFETY: the caller's promise.
+        unsafe { tma::load(target.offset(column * ROWS * 2), map, coords, full) };
+        column += panel(plan.d);
+    }
+}
+
+/// A unit's K and V.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    params: &'a ServeParams,
+    leads: bool,
+    /// The page of an unpaged batch entry.
+    page: u32,
+    /// Its pages.
+    table: *const i32,
+    /// First row of the sequence, or of each page.
+    start: u32,
+    /// Keys; none where the unit sees none, so that its block is zeros.
+    len: u32,
+    kv_head: u32,
+}
+
+impl<'a> Source<'a> {
+    #[inline(always)]
+    fn of(params: &'a ServeParams, leads: bool, Told { unit, sees, .. }: &Told) -> Self {
+        Source {
+            params,
+            leads,
+            page: unit.batch * params.page_step,
+            table: params.pages.wrapping_add((unit.batch as u64 * params.page_stride) as usize),
+            start: unit.sequence.k_start,
+            len: if *sees { unit.sequence.k_len } else { 0 },
+            kv_head: params.group.div_rem(unit.head).0,
+        }
+    }
+
+    /// Page of the lane's chunk of block `block`.
+    ///
+    /// # Safety
+    /// The page table is as [`ServeParams`] says.
+    #[inline(always)]
+    unsafe fn page(&self, block: u32) -> u32 {
+        if self.params.pages.is_null() {
+            return self.page;
+        }
+        let offset = special::lane_id() * self.params.chunk;
+        let key = block * KEYS + offset;
+        if offset >= KEYS || key >= self.len {
+            return 0; // of which nothing is read
+        }
+        // SAFETY: the sequence has a page for each of its keys.
+        unsafe { ldst::ld_global_u32(self.table.wrapping_add((key >> self.params.page_shift) as usize).cast()) }
+    }
+
+    /// Loads a K block, a part of its head dimensions a stage; `page` is the lane's.
+    ///
+    /// # Safety
+    /// Called by the whole warp; the map's box is one panel of a chunk.
+    #[inline(always)]
+    unsafe fn keys<V: Variant, const STAGES: u32>(
+        &self,
+        kv: &mut Producer<STAGES>,
+        map: *const TensorMap,
+        block: u32,
+        page: u32,
+    ) {
+        let plan = const { V::PLAN };
+        let width = plan.d / plan.k_parts;
+        let mut first = 0;
+        while first < plan.d {
+            let slot = kv.acquire();
+            let to = Stage {
+                tile: slot.tile(),
+                full: slot.full(),
+                rows: KEYS,
+                columns: (first, width),
+                panel: panel(plan.d),
+            };
+            slot.expect_by(self.leads, plan.k_bytes());
+            // SAFETY: the caller's promise.
+            unsafe { self.rows(map, to, block, 0, page) };
+            first += width;
+        }
+    }
+
+    /// Loads a V block, a part of its keys a stage.
+    ///
+    /// # Safety
+    /// As [`keys`](Self::keys); a chunk has no more rows than a part.
+    #[inline(always)]
+    unsafe fn values<V: Variant, const STAGES: u32>(
+        &self,
+        kv: &mut Producer<STAGES>,
+        map: *const TensorMap,
+        block: u32,
+        page: u32,
+    ) {
+        let plan = const { V::PLAN };
+        let rows = KEYS / plan.v_parts;
+        let mut first = 0;
+        while first < KEYS {
+            let slot = kv.acquire();
+            let to = Stage { tile: slot.tile(), full: slot.full(), rows, columns: (0, plan.dv), panel: panel(plan.dv) };
+            slot.expect_by(self.leads, plan.v_bytes());
+            // SAFETY: the caller's promise.
+            unsafe { self.rows(map, to, block, first, page) };
+            first += rows;
+        }
+    }
+
+    /// Fills a stage with rows of block `block` from its row `first` on, a chunk and panel a copy.
+    #[inline(always)]
+    unsafe fn rows(&self, map: *const TensorMap, to: Stage, block: u32, first: u32, page: u32) {
+        let (mut offset, mut lane) = (0, 0);
+        // Lanes have the pages of the block's chunks, of which some come before `first`.
+        let mut skipped = 0;
+        while skipped < first {
+            skipped += self.params.chunk;
+            lane += 1;
+        }
+        while offset < to.rows {
+            let page = warp::shfl_idx(page, lane) as i32;
+            if self.leads {
+                let key = block * KEYS + first + offset;
+                let row = self.start + (key & ((1 << self.params.page_shift) - 1));
+                let [a, c] = ragged(row, self.len.saturating_sub(key), self.params.chunk);
+                let mut column = 0;
+                while column < to.columns.1 {
+                    let target = to.tile.offset(column * to.rows * 2 + offset * to.panel * 2);
+                    let coords = [(to.columns.0 + column) as i32, a, self.kv_head as i32, page, c];
+                    // SAFETY: the caller's promise.
+                    unsafe { tma::load(target, map, coords, to.full) };
+                    column += to.panel;
+                }
+            }
+            offset += self.params.chunk;
+            lane += 1;
+        }
+    }
+}
+
+/// A stage that is filled with panels of `rows` rows.
+#[derive(Clone, Copy)]
+struct Stage {
+    tile: Smem<Tile>,
+    full: Smem<Mbarrier>,
+    rows: u32,
+    /// The first column of the tensor, and how many there are.
+    columns: (u32, u32),
+    panel: u32,
+}
+
+/// Fills the rows of Q's tiles that no copy writes with zeros: those that are left when its heads do not divide a tile's rows. What they
+/// are is nobody's answer, but memory that nobody has written is no number to compute with.
+///
+/// # Safety
+/// Called by the load warp, converged, before it loads; `q` is Q's memory.
+#[inline(always)]
+unsafe fn clear_spare_rows<V: Variant>(params: &ServeParams, q: Smem<()>) {
+    let plan = const { V::PLAN };
+    let span = const { Swizzle::of_span(panel(V::PLAN.d) * 2).span() };
+    let first = params.queries * params.pack.get() * span;
+    if first == ROWS * span {
+        return;
+    }
+    let mut column = 0;
+    while column < plan.tiles * plan.d {
+        // Rows are whole multiples of the swizzle's pieces of 16 bytes, which stay in their row.
+        let mut at = first + special::lane_id() * 16;
+        while at < ROWS * span {
+            // SAFETY: inside the panel.
+            unsafe { ldst::st_shared_u32x4(q.offset(column * ROWS * 2 + at).cast(), [0; 4]) };
+            at += 32 * 16;
+        }
+        column += panel(plan.d);
+    }
+    fence::proxy_async_shared_cta(); // the multiplies read what is written here
+    // SAFETY: called by a whole warp. The lane that says that Q has come does so after all the others' writes.
+    unsafe { warp::sync() };
+}
