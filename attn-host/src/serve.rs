@@ -14,7 +14,7 @@ use crate::layout::{Layouts, check_lengths};
 use crate::problem::{Alibi, Descales, Problem};
 use crate::tensor_map::Maps;
 
-use rows::{Keys, Rows};
+use rows::Rows;
 use tiles::Tiles;
 use workspace::Workspace;
 
@@ -55,16 +55,25 @@ impl Serve {
         let (q, o) = (Rows::of("q", &layouts.q)?, Rows::of("o", &layouts.o)?);
         let chunk = chunk(kernel, problem);
         let (types, launch, cut) = (problem.types(), &kernel.launch, &tiles.cut);
-        let keys = |argument, dtype, layout, panel| Keys { argument, layout }.map(dtype, panel, chunk);
+        let (k, v) = (Rows::of("k", &layouts.k)?, Rows::of("v", &layouts.v)?);
         let maps = Maps {
-            q: q.map(types[0], launch.q_box.0, cut.pack, cut.queries)?,
-            k: keys("k", types[1], layouts.k, launch.k_box.0)?,
-            v: keys("v", types[2], layouts.v, launch.v_box.0)?,
-            o: o.map(types[3], launch.o_box.0, cut.pack, cut.queries)?,
+            q: q.queries(types[0], launch.q_box.0, cut.pack, cut.queries)?,
+            k: k.keys(types[1], launch.k_box.0, chunk)?,
+            v: v.keys(types[2], launch.v_box.0, chunk)?,
+            o: o.output(types[3], launch.o_box.0, cut.pack, cut.queries)?,
         };
         Ok(Serve {
             maps,
-            params: ServeParams { q_room: q.room, o_room: o.room, chunk, ..params(problem, layouts, &tiles) },
+            params: ServeParams {
+                q_room: q.room,
+                o_room: o.room,
+                k_room: k.room,
+                v_room: v.room,
+                // Of packed keys every sequence has the one page.
+                page_count: layouts.k.dims[3].max(problem.shape.batch) as u32,
+                chunk,
+                ..params(problem, layouts, &tiles)
+            },
             workspace: Workspace::of(problem, &tiles)?,
             tiles,
             o_strides: (o.stride, layouts.o.strides[1]),
@@ -111,8 +120,10 @@ fn params(problem: &Problem, layouts: &Layouts, tiles: &Tiles) -> ServeParams {
         pages: ptr::null(),
         page_stride: serving.paged.map_or(0, |paged| paged.table_width),
         page_shift: serving.paged.map_or(31, |paged| paged.page_size.ilog2()),
-        page_step: u32::from(serving.packed_k.is_none()),
+        k_room: 0,
         chunk: 0,
+        v_room: 0,
+        page_count: 0,
         left: reach(left),
         right: reach(right),
         group: Divisor::new((cut.heads / shape.kv_heads) as u32),

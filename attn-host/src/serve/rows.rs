@@ -3,13 +3,14 @@
 //! `attn_kernel::forward::serve` has the dimensions. Two of them step by a row, so that the sequences of a tensor that is not packed must
 //! lie whole rows apart.
 
+use attn_kernel::attn::sequence::BOUND;
 use attn_kernel::forward::DType;
 
 use crate::error::Error;
 use crate::layout::{Layout, MAX_SEQLEN};
 use crate::tensor_map::Tiled;
 
-/// Q or O: rows of all sequences.
+/// A tensor: rows of all sequences, or of all pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rows {
     argument: &'static str,
@@ -49,47 +50,45 @@ impl Rows {
         Ok(Rows { argument, layout: *layout, stride, room: room as u32, count })
     }
 
-    /// A map whose boxes have `queries` rows of `pack` heads each.
-    pub(super) fn map(&self, dtype: DType, panel: u32, pack: u32, queries: u32) -> Result<Tiled, Error> {
-        let Rows { argument, layout, stride, count, .. } = *self;
-        let [dim, _, heads, _] = layout.dims;
-        let to_head = layout.strides[1];
+    /// What maps of Q and O have in common: heads in packs, and the distances of heads, rows and packs.
+    fn packs(&self, pack: u32) -> (u64, [u64; 3]) {
+        let (heads, to_head) = (self.layout.dims[2], self.layout.strides[1]);
         let packs = heads / u64::from(pack);
         // Nothing ever steps to a second pack where there is one, and its distance need not be one that a map can hold.
         let to_pack = if packs == 1 { to_head } else { to_head.saturating_mul(u64::from(pack)) };
-        let queries_64 = u64::from(queries);
-        Tiled::ragged(
-            argument,
-            dtype,
-            [dim, u64::from(pack), queries_64, packs, count + queries_64],
-            [to_head, stride, to_pack, stride],
-            [panel, pack, queries, 1, 1],
-            queries_64 * stride,
-        )
+        (packs, [to_head, self.stride, to_pack])
     }
-}
 
-/// K or V: rows of pages, of batch entries, or of all sequences together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Keys {
-    pub(super) argument: &'static str,
-    pub(super) layout: Layout,
-}
+    /// A map for loads of Q, whose boxes have `queries` rows of `pack` heads each.
+    pub(super) fn queries(&self, dtype: DType, panel: u32, pack: u32, queries: u32) -> Result<Tiled, Error> {
+        let (packs, [to_head, to_row, to_pack]) = self.packs(pack);
+        let dims = [self.layout.dims[0], u64::from(pack), self.count, packs, 1];
+        let tile = [panel, pack, queries, 1, 1];
+        Tiled::ragged(self.argument, dtype, dims, [to_head, to_row, to_pack, to_row], tile, 0)
+    }
 
-impl Keys {
-    /// A map whose boxes have `chunk` rows.
-    pub(super) fn map(&self, dtype: DType, panel: u32, chunk: u32) -> Result<Tiled, Error> {
-        let [dim, rows, heads, pages] = self.layout.dims;
-        let [to_row, to_head, to_page] = self.layout.strides;
-        let chunk_64 = u64::from(chunk);
-        Tiled::ragged(
-            self.argument,
-            dtype,
-            [dim, chunk_64, heads, pages, rows + chunk_64],
-            [to_row, to_head, to_page, to_row],
-            [panel, chunk, 1, 1, 1],
-            chunk_64 * to_row,
-        )
+    /// A map for stores of O, whose boxes have `queries` rows of `pack` heads each, and end with their sequence.
+    pub(super) fn output(&self, dtype: DType, panel: u32, pack: u32, queries: u32) -> Result<Tiled, Error> {
+        let (packs, [to_head, to_row, to_pack]) = self.packs(pack);
+        let box_rows = u64::from(queries);
+        let dims = [self.layout.dims[0], u64::from(pack), box_rows, packs, self.count + box_rows];
+        let tile = [panel, pack, queries, 1, 1];
+        Tiled::ragged(self.argument, dtype, dims, [to_head, to_row, to_pack, to_row], tile, box_rows * to_row)
+    }
+
+    /// A map for loads of K or V, whose boxes have `chunk` rows and end with their sequence.
+    pub(super) fn keys(&self, dtype: DType, panel: u32, chunk: u32) -> Result<Tiled, Error> {
+        let [dim, _, heads, _] = self.layout.dims;
+        let (to_head, to_row, bound) = (self.layout.strides[1], self.stride, u64::from(BOUND));
+        // With as many steps of the bounded dimension 2^64 bytes, which are none.
+        let back = ((1 << 34) / u64::from(dtype.bytes())).checked_sub(to_row).ok_or(Error::Stride {
+            argument: self.argument,
+            dimension: "seq",
+            value: to_row as i64, // checked to be below 2^40 bytes
+            allowed: "at most 2^34 bytes where the problem is not dense",
+        })?;
+        let dims = [dim, bound, heads, bound + 1, self.count + 1];
+        Tiled::ragged(self.argument, dtype, dims, [to_row, to_head, back, to_row], [panel, chunk, 1, 1, 1], 0)
     }
 }
 

@@ -82,20 +82,26 @@ fn a_dense_cache_is_addressed_as_rows() {
     let (params, addresses) = launch.serve();
     let kernel = &plan.kernel().launch;
     let (row_q, row_k) = (8 * 128 * 2, 2 * 128 * 2);
-    let below = [64 * row_q, u64::from(kernel.bn) * row_k, u64::from(kernel.bn) * row_k, 64 * row_q];
+    let below = [0, 0, 0, 64 * row_q]; // only a store may have a map that begins before its tensor
     assert_eq!(addresses, [0, 1, 2, 3].map(|i| BASE[i] - below[i]));
     let maps = fake::with(|state| state.encoded.clone());
-    let bn = u64::from(kernel.bn);
-    assert_eq!(maps[0].dims, [128, 1, 64, 8, 1500 + 64]);
-    assert_eq!(maps[0].strides, [256, row_q, 256, row_q]);
-    assert_eq!(maps[0].tile, [64, 1, 64, 1, 1]);
-    assert_eq!(maps[1].dims, [128, bn, 2, 3, 700 + bn]);
-    assert_eq!(maps[1].strides, [row_k, 256, 700 * row_k, row_k]);
+    assert_eq!(maps[0].dims, [128, 1, 1500, 8, 1]);
+    assert_eq!(maps[3].dims, [128, 1, 64, 8, 1500 + 64]);
+    assert_eq!(
+        (&maps[0].strides[..], &maps[3].strides[..]),
+        (&[256, row_q, 256, row_q][..], &[256, row_q, 256, row_q][..])
+    );
+    assert_eq!((&maps[0].tile[..], &maps[3].tile[..]), (&[64, 1, 64, 1, 1][..], &[64, 1, 64, 1, 1][..]));
+    assert_eq!(maps[1].dims, [128, 1 << 30, 2, (1 << 30) + 1, 2100 + 1]);
+    assert_eq!(maps[1].strides, [row_k, 256, (1 << 34) - row_k, row_k]);
     assert_eq!(maps[1].tile, [64, kernel.bn, 1, 1, 1]);
-    assert_eq!((&maps[2].dims, &maps[3].dims), (&maps[1].dims, &maps[0].dims));
+    assert_eq!(maps[2].dims, maps[1].dims);
     assert_eq!((params.q_room, params.o_room, params.rows), (500, 500, 1500));
     assert_eq!((params.seqlen_q, params.seqlen_k, params.chunk), (500, 700, kernel.bn));
-    assert_eq!((params.page_shift, params.page_step, params.page_stride), (31, 1, 0));
+    assert_eq!(
+        (params.page_shift, params.k_room, params.v_room, params.page_count, params.page_stride),
+        (31, 700, 700, 3, 0)
+    );
     assert_eq!((params.lse as u64, params.lse_batch_stride, params.lse_head_stride), (0x5000_0000, 4000, 500));
     assert_eq!(params.used_k as u64, 0x6000_0300);
     assert!(params.cu_q.is_null() && params.cu_k.is_null() && params.used_q.is_null() && params.pages.is_null());
@@ -113,17 +119,17 @@ fn keys_of_8_bits_are_copied_as_bytes() {
     let (plan, launches) = launched(&narrow.splits(Splits::Exactly(1)));
     assert!(plan.kernel().name.contains("_bf16_kv8_d128"), "{plan}");
     let (params, addresses) = launches[0].serve();
-    let bn = u64::from(plan.kernel().launch.bn);
+    let bn = plan.kernel().launch.bn;
     let (row_q, row_k) = (8 * 128 * 2, 2 * 128);
-    let below = [64 * row_q, bn * row_k, bn * row_k, 64 * row_q];
+    let below = [0, 0, 0, 64 * row_q];
     assert_eq!(addresses, [0, 1, 2, 3].map(|i| BASE[i] - below[i]));
     let maps = fake::with(|state| state.encoded.clone());
     assert_eq!(maps.iter().map(|map| map.data_type).collect::<Vec<_>>(), [9, 0, 0, 9]);
     assert_eq!(
         (&maps[1].dims[..], &maps[1].strides[..]),
-        (&[128, bn, 2, 3, 700 + bn][..], &[row_k, 128, 700 * row_k, row_k][..])
+        (&[128, 1 << 30, 2, (1 << 30) + 1, 2101][..], &[row_k, 128, (1 << 34) - row_k, row_k][..])
     );
-    assert_eq!(maps[1].tile, [128, bn as u32, 1, 1, 1]);
+    assert_eq!(maps[1].tile, [128, bn, 1, 1, 1]);
     assert_eq!((params.k_descale as u64, params.v_descale as u64), (0x6000_0700, 0x6000_0800));
     assert!(params.q_descale.is_null());
     assert_eq!(params.descale_batch_stride, 2);
@@ -182,13 +188,12 @@ fn packed_sequences_have_a_list_of_tiles() {
     assert_eq!((params.cu_q, params.cu_k), (list.cu_q, list.cu_k));
     assert_eq!(params.units.list as u64, 0x6000_1000);
     assert_eq!(plan.workspace_bytes(), (32 + 32 * u64::from(entries)).next_multiple_of(256));
-    assert_eq!((params.rows, params.q_room, params.page_step), (1100, 0, 0));
+    assert_eq!((params.rows, params.q_room, params.k_room, params.page_count), (1100, 0, 0, 3));
     assert_eq!((params.lse_batch_stride, params.lse_head_stride), (0, 1100));
     assert!(attention.overlap, "behind the list");
     let maps = fake::with(|state| state.encoded.clone());
-    let bn = u64::from(plan.kernel().launch.bn);
-    assert_eq!(maps[0].dims[3..], [8, 1100 + 64]);
-    assert_eq!(maps[1].dims, [128, bn, 2, 1, 2000 + bn]);
+    assert_eq!((&maps[0].dims[2..], &maps[3].dims[2..]), (&[1100, 8, 1][..], &[64, 8, 1100 + 64][..]));
+    assert_eq!(maps[1].dims, [128, 1 << 30, 2, (1 << 30) + 1, 2000 + 1]);
 }
 
 #[test]
@@ -201,11 +206,11 @@ fn pages_are_copied_in_chunks_that_both_a_page_and_a_tile_are_made_of() {
         let row = 2 * head_dim * 2;
         assert_eq!(u64::from(params.chunk), chunk, "{plan}");
         assert_eq!(u64::from(params.page_shift), u64::from(page_size.ilog2()));
-        assert_eq!((params.pages as u64, params.page_stride, params.page_step), (0x6000_0400, 44, 1));
-        assert_eq!(addresses[1], BASE[1] - chunk * row);
+        assert_eq!((params.pages as u64, params.page_stride, params.page_count), (0x6000_0400, 44, 40));
+        assert_eq!((addresses[1], u64::from(params.k_room)), (BASE[1], page_size));
         let maps = fake::with(|state| state.encoded.clone());
-        assert_eq!(maps[1].dims, [head_dim, chunk, 2, 40, page_size + chunk]);
-        assert_eq!(maps[1].strides, [row, head_dim * 2, page_size * row, row]);
+        assert_eq!(maps[1].dims, [head_dim, 1 << 30, 2, (1 << 30) + 1, 40 * page_size + 1]);
+        assert_eq!(maps[1].strides, [row, head_dim * 2, (1 << 34) - row, row]);
         assert_eq!(maps[1].tile, [64, chunk as u32, 1, 1, 1]);
     }
 }
@@ -217,7 +222,7 @@ fn heads_of_a_group_share_a_tile_where_queries_are_few() {
         let (_, launches) = launched(&Problem::new(DType::Bf16, shape).seqused_k().splits(Splits::Exactly(1)));
         let params = launches[0].serve().0;
         let map = fake::with(|state| state.encoded[0].clone());
-        assert_eq!(map.dims[1..4], [params.pack.get(), params.queries, params.units.heads].map(u64::from));
+        assert_eq!((map.dims[1], map.dims[3]), (params.pack.get().into(), params.units.heads.into()));
         assert_eq!((map.tile[1], map.tile[2]), (params.pack.get(), params.queries));
         let packs = params.units.heads;
         assert!(packs == 1 || map.strides[2] == u64::from(params.pack.get()) * 256, "{packs} packs: {map:?}");
@@ -363,8 +368,8 @@ fn tensors_of_other_strides_are_rows_or_refused() {
 fn a_tensor_too_near_the_start_of_memory_is_refused() {
     fake::reset();
     let plan = plan(&problem().sinks().splits(Splits::Exactly(1))).expect("valid");
-    let found = launch(&plan, &Tensors { k: DevicePtr(0x100), ..complete(&plan) });
-    assert!(matches!(found, Err(Error::Overflow { argument: "k", what: "the address", .. })), "{found:?}");
+    let found = launch(&plan, &Tensors { o: DevicePtr(0x100), ..complete(&plan) });
+    assert!(matches!(found, Err(Error::Overflow { argument: "o", what: "the address", .. })), "{found:?}");
     assert_eq!(fake::with(|state| state.launches.len()), 0);
 }
 

@@ -94,11 +94,25 @@ pub const fn within(length: u32, longest: u32) -> u32 {
     }
 }
 
-/// Coordinates of a copy of a box of `rows` rows that begins at row `start` of a tensor and of which the first `left` (or all, where there are
-/// more) belong to the sequence: along the bounded dimension, and along the one that has the whole tensor's length.
+/// Where the bounded dimension of a map of K or V ends.
+pub const BOUND: u32 = 1 << 30;
+
+/// Coordinates of a load of a box of `rows` rows that begins at row `start` of a tensor and of which the first `left` (or all, where there are
+/// more) belong to the sequence: along the bounded dimension, [`BOUND`] long, and along the one that has the whole tensor's length.
 ///
-/// Both step by a row. The bounded one is `rows` long, so that it ends with the sequence, and the map's address lies `rows` rows before the
-/// tensor's, so that the sum of both is at least `rows`. What lies past the end is filled with zeros by a load, left alone by a store.
+/// Both step by a row, so that rows past the sequence's end are past the bound, and are filled with zeros. A third dimension, at coordinate
+/// `BOUND`, takes away what the bounded one has too much: its stride is 2^34 bytes less a row, and 2^30 times 2^34 is nothing in 64 bits. The
+/// map's address is thus the tensor's. It must be: a load that has anything to fill touches it.
+#[inline(always)]
+pub const fn bounded(start: u32, left: u32, rows: u32) -> [i32; 2] {
+    let kept = if left < rows { left } else { rows };
+    [(BOUND - kept) as i32, (start + kept) as i32]
+}
+
+/// Coordinates of a store of such a box: along the bounded dimension, `rows` long, and along the one that has the whole tensor's length.
+///
+/// The map's address lies `rows` rows before the tensor's, so that the sum of both is at least `rows`: nothing there is touched by a store,
+/// which drops what is out of bounds. That takes a dimension less than [`bounded`].
 #[inline(always)]
 pub const fn ragged(start: u32, left: u32, rows: u32) -> [i32; 2] {
     let kept = if left < rows { left } else { rows };
@@ -119,6 +133,23 @@ mod tests {
                 let (inside, at) = (a + row < rows as i32, a + c + row - rows as i32);
                 assert_eq!(inside, row < left as i32, "start {start}, left {left}, row {row}");
                 assert_eq!(at, start as i32 + row, "start {start}, left {left}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_load_reaches_the_same_rows_from_the_tensor_itself() {
+        let (rows, row_bytes) = (8, 4096u64);
+        let around = (1u64 << 34) - row_bytes;
+        for (start, left) in [(0, 0), (0, 1), (5, 8), (5, 7), (3, 100), (0, 3), (1 << 30, 8)] {
+            let [a, c] = bounded(start, left, rows).map(|x| x as u64);
+            for row in 0..u64::from(rows) {
+                let inside = a + row < u64::from(BOUND);
+                assert_eq!(inside, row < u64::from(left), "start {start}, left {left}, row {row}");
+                let offset = ((a + row).wrapping_mul(row_bytes))
+                    .wrapping_add(u64::from(BOUND).wrapping_mul(around))
+                    .wrapping_add(c.wrapping_mul(row_bytes));
+                assert_eq!(offset, (u64::from(start) + row) * row_bytes, "start {start}, left {left}");
             }
         }
     }

@@ -5,11 +5,13 @@
 //!
 //! | map | dimensions, innermost first | strides | box |
 //! |---|---|---|---|
-//! | K, V | head_dim, `chunk`, kv_heads, pages, rows of a page + `chunk` | row, head, page, row | panel, `chunk`, 1, 1, 1 |
-//! | Q, O | head_dim, pack, `queries`, heads / pack, rows + `queries` | head, row, pack of heads, row | panel, pack, `queries`, 1, 1 |
+//! | K, V | head_dim, 2^30, kv_heads, 2^30 + 1, rows + 1 | row, head, 2^34 bytes - row, row | panel, `chunk`, 1, 1, 1 |
+//! | Q | head_dim, pack, rows, heads / pack, 1 | head, row, pack of heads, any | panel, pack, `queries`, 1, 1 |
+//! | O | head_dim, pack, `queries`, heads / pack, rows + `queries` | head, row, pack of heads, row | panel, pack, `queries`, 1, 1 |
 //!
-//! The address of each is the tensor's less `chunk` or `queries` rows; [`ragged`](crate::attn::sequence::ragged) says why. Where K and V are not
-//! paged, each batch entry is a page, or all sequences together are one.
+//! `rows` are all rows of a tensor. Copies of K and V end with their sequence ([`bounded`](crate::attn::sequence::bounded)), and so do those of O
+//! ([`ragged`](crate::attn::sequence::ragged)), whose map's address is the tensor's less `queries` rows. Rows of Q past a sequence's end are
+//! the next one's: what they give is nobody's answer. Pages, or batch entries where there are none, lie whole rows apart.
 
 use core::mem::offset_of;
 
@@ -64,10 +66,14 @@ pub struct ServeParams {
     pub page_stride: u64,
     /// Binary logarithm of the keys of a page; 31 where K and V are not paged.
     pub page_shift: u32,
-    /// What a batch entry's number is multiplied with for its page where K and V are not paged: 1, or 0 with packed keys.
-    pub page_step: u32,
+    /// Rows of K from one page to the next, or from one batch entry to the next where it is not paged; 0 with packed keys.
+    pub k_room: u32,
     /// Rows of K or V that one copy brings: a divisor of a tile's keys and of a page.
     pub chunk: u32,
+    /// Rows of V likewise.
+    pub v_room: u32,
+    /// Pages, or batch entries where there are none.
+    pub page_count: u32,
     /// Keys that a query sees before its own position, at most [`UNLIMITED`](crate::attn::sequence::UNLIMITED).
     pub left: u32,
     /// Keys that it sees after it.
@@ -203,7 +209,7 @@ impl ServeParams {
     }
 
     /// Bytes of the struct, then where each field lies: equal on both sides, or they read different numbers.
-    pub(super) const LAYOUT: [u32; 45] = [
+    pub(super) const LAYOUT: [u32; 47] = [
         size_of::<Self>() as u32,
         offset_of!(Self, lse) as u32,
         offset_of!(Self, lse_batch_stride) as u32,
@@ -224,8 +230,10 @@ impl ServeParams {
         offset_of!(Self, pages) as u32,
         offset_of!(Self, page_stride) as u32,
         offset_of!(Self, page_shift) as u32,
-        offset_of!(Self, page_step) as u32,
+        offset_of!(Self, k_room) as u32,
         offset_of!(Self, chunk) as u32,
+        offset_of!(Self, v_room) as u32,
+        offset_of!(Self, page_count) as u32,
         offset_of!(Self, left) as u32,
         offset_of!(Self, right) as u32,
         offset_of!(Self, group) as u32,

@@ -9,7 +9,7 @@ use super::sequences::{Sequences, Work};
 use super::{Maps, Variant, epilogue};
 use crate::attn::mask::{Lengths, Mask};
 use crate::attn::scores::{Modified, Scores};
-use crate::attn::sequence::{Sequence, ragged};
+use crate::attn::sequence::{BOUND, Sequence, bounded, ragged};
 use crate::attn::softmax::{self, Knobs, Rows};
 use crate::attn::walk::Tile;
 use crate::entry;
@@ -127,7 +127,14 @@ impl Source<'_> {
     /// # Safety
     /// Called by the whole warp; the stage holds `bn` rows of `d` elements, the map's box is one panel of a chunk.
     #[inline(always)]
-    unsafe fn load<V: Variant>(&self, slot: Filling, map: *const TensorMap, d: u32, block: u32, page: u32) {
+    unsafe fn load<V: Variant>(
+        &self,
+        slot: Filling,
+        (map, room): (*const TensorMap, u32),
+        d: u32,
+        block: u32,
+        page: u32,
+    ) {
         let (bn, bytes) = const { (V::PLAN.bn, V::PLAN.key_bytes()) };
         let span = V::PLAN.raw_span(d);
         let (tile, full) = (slot.tile(), slot.full());
@@ -135,17 +142,18 @@ impl Source<'_> {
         let mut offset = 0;
         let mut lane = 0;
         while offset < bn {
-            let page = warp::shfl_idx(page, lane) as i32;
+            let page = warp::shfl_idx(page, lane);
             if self.leads {
                 let key = block * bn + offset;
-                let left = self.sequence.k_len.saturating_sub(key);
+                // Of a page that does not exist, nothing.
+                let left = if page < self.params.page_count { self.sequence.k_len.saturating_sub(key) } else { 0 };
                 let row = self.sequence.k_start + (key & ((1 << self.params.page_shift) - 1));
-                let [a, c] = ragged(row, left, self.params.chunk);
+                let [a, c] = bounded(page * room + row, left, self.params.chunk);
                 let mut column = 0;
                 while column < d {
                     let target = tile.offset(column * bn * bytes + offset * span);
                     // SAFETY: the caller's promise.
-                    unsafe { tma::load(target, map, [column as i32, a, self.kv_head as i32, page, c], full) };
+                    unsafe { tma::load(target, map, [column as i32, a, self.kv_head as i32, BOUND as i32, c], full) };
                     column += span / bytes;
                 }
             }
@@ -167,13 +175,12 @@ unsafe fn load_queries<V: Variant>(params: &ServeParams, map: *const TensorMap, 
     let mut group = 0;
     while group < groups {
         let first = unit.m_block * params.tile_queries + group * params.queries;
-        let left = unit.sequence.q_len.saturating_sub(first);
-        let [a, c] = ragged(unit.sequence.q_start + first, left, params.queries);
+        let row = unit.sequence.q_start + first;
         let mut column = 0;
         while column < plan.d {
             let target = tile.offset((group * plan.d + column) * ROWS * bytes);
             // SAFETY: the caller's promise.
-            unsafe { tma::load(target, map, [column as i32, 0, a, unit.head as i32, c], full) };
+            unsafe { tma::load(target, map, [column as i32, 0, row as i32, unit.head as i32, 0], full) };
             column += plan.span(plan.d) / bytes;
         }
         group += 1;
@@ -236,7 +243,7 @@ impl Sequences for Ragged {
                 let source = Source {
                     params,
                     leads,
-                    page: unit.batch * params.page_step,
+                    page: unit.batch,
                     table: params.pages.wrapping_add((unit.batch as u64 * params.page_stride) as usize),
                     sequence: unit.sequence,
                     kv_head: params.group.div_rem(unit.head).0,
@@ -245,7 +252,7 @@ impl Sequences for Ragged {
                 let mut page = 0;
                 if block > work.from {
                     page = source.page(block - 1, plan.bn);
-                    source.load::<V>(targets.keys::<V>(leads), maps.k, plan.d, block - 1, page);
+                    source.load::<V>(targets.keys::<V>(leads), (maps.k, params.k_room), plan.d, block - 1, page);
                 }
                 let stage = q.acquire();
                 let slot = self.advance::<QUERIES>();
@@ -258,9 +265,9 @@ impl Sequences for Ragged {
                     // Asked for before the waits for a stage, behind which its answer hides.
                     let next = if block > work.from { source.page(block - 1, plan.bn) } else { 0 };
                     if block > work.from {
-                        source.load::<V>(targets.keys::<V>(leads), maps.k, plan.d, block - 1, next);
+                        source.load::<V>(targets.keys::<V>(leads), (maps.k, params.k_room), plan.d, block - 1, next);
                     }
-                    source.load::<V>(targets.values::<V>(leads), maps.v, plan.dv, block, page);
+                    source.load::<V>(targets.values::<V>(leads), (maps.v, params.v_room), plan.dv, block, page);
                     page = next;
                 }
             }
