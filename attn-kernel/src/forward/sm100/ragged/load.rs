@@ -5,7 +5,7 @@ use super::super::block::Shared;
 use super::super::plan::{KEYS, ROWS};
 use super::super::{Maps, Variant};
 use super::{Ragged, Told};
-use crate::attn::sequence::ragged;
+use crate::attn::sequence::{BOUND, bounded};
 use crate::entry;
 use crate::forward::TensorMap;
 use crate::forward::plan::panel;
@@ -99,7 +99,7 @@ unsafe fn tell<const TILES: u32, const STAGES: u32>(
     }
 }
 
-/// Loads query tile `tile` of a unit: of each query the heads of the pack. What lies past the sequence's end becomes zeros.
+/// Loads query tile `tile` of a unit: of each query the heads of the pack. Rows past the sequence's end are nobody's answer.
 ///
 /// # Safety
 /// One thread calls it; the map's box is one panel of the queries of a tile.
@@ -109,11 +109,10 @@ unsafe fn queries<V: Variant>(params: &ServeParams, map: *const TensorMap, slot:
     let (target, full) = (slot.tile(), slot.full());
     slot.expect(params.queries * params.pack.get() * plan.d * 2);
     let first = unit.m_block * params.tile_queries + tile * params.queries;
-    let left = unit.sequence.q_len.saturating_sub(first);
-    let [a, c] = ragged(unit.sequence.q_start + first, left, params.queries);
+    let row = unit.sequence.q_start + first;
     let mut column = 0;
     while column < plan.d {
-        let coords = [column as i32, 0, a, unit.head as i32, c];
+        let coords = [column as i32, 0, row as i32, unit.head as i32, 0];
         // SAFETY: the caller's promise.
         unsafe { tma::load(target.offset(column * ROWS * 2), map, coords, full) };
         column += panel(plan.d);
@@ -142,7 +141,7 @@ impl<'a> Source<'a> {
         Source {
             params,
             leads,
-            page: unit.batch * params.page_step,
+            page: unit.batch,
             table: params.pages.wrapping_add((unit.batch as u64 * params.page_stride) as usize),
             start: unit.sequence.k_start,
             len: if *sees { unit.sequence.k_len } else { 0 },
@@ -194,7 +193,7 @@ impl<'a> Source<'a> {
             };
             slot.expect_by(self.leads, plan.k_bytes());
             // SAFETY: the caller's promise.
-            unsafe { self.rows(map, to, block, 0, page) };
+            unsafe { self.rows((map, self.params.k_room), to, block, 0, page) };
             first += width;
         }
     }
@@ -219,14 +218,14 @@ impl<'a> Source<'a> {
             let to = Stage { tile: slot.tile(), full: slot.full(), rows, columns: (0, plan.dv), panel: panel(plan.dv) };
             slot.expect_by(self.leads, plan.v_bytes());
             // SAFETY: the caller's promise.
-            unsafe { self.rows(map, to, block, first, page) };
+            unsafe { self.rows((map, self.params.v_room), to, block, first, page) };
             first += rows;
         }
     }
 
     /// Fills a stage with rows of block `block` from its row `first` on, a chunk and panel a copy.
     #[inline(always)]
-    unsafe fn rows(&self, map: *const TensorMap, to: Stage, block: u32, first: u32, page: u32) {
+    unsafe fn rows(&self, (map, room): (*const TensorMap, u32), to: Stage, block: u32, first: u32, page: u32) {
         let (mut offset, mut lane) = (0, 0);
         // Lanes have the pages of the block's chunks, of which some come before `first`.
         let mut skipped = 0;
@@ -235,15 +234,17 @@ impl<'a> Source<'a> {
             lane += 1;
         }
         while offset < to.rows {
-            let page = warp::shfl_idx(page, lane) as i32;
+            let page = warp::shfl_idx(page, lane);
             if self.leads {
                 let key = block * KEYS + first + offset;
-                let row = self.start + (key & ((1 << self.params.page_shift) - 1));
-                let [a, c] = ragged(row, self.len.saturating_sub(key), self.params.chunk);
+                // Of a page that does not exist, nothing.
+                let left = if page < self.params.page_count { self.len.saturating_sub(key) } else { 0 };
+                let row = page * room + self.start + (key & ((1 << self.params.page_shift) - 1));
+                let [a, c] = bounded(row, left, self.params.chunk);
                 let mut column = 0;
                 while column < to.columns.1 {
                     let target = to.tile.offset(column * to.rows * 2 + offset * to.panel * 2);
-                    let coords = [(to.columns.0 + column) as i32, a, self.kv_head as i32, page, c];
+                    let coords = [(to.columns.0 + column) as i32, a, self.kv_head as i32, BOUND as i32, c];
                     // SAFETY: the caller's promise.
                     unsafe { tma::load(target, map, coords, to.full) };
                     column += to.panel;
