@@ -2,13 +2,13 @@
 
 use std::str::FromStr;
 
-use attn_kernel::forward::{Family, KERNELS};
+use attn_kernel::forward::{Family, Float8, KERNELS};
 
 use crate::case::{Case, CaseError};
 use crate::compare::Report;
 use crate::gpu::Gpu;
 use crate::lists::Entry;
-use crate::serve::case::ServeCase;
+use crate::serve::case::{Narrow, ServeCase};
 use crate::suite::check::{self, Failure};
 use crate::suite::{Options, Records, serving};
 
@@ -72,13 +72,20 @@ impl Job {
         }
     }
 
-    /// Whether the device is of the architecture of the kernel that is named, or of one that has serving kernels.
+    /// Whether the device is of the architecture of the kernel that is named, or of one that has serving kernels for the widths of the case.
     pub(super) fn can_run(&self, gpu: &Gpu) -> bool {
         let here = gpu.device().info().compute_capability;
         let mut kernels = KERNELS.iter().filter(|kernel| kernel.arch.compute_capability() == here);
         match self {
             Job::Dense(entry) => entry.kernel.is_none_or(|name| kernels.any(|kernel| kernel.name == name)),
-            Job::Serving { .. } => kernels.any(|kernel| kernel.family != Family::Dense),
+            Job::Serving { case, .. } => {
+                let narrow = match case.float8 {
+                    None => Float8::None,
+                    Some(Narrow::Keys) => Float8::Keys,
+                    Some(Narrow::All) => Float8::All,
+                };
+                kernels.any(|kernel| kernel.family != Family::Dense && kernel.launch.float8 == narrow)
+            }
         }
     }
 }
