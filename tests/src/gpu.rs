@@ -172,7 +172,7 @@ impl Gpu {
         let chosen = Plan::choice(self.device.info(), &problem(case, &case.layout.place(case)))?;
         let class = |kernel: &Kernel| {
             let Launch { d, dv, .. } = kernel.launch;
-            (kernel.arch, kernel.dtype, kernel.causal, d, dv)
+            (kernel.arch, kernel.family, kernel.dtype, kernel.causal, d, dv)
         };
         let alike = KERNELS.iter().filter(|kernel| class(kernel) == class(chosen)).map(|kernel| kernel.name);
         // The others' names have a word more.

@@ -53,7 +53,7 @@ impl Arena {
         Arena { chunk: len, chunks: 1, stride: len }
     }
 
-    pub(crate) fn far(chunk: usize, batch: usize) -> Self {
+    fn far(chunk: usize, batch: usize) -> Self {
         Arena { chunk, chunks: batch, stride: FAR }
     }
 

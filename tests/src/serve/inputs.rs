@@ -92,10 +92,10 @@ impl ServeInputs {
 
     /// Keys and values of pages that do not exist become zeros.
     fn zero_missing(&mut self, paging: &Paging) {
-        for (b, Inputs { k, v, .. }) in self.sequences.iter_mut().enumerate() {
+        for Inputs { k, v, .. } in &mut self.sequences {
             let Dims { seq, heads, .. } = k.dims;
             for (row, head) in (0..seq).flat_map(|row| (0..heads).map(move |head| (row, head))) {
-                if paging.misses(b, row / paging.page_size) {
+                if paging.misses(row / paging.page_size) {
                     for t in [&mut *k, &mut *v] {
                         let start = t.row_start(0, head, row);
                         t.data[start..start + t.dims.width].fill(0.0);

@@ -212,13 +212,11 @@ fn near(layout: Layout, dims: Dims) -> (View, Arena) {
     (view, Arena::whole(view.end() + GUARD))
 }
 
-/// Pages so far apart that their offsets pass 32 bits.
+/// Pages so far apart that their offsets pass 32 bits, a whole number of rows.
 fn far(dims: Dims) -> (View, Arena) {
-    let mut view = Layout::Bshd.view(0, dims, false);
-    let chunk = view.batch;
-    let arena = Arena::far(chunk, dims.batch);
-    view.batch = chunk;
-    (view, arena)
+    let view = Layout::Bshd.view(0, dims, false);
+    let stride = ((1 << 30) / view.seq + 1) * view.seq;
+    (view, Arena { chunk: view.batch, chunks: dims.batch, stride })
 }
 
 #[cfg(test)]

@@ -159,7 +159,7 @@ mod tests {
             "f16 b=3 h=8 hk=2 sq=9 sk=20 d=64 dv=64 lse layout=bshd input=normal seed=7 varlen=5,0,9 klens=20,3,0 window=4:0 sinks splits=1",
             "bf16 b=2 h=4 hk=1 sq=1 sk=100 d=128 dv=128 lse layout=bhsd input=normal seed=0 usedk=100,7 page=16:2:3 softcap=30 splits=4",
             "bf16 b=2 h=4 hk=1 sq=40 sk=40 d=64 dv=64 causal layout=packed input=normal seed=0 varlen=40,2 klens=same alibi=sequence splits=1 poison=1",
-            "bf16 b=2 h=4 hk=4 sq=4 sk=9 d=64 dv=64 layout=padded input=normal seed=0 usedq=0,4 window=:3 splits=auto equals=alone",
+            "bf16 b=2 h=4 hk=4 sq=4 sk=9 d=64 dv=64 layout=padded input=normal seed=0 usedq=0,4 window=:3 splits=2 equals=alone",
         ] {
             let case: ServeCase = line.parse().expect(line);
             assert_eq!(case.to_string(), line);
@@ -194,6 +194,7 @@ mod tests {
             ("poison=0", "neighbours"),
             ("b=2 sk=20 page=16:1 poison=1", "share"),
             ("equals=dense", "said of pages"),
+            ("b=2 splits=auto equals=alone", "count of splits"),
             ("sq=4 sk=3 equals=prefill", "as many keys"),
             ("klens=same", "said of varlen"),
             ("varlen=4 klens=5 layout=packed", "as many rows"),

@@ -26,7 +26,7 @@ pub struct Size {
 
 impl Size {
     /// Milliseconds on a GPU and its host.
-    pub const GPU: Size = Size { batch: 24, rows: 3000, scores: 600_000 };
+    pub const GPU: Size = Size { batch: 20, rows: 2000, scores: 250_000 };
     /// A second in the simulator.
     pub const SIMULATOR: Size = Size { batch: 4, rows: 150, scores: 30_000 };
 }

@@ -170,7 +170,7 @@ h=2 hk=1 varlen=300,200 klens=900,700 float8=all input=spike sinks
 h=2 hk=1 varlen=300,200 klens=900,700 float8=all input=sinking softcap=20 alibi=head
 b=5 h=8 hk=1 sq=1 usedk=3000,1,0,128,2047 page=64 float8=all factors=sequence splits=auto
 b=5 h=8 hk=1 sq=1 usedk=3000,1,0,128,2047 page=64 float8=keys factors=sequence splits=7
-b=5 h=16 hk=4 sq=1 usedk=3000,1,0,128,2047 page=128 float8=keys splits=auto equals=alone
+b=5 h=16 hk=4 sq=1 usedk=3000,1,0,128,2047 page=128 float8=keys splits=5 equals=alone
 b=4 h=8 hk=2 sq=5 causal usedk=1500,900,64,5 page=16 float8=keys factors=head equals=prefill alibi=head
 b=4 h=12 hk=1 sq=2 usedk=1500,900,64,5 float8=keys factors=head layout=bhsd poison=2",
     ),
