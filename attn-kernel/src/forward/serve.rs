@@ -170,16 +170,26 @@ impl ServeParams {
         Side { cumulative: self.cu_k, used: self.used_k, longest: self.seqlen_k, room: 0 }
     }
 
-    /// Unit `index`, or `None` past the last. Without a list it may be one without queries: a tile past the sequence's end.
+    /// Query tiles of all sequences, for [`unit`](Self::unit).
+    ///
+    /// # Safety
+    /// As [`unit`](Self::unit).
+    #[inline(always)]
+    pub unsafe fn entries(&self) -> u32 {
+        let units = &self.units;
+        // SAFETY: the caller's promise.
+        if units.list.is_null() { units.entries } else { unsafe { ldst::ld_global_u32(units.list) } }
+    }
+
+    /// Unit `index` of `entries` query tiles, or `None` past the last. Without a list it may be one without queries: a tile past the sequence's
+    /// end.
     ///
     /// # Safety
     /// The addresses are those of device memory as the fields say, and the list has been written.
     #[inline(always)]
-    pub unsafe fn unit(&self, index: u32) -> Option<Unit> {
+    pub unsafe fn unit(&self, index: u32, entries: u32) -> Option<Unit> {
         let units = &self.units;
         let (index, split) = units.splits.div_rem(index);
-        // SAFETY: the caller's promise.
-        let entries = if units.list.is_null() { units.entries } else { unsafe { ldst::ld_global_u32(units.list) } };
         let of_section = entries * units.section.get();
         if of_section == 0 {
             return None;
@@ -260,6 +270,13 @@ impl ServeParams {
     ];
 }
 
+/// Index of block `block`'s unit in round `round` of `blocks` blocks. Every other round is dealt in reverse: units come in the order of their
+/// length, sequence by sequence, and a block that gets a round's longest then gets the next one's shortest.
+#[inline(always)]
+pub const fn dealt(round: u32, block: u32, blocks: u32) -> u32 {
+    round * blocks + if round.is_multiple_of(2) { block } else { blocks - 1 - block }
+}
+
 /// Split `split` of the key blocks `from..to`: neighbours, as many for each split, the last ones fewer or none.
 #[inline(always)]
 pub fn part(from: u32, to: u32, split: u32, splits: Divisor) -> (u32, u32) {
@@ -274,6 +291,7 @@ pub fn part(from: u32, to: u32, split: u32, splits: Divisor) -> (u32, u32) {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
 
     #[test]
@@ -288,6 +306,15 @@ mod tests {
         ] {
             assert_eq!(at % 8, 4);
         }
+    }
+
+    #[test]
+    fn every_unit_is_dealt_once() {
+        let mut dealt: std::vec::Vec<u32> =
+            (0..5).flat_map(|round| (0..7).map(move |b| super::dealt(round, b, 7))).collect();
+        assert_eq!((dealt[6], dealt[7], dealt[13]), (6, 13, 7));
+        dealt.sort_unstable();
+        assert!(dealt.into_iter().eq(0..35));
     }
 
     #[test]

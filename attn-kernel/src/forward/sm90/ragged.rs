@@ -231,11 +231,13 @@ impl Sequences for Ragged {
         // The list of tiles, and all else in global memory, may be what the kernel before this one writes.
         grid::wait();
         grid::launch_dependents();
-        let mut index = entry::block_idx_x();
+        let (own, blocks) = (entry::block_idx_x(), entry::grid_dim_x());
+        let mut turn = 0;
         // SAFETY: the parameters are the launcher's; the maps' boxes are those of the plan and the problem.
         unsafe {
-            while let Some(unit) = params.unit(index) {
-                index += entry::grid_dim_x();
+            let entries = params.entries();
+            while let Some(unit) = params.unit(serve::dealt(turn, own, blocks), entries) {
+                turn += 1;
                 if unit.m_block * params.tile_queries >= unit.sequence.q_len {
                     continue; // past the end of a sequence that uses less than its room
                 }

@@ -9,7 +9,7 @@ use crate::attn::sequence::{BOUND, bounded};
 use crate::entry;
 use crate::forward::TensorMap;
 use crate::forward::plan::panel;
-use crate::forward::serve::{ServeParams, Unit};
+use crate::forward::serve::{self, ServeParams, Unit};
 use crate::mem::{Smem, Swizzle};
 use crate::pipe::ring::{Filling, Producer, Tile};
 use crate::ptx::mbarrier::Mbarrier;
@@ -34,10 +34,12 @@ pub(super) unsafe fn run<V: Variant<Sequences = Ragged>, const TILES: u32, const
         grid::wait();
         grid::launch_dependents();
         let mut kv = shared.kv.split().0;
-        let mut index = entry::block_idx_x();
+        let (own, blocks) = (entry::block_idx_x(), entry::grid_dim_x());
+        let mut turn = 0;
         let mut round = 0;
-        while let Some(unit) = params.unit(index) {
-            index += entry::grid_dim_x();
+        let entries = params.entries();
+        while let Some(unit) = params.unit(serve::dealt(turn, own, blocks), entries) {
+            turn += 1;
             if unit.m_block * params.tile_queries >= unit.sequence.q_len {
                 continue; // past the end of a sequence that uses less than its room
             }
