@@ -94,7 +94,7 @@ ragged_table! {
     192 128 serve: "bm=128 bn=96 stages=2 regs=232/40 exp2=0/1 turns=1 wait=2";
     256 256 serve: "bm=128 bn=64 stages=2 regs=232/40 exp2=0/1 turns=1 wait=2";
     64 64 decode: "bm=64 bn=128 stages=6 regs=240/40 exp2=0/1 wait=2";
-    96 96 decode: "bm=64 bn=128 stages=4 regs=240/40 exp2=0/1 wait=2";
+    96 96 decode: "bm=64 bn=128 stages=4 regs=240/40 exp2=0/1 wait=0";
     128 128 decode: "bm=64 bn=128 stages=3 regs=240/40 exp2=0/1 wait=2";
     192 128 decode: "bm=64 bn=96 stages=3 regs=240/40 exp2=0/1 wait=2";
     256 256 decode: "bm=64 bn=64 stages=3 regs=240/40 exp2=0/1 wait=2";
