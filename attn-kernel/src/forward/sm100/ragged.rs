@@ -126,11 +126,11 @@ impl Owner {
     /// Where its LSE lies, or with splits the LSE and the row of O of each.
     #[inline(always)]
     fn line<M>(&self, params: &ServeParams, work: &Work<M>) -> u64 {
-        let row = if params.cu_q.is_null() { self.query } else { work.q_start + self.query } as u64;
+        let row = if !packed(params) { self.query } else { work.q_start + self.query } as u64;
         if params.partial.is_null() {
             return work.tile.batch as u64 * params.lse_batch_stride + self.head as u64 * params.lse_head_stride + row;
         }
-        let row = if params.cu_q.is_null() { work.tile.batch as u64 * params.seqlen_q as u64 + row } else { row };
+        let row = if !packed(params) { work.tile.batch as u64 * params.seqlen_q as u64 + row } else { row };
         (work.split as u64 * params.heads as u64 + self.head as u64) * params.rows + row
     }
 }
@@ -316,8 +316,15 @@ impl Sequences for Ragged {
         if first >= work.lengths.q || !params.partial.is_null() {
             return None;
         }
-        let start = if params.cu_q.is_null() { work.tile.batch * params.o_room } else { work.q_start };
+        let start = if !packed(params) { work.tile.batch * params.o_room } else { work.q_start };
         let [a, c] = ragged(start + first, work.lengths.q - first, params.queries);
         Some([0, 0, a, work.tile.head as i32, c])
     }
+}
+
+/// Whether queries are packed. Asked afresh each time: the answer would be kept in a register that head_dim 256 has not.
+#[inline(always)]
+fn packed(params: &ServeParams) -> bool {
+    let address = params.cu_q as u64;
+    special::fresh(address as u32 | (address >> 32) as u32) != 0
 }
