@@ -83,6 +83,14 @@ impl Blueprint {
         }
     }
 
+    /// Blocks of the attention kernel's launch.
+    pub(crate) fn blocks(&self, multiprocessors: u32) -> u32 {
+        match &self.work {
+            Work::Serve(serve) if serve.uneven => serve.tiles.units,
+            _ => self.kernel.launch.blocks(self.tiles(), multiprocessors),
+        }
+    }
+
     /// The kernel that lists the tiles, where there is a list.
     pub(crate) fn schedule(&self) -> Option<EntryPoint> {
         let Work::Serve(serve) = &self.work else { return None };

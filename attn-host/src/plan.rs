@@ -128,7 +128,7 @@ impl Plan {
             schedule: blueprint.schedule().map(load).transpose()?,
             combine: blueprint.combine().map(load).transpose()?,
         };
-        let tiles = blueprint.tiles();
+        let (tiles, grid) = (blueprint.tiles(), blueprint.blocks(info.sm_count));
         Ok(Plan {
             driver: device.driver,
             context: device.context,
@@ -137,7 +137,7 @@ impl Plan {
             functions,
             problem: *problem,
             blueprint,
-            grid: kernel.launch.blocks(tiles, info.sm_count),
+            grid,
             sm_count: info.sm_count,
             overlap: kernel.launch.per_sm == 1 && u64::from(tiles) <= OVERLAPPED * u64::from(info.sm_count),
         })

@@ -6,7 +6,7 @@ use std::ptr;
 use attn_kernel::attn::divide::Divisor;
 use attn_kernel::attn::sequence::UNLIMITED;
 use attn_kernel::forward::serve::Units;
-use attn_kernel::forward::{Kernel, ServeParams};
+use attn_kernel::forward::{Arch, Family, Kernel, ServeParams};
 
 use crate::device::DeviceInfo;
 use crate::error::Error;
@@ -36,6 +36,8 @@ pub(crate) struct Serve {
     pub(crate) params: ServeParams,
     pub(crate) workspace: Workspace,
     pub(crate) tiles: Tiles,
+    /// Each unit gets a block of its own, which the hardware starts where a multiprocessor is free.
+    pub(crate) uneven: bool,
     /// Elements from one row of O, and from one head's, to the next.
     o_strides: (u64, u64),
     batch: u32,
@@ -76,11 +78,25 @@ impl Serve {
             },
             workspace: Workspace::of(problem, &tiles)?,
             tiles,
+            uneven: uneven(kernel, problem),
             o_strides: (o.stride, layouts.o.strides[1]),
             batch: problem.shape.batch as u32,
             bn: launch.bn,
         })
     }
+}
+
+/// Keys of the longest sequence from which on uneven tiles get a block each.
+const LONG: u64 = 8192;
+
+/// Whether tiles differ so much that dealing them to persistent blocks in advance costs more than the start of a block for each. Measured on
+/// an H100 with a causal mask: 2 sequences of 8192 1.2 to 1.5 times as fast, sequences of up to 4096 as fast or up to 10 % slower.
+fn uneven(kernel: &Kernel, problem: &Problem) -> bool {
+    let bounded = problem.mask.reach().1.is_some();
+    matches!(kernel.family, Family::Serve { .. })
+        && kernel.arch == Arch::Sm90a
+        && bounded
+        && problem.shape.seqlen_q.min(problem.shape.seqlen_k) >= LONG
 }
 
 /// Keys that one copy brings: as many as a tile of K, what a kernel loads of V at once, and a page are whole numbers of.

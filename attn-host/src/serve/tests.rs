@@ -143,7 +143,7 @@ fn queries_of_8_bits_have_an_output_of_16() {
     let (plan, launches) = launched(&narrow.splits(Splits::Exactly(1)));
     assert_eq!(plan.kernel().name, "serve_sm90_e4m3_d128");
     let (params, addresses) = launches[0].serve();
-    assert_eq!((addresses[0], addresses[3]), (BASE[0] - 64 * 8 * 128, BASE[3] - 64 * 8 * 128 * 2));
+    assert_eq!((addresses[0], addresses[3]), (BASE[0], BASE[3] - 64 * 8 * 128 * 2));
     let maps = fake::with(|state| state.encoded.clone());
     assert_eq!(maps.iter().map(|map| map.data_type).collect::<Vec<_>>(), [0, 0, 0, 9]);
     assert_eq!([maps[0].tile[0], maps[3].tile[0]], [128, 64]);
@@ -194,6 +194,22 @@ fn packed_sequences_have_a_list_of_tiles() {
     let maps = fake::with(|state| state.encoded.clone());
     assert_eq!((&maps[0].dims[2..], &maps[3].dims[2..]), (&[1100, 8, 1][..], &[64, 8, 1100 + 64][..]));
     assert_eq!(maps[1].dims, [128, 1 << 30, 2, (1 << 30) + 1, 2000 + 1]);
+}
+
+#[test]
+fn long_uneven_tiles_have_a_block_each() {
+    let grid = |keys: u64, causal: bool| {
+        let shape = Shape { batch: 2, seqlen_q: keys, seqlen_k: keys, heads: 16, kv_heads: 16, ..SHAPE };
+        let packed = Problem::new(DType::Bf16, shape).packed_q(2 * keys).packed_k(2 * keys).splits(Splits::Exactly(1));
+        let (_, launches) = launched(&if causal { packed.mask(crate::problem::Mask::Causal) } else { packed });
+        (launches[1].grid.0, launches[1].serve().0.units.units)
+    };
+    let (blocks, units) = grid(8192, true);
+    assert_eq!(blocks, units);
+    for (keys, causal) in [(8192, false), (4096, true)] {
+        let (blocks, units) = grid(keys, causal);
+        assert!(blocks < units, "{keys} {causal}: {blocks} of {units}");
+    }
 }
 
 #[test]
