@@ -18,6 +18,7 @@
 //!
 //! No panic leaves a function: it becomes [`Status::Internal`]. What C cannot promise by its types, each function's
 //! `# Safety` asks for.
+#![allow(rustdoc::broken_intra_doc_links, reason = "shapes stand in brackets, in texts that are the header's too")]
 
 mod append;
 mod launch;

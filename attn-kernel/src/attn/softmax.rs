@@ -14,7 +14,7 @@
 //! ([`Rows::raise`]). An exponential that overflows, or that is not a number, makes a sum that is not within any bound.
 //!
 //! Of 8-bit probabilities sums tell too little; their rounded bytes say whether one of them was too large, and what they are lifted by makes
-//! use of their range ([`Operand::LIFT`](crate::mem::Operand::LIFT)).
+//! use of their range ([`Operand::LIFT`]).
 //!
 //! FlashAttention-4 skips the rescale where the maximum grew little; this skips the maximum too.
 
@@ -38,7 +38,7 @@ pub trait Quad {
 /// What the softmax of a kernel is compiled with.
 #[derive(Clone, Copy, Debug)]
 pub struct Knobs {
-    /// Binary logarithm of what an exponential at the reference is: [`Operand::LIFT`](crate::mem::Operand::LIFT).
+    /// Binary logarithm of what an exponential at the reference is: [`Operand::LIFT`].
     pub lift: f32,
     /// `softmax_scale * log2(e)`.
     pub scale_log2: f32,

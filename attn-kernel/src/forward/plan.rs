@@ -600,7 +600,7 @@ pub struct Kernel {
 pub enum Family {
     /// Sequences of equal lengths in dense tensors, whole or causal.
     Dense,
-    /// Everything that [`ServeParams`](super::ServeParams) says: sequences of different lengths, paged K and V, windows, splits, sinks.
+    /// Everything that [`ServeParams`] says: sequences of different lengths, paged K and V, windows, splits, sinks.
     Serve {
         /// Softcap and ALiBi too.
         modified: bool,

@@ -1,6 +1,6 @@
 //! Where the rows of a serving problem lie in memory.
 //!
-//! As in [`layout`](crate::layout), everything that is no row in use is poison: rows before, after and between the sequences, the rest of
+//! As in [`layout`], everything that is no row in use is poison: rows before, after and between the sequences, the rest of
 //! their rooms and of their last pages, and pages that nobody owns.
 
 use crate::case::Case;

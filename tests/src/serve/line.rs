@@ -1,4 +1,4 @@
-//! A serving problem as a line of text that prints and parses back. After the words of a [`Case`](crate::case::Case):
+//! A serving problem as a line of text that prints and parses back. After the words of a [`Case`]:
 //!
 //! | word | meaning |
 //! |---|---|
