@@ -83,7 +83,7 @@ impl From<Error> for Failure {
             | Error::ForeignPointer { .. }
             | Error::Missing { .. }
             | Error::NotPlanned { .. } => Status::InvalidAddress,
-            Error::OutOfMemory { .. } => Status::OutOfMemory,
+            Error::OutOfMemory { .. } | Error::PoolLimit { .. } => Status::OutOfMemory,
             Error::Cuda { .. } => Status::Cuda,
             // Sizes, strides, scales and whatever else is said of a problem.
             _ => Status::InvalidProblem,

@@ -15,6 +15,10 @@ use crate::error::{DriverVersion, Error};
 use crate::launch::Stream;
 use crate::sys::{self, Code, DeviceHandle, Handle, LaunchAttribute, LaunchConfig, jit_option, pointer_attribute};
 
+mod queues;
+
+pub(crate) use queues::{Event, Queue};
+
 /// Where the driver's library lies by name.
 const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
 
@@ -67,6 +71,24 @@ driver_table! {
     func_set_attribute: "cuFuncSetAttribute" (Handle, i32, i32);
     encode_tiled: "cuTensorMapEncodeTiled" (*mut TensorMap, i32, u32, *mut c_void, *const u64, *const u64, *const u32, *const u32, i32, i32, i32, i32);
     launch_kernel: "cuLaunchKernelEx" (*const LaunchConfig, Handle, *mut *mut c_void, *mut *mut c_void);
+    ctx_push: "cuCtxPushCurrent_v2" (Handle);
+    ctx_pop: "cuCtxPopCurrent_v2" (*mut Handle);
+    ctx_synchronize: "cuCtxSynchronize" ();
+    mem_alloc: "cuMemAlloc_v2" (*mut u64, usize);
+    mem_free: "cuMemFree_v2" (u64);
+    host_register: "cuMemHostRegister_v2" (*mut c_void, usize, u32);
+    host_unregister: "cuMemHostUnregister" (*mut c_void);
+    copy_in: "cuMemcpyHtoDAsync_v2" (u64, *const c_void, usize, Handle);
+    copy_out: "cuMemcpyDtoHAsync_v2" (*mut c_void, u64, usize, Handle);
+    fill: "cuMemsetD8Async" (u64, u8, usize, Handle);
+    stream_create: "cuStreamCreate" (*mut Handle, u32);
+    stream_destroy: "cuStreamDestroy_v2" (Handle);
+    stream_synchronize: "cuStreamSynchronize" (Handle);
+    stream_wait_event: "cuStreamWaitEvent" (Handle, Handle, u32);
+    event_create: "cuEventCreate" (*mut Handle, u32);
+    event_destroy: "cuEventDestroy_v2" (Handle);
+    event_record: "cuEventRecord" (Handle, Handle);
+    event_synchronize: "cuEventSynchronize" (Handle);
 }
 
 /// Where driver functions are found.

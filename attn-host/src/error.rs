@@ -39,6 +39,24 @@ pub enum Error {
         /// The driver function.
         call: &'static str,
     },
+    /// A memory pool cannot hold this beside what is in use.
+    #[error("the {pool} pool cannot give {bytes} bytes: {in_use} are in use; allowed: {limit} in all")]
+    PoolLimit {
+        /// Which memory it is.
+        pool: &'static str,
+        /// Bytes that were asked for.
+        bytes: u64,
+        /// Bytes in use.
+        in_use: u64,
+        /// The most that the pool holds.
+        limit: u64,
+    },
+    /// A thread could not be started.
+    #[error("a thread of the pipeline could not be started: {reason}")]
+    Thread {
+        /// What the operating system said.
+        reason: String,
+    },
     /// The calling thread has no current CUDA context.
     #[error("no CUDA context is current on this thread; make one current first (cuCtxSetCurrent or a wrapper's means)")]
     NoContext,

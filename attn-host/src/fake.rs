@@ -1,9 +1,11 @@
-//! A driver that records what it is asked, for the tests. Its state belongs to the test's thread.
+//! A driver that records what it is asked, for the tests. Its state belongs to the test's thread, and to others while the state's context is
+//! current there.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use attn_kernel::append::AppendParams;
 use attn_kernel::companion::EntryPoint;
@@ -13,6 +15,11 @@ use crate::device::Device;
 use crate::driver::Driver;
 use crate::kernels::Code as KernelCode;
 use crate::sys::{self, Code, DeviceHandle, Handle, LaunchAttribute, LaunchConfig, device_attribute};
+use machine::Machine;
+
+mod attend;
+pub(crate) mod machine;
+mod memory;
 
 /// What the driver was told, and how it is to behave.
 pub(crate) struct State {
@@ -20,6 +27,12 @@ pub(crate) struct State {
     pub(crate) calls: Vec<&'static str>,
     /// The call with this index returns this code and does nothing.
     pub(crate) fail: Option<(usize, Code)>,
+    /// A call that fails leaves the device lost.
+    pub(crate) sticky: bool,
+    /// What every call returns once the device is lost.
+    pub(crate) lost: Option<Code>,
+    /// The call that was to fail, once it has.
+    pub(crate) failed: Option<&'static str>,
     /// What loading machine code and loading PTX return.
     pub(crate) load_codes: (Code, Code),
     pub(crate) current: Handle,
@@ -32,7 +45,12 @@ pub(crate) struct State {
     pub(crate) smem_set: Option<i32>,
     pub(crate) encoded: Vec<Encoded>,
     pub(crate) launches: Vec<Launch>,
+    /// Memory, streams and events.
+    pub(crate) machine: Machine,
 }
+
+// SAFETY: handles and addresses of the fake are numbers; the pointers in the records are never read.
+unsafe impl Send for State {}
 
 /// The arguments of one `cuTensorMapEncodeTiled`.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,8 +112,21 @@ impl Launch {
     }
 }
 
+type Shared = Arc<Mutex<State>>;
+
 thread_local! {
-    static STATE: RefCell<State> = RefCell::new(State::new());
+    /// The state of the thread's current context last, below it those of what was current before.
+    static STATE: RefCell<Vec<Shared>> = RefCell::new(vec![State::shared()]);
+}
+
+/// States by their context.
+fn contexts() -> MutexGuard<'static, HashMap<usize, Weak<Mutex<State>>>> {
+    static CONTEXTS: LazyLock<Mutex<HashMap<usize, Weak<Mutex<State>>>>> = LazyLock::new(Mutex::default);
+    CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lock(state: &Shared) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl State {
@@ -105,6 +136,9 @@ impl State {
         State {
             calls: Vec::new(),
             fail: None,
+            sticky: false,
+            lost: None,
+            failed: None,
             load_codes: (sys::SUCCESS, sys::SUCCESS),
             current: Handle((id * 0x100) as *mut c_void),
             context_id: id as u64,
@@ -121,13 +155,23 @@ impl State {
             smem_set: None,
             encoded: Vec::new(),
             launches: Vec::new(),
+            machine: Machine::new(id as u64),
         }
+    }
+
+    /// A new state, to be found by its context.
+    fn shared() -> Shared {
+        let state = State::new();
+        let context = state.current.0 as usize;
+        let shared = Arc::new(Mutex::new(state));
+        contexts().insert(context, Arc::downgrade(&shared));
+        shared
     }
 }
 
 /// A fresh context with nothing loaded, called or failing.
 pub(crate) fn reset() {
-    STATE.with_borrow_mut(|state| *state = State::new());
+    STATE.with_borrow_mut(|stack| *stack = vec![State::shared()]);
 }
 
 /// [`reset`], to a device of this compute capability.
@@ -141,7 +185,8 @@ pub(crate) fn reset_to((major, minor): (i32, i32)) {
 
 /// Reads or changes the state.
 pub(crate) fn with<R>(f: impl FnOnce(&mut State) -> R) -> R {
-    STATE.with_borrow_mut(f)
+    let state = STATE.with_borrow(|stack| stack.last().expect("there is always one").clone());
+    f(&mut lock(&state))
 }
 
 /// The fake's device.
@@ -154,15 +199,36 @@ pub(crate) fn code(_: &EntryPoint) -> Result<KernelCode, crate::Error> {
     Ok(KernelCode::from_parts(Some(b"cubin".to_vec()), Some(b"ptx".to_vec())))
 }
 
+impl State {
+    /// Records a call. The code of its failure, where it is to fail.
+    fn failure(&mut self, name: &'static str) -> Option<Code> {
+        let index = self.calls.len();
+        self.calls.push(name);
+        if self.lost.is_some() {
+            return self.lost;
+        }
+        let (_, code) = self.fail.filter(|(failing, _)| *failing == index)?;
+        self.failed = Some(name);
+        if self.sticky {
+            self.lost = Some(code);
+        }
+        Some(code)
+    }
+}
+
 /// Records a call, and carries it out unless it is to fail.
 fn call(name: &'static str, effect: impl FnOnce(&mut State) -> Code) -> Code {
+    with(|state| state.failure(name).unwrap_or_else(|| effect(state)))
+}
+
+/// The same of a call that gives something back, which counts as given back on a lost device too.
+fn release(name: &'static str, effect: impl FnOnce(&mut State)) -> Code {
     with(|state| {
-        let index = state.calls.len();
-        state.calls.push(name);
-        match state.fail {
-            Some((failing, code)) if failing == index => code,
-            _ => effect(state),
+        let failure = state.failure(name);
+        if failure.is_none() || state.lost.is_some() {
+            effect(state);
         }
+        failure.unwrap_or(sys::SUCCESS)
     })
 }
 
@@ -191,6 +257,24 @@ pub(crate) static DRIVER: Driver = Driver {
     func_set_attribute,
     encode_tiled,
     launch_kernel,
+    ctx_push: memory::ctx_push,
+    ctx_pop: memory::ctx_pop,
+    ctx_synchronize: memory::ctx_synchronize,
+    mem_alloc: memory::mem_alloc,
+    mem_free: memory::mem_free,
+    host_register: memory::host_register,
+    host_unregister: memory::host_unregister,
+    copy_in: memory::copy_in,
+    copy_out: memory::copy_out,
+    fill: memory::fill,
+    stream_create: memory::stream_create,
+    stream_destroy: memory::stream_destroy,
+    stream_synchronize: memory::stream_synchronize,
+    stream_wait_event: memory::stream_wait_event,
+    event_create: memory::event_create,
+    event_destroy: memory::event_destroy,
+    event_record: memory::event_record,
+    event_synchronize: memory::event_synchronize,
 };
 
 unsafe extern "C" fn init(_: u32) -> Code {
@@ -316,9 +400,9 @@ unsafe extern "C" fn encode_tiled(
     assert!(steps.iter().all(|&step| step == 1));
     call("cuTensorMapEncodeTiled", |state| {
         let address = address as u64;
-        state.encoded.push(Encoded { data_type, address, dims, strides, tile, swizzle });
         let mut encoded = TensorMap([0; 16]);
-        encoded.0[0] = address;
+        encoded.0[..2].copy_from_slice(&[address, state.encoded.len() as u64]);
+        state.encoded.push(Encoded { data_type, address, dims, strides, tile, swizzle });
         put(map, encoded)
     })
 }
@@ -335,12 +419,14 @@ unsafe extern "C" fn launch_kernel(
         let config = &*config;
         (config, std::slice::from_raw_parts(config.attributes, config.count as usize))
     };
+    let mut maps = [TensorMap([0; 16]); 4];
     // SAFETY: each kernel takes its parameters first, an attention kernel then four tensor maps.
     let passed = unsafe {
         let params = *arguments;
-        let addresses = || {
-            let maps = *arguments.cast::<[*mut c_void; 5]>();
-            [1, 2, 3, 4].map(|i| (*maps[i].cast::<TensorMap>()).0[0])
+        let mut addresses = || {
+            let places = *arguments.cast::<[*mut c_void; 5]>();
+            maps = [1, 2, 3, 4].map(|i| *places[i].cast::<TensorMap>());
+            maps.map(|map| map.0[0])
         };
         match function.0 as usize {
             0x2000 => Arguments::Dense(*params.cast(), addresses()),
@@ -355,7 +441,24 @@ unsafe extern "C" fn launch_kernel(
         let overlap = attributes.iter().any(|a| a.id == LaunchAttribute::OVERLAP && a.value[0] == 1);
         let LaunchConfig { grid, block, smem, stream, .. } = *config;
         let (grid, block) = (grid.into(), block.into());
+        state.attend(stream.0 as usize, &passed, &maps);
         state.launches.push(Launch { grid, block, smem, stream: stream.0 as usize, overlap, arguments: passed });
         sys::SUCCESS
     })
+}
+
+/// The device does nothing, and who waits for it waits, as long as this lives.
+pub(crate) struct Held(Shared);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        lock(&self.0).machine.held = false;
+    }
+}
+
+/// Holds the device of this thread's context.
+pub(crate) fn hold() -> Held {
+    let state = STATE.with_borrow(|stack| stack.last().expect("there is always one").clone());
+    lock(&state).machine.held = true;
+    Held(state)
 }

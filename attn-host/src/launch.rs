@@ -7,6 +7,7 @@ use attn_kernel::forward::{ForwardParams, TensorMap};
 
 use crate::blueprint::Work;
 use crate::error::Error;
+use crate::observe;
 use crate::plan::{Plan, current_is};
 use crate::tensors::Tensors;
 
@@ -51,6 +52,15 @@ impl Plan {
     ///    than a sequence has room for. Where this does not hold, results of other sequences may be wrong, and LSE be written where it is not.
     ///    [`check_cu_seqlens`](crate::check_cu_seqlens) checks them where they are at hand.
     pub unsafe fn launch(&self, tensors: &Tensors, stream: Stream) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        observe::launch(self, || unsafe { self.queue(tensors, stream) })
+    }
+
+    /// Queues the plan's kernels.
+    ///
+    /// # Safety
+    /// As [`launch`](Self::launch).
+    unsafe fn queue(&self, tensors: &Tensors, stream: Stream) -> Result<(), Error> {
         self.check_tensors(tensors)?;
         current_is(self.driver, self.context)?;
         if cfg!(debug_assertions) {

@@ -67,6 +67,29 @@ pub(crate) const JIT_COMPILER_NOT_FOUND: Code = 221;
 pub(crate) const UNSUPPORTED_PTX_VERSION: Code = 222;
 pub(crate) const INVALID_SOURCE: Code = 300;
 
+/// Codes after which a context does nothing more: errors of kernels and of the hardware, which the driver returns from then on, and a driver or
+/// context that is gone. The unknown error is among them, since it comes from kernels, too.
+pub(crate) const LOST: &[Code] = &[
+    3,   // NOT_INITIALIZED
+    4,   // DEINITIALIZED
+    46,  // DEVICE_UNAVAILABLE
+    214, // ECC_UNCORRECTABLE
+    220, // NVLINK_UNCORRECTABLE
+    226, // CONTAINED
+    700, // ILLEGAL_ADDRESS
+    702, // LAUNCH_TIMEOUT
+    709, // CONTEXT_IS_DESTROYED
+    710, // ASSERT
+    714, // HARDWARE_STACK_ERROR
+    715, // ILLEGAL_INSTRUCTION
+    716, // MISALIGNED_ADDRESS
+    717, // INVALID_ADDRESS_SPACE
+    718, // INVALID_PC
+    719, // LAUNCH_FAILED
+    721, // TENSOR_MEMORY_LEAK
+    999, // UNKNOWN
+];
+
 /// `CUdevice_attribute`.
 pub(crate) mod device_attribute {
     pub(crate) const MULTIPROCESSOR_COUNT: i32 = 16;

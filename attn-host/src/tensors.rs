@@ -101,7 +101,7 @@ impl Extra {
 
 impl Tensors {
     /// What there may be beside Q, K, V, O, LSE and the workspace.
-    fn extras(&self, problem: &Problem) -> [Extra; 10] {
+    pub(crate) fn extras(&self, problem: &Problem) -> [Extra; 10] {
         let (serving, shape) = (&problem.serving, &problem.shape);
         let extra = |argument, address, feature, needed, words: u64| Extra {
             argument,

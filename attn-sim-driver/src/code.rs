@@ -40,6 +40,8 @@ codes! {
     INVALID_HANDLE = 400 c"CUDA_ERROR_INVALID_HANDLE" c"invalid resource handle";
     NOT_FOUND = 500 c"CUDA_ERROR_NOT_FOUND" c"named symbol not found";
     ILLEGAL_ADDRESS = 700 c"CUDA_ERROR_ILLEGAL_ADDRESS" c"an address outside of every allocation";
+    HOST_MEMORY_ALREADY_REGISTERED = 712 c"CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED" c"host memory is registered already";
+    HOST_MEMORY_NOT_REGISTERED = 713 c"CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED" c"host memory is not registered";
     LAUNCH_FAILED = 719 c"CUDA_ERROR_LAUNCH_FAILED" c"the simulator found errors in the launch; its report is on standard error";
     NOT_SUPPORTED = 801 c"CUDA_ERROR_NOT_SUPPORTED" c"not modelled by the simulator; its report is on standard error";
     UNKNOWN = 999 c"CUDA_ERROR_UNKNOWN" c"the simulator itself failed";

@@ -1,7 +1,7 @@
 //! Device memory: allocation, copies, fills, and whose an address is.
 
 use std::alloc::{self, Layout};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -64,6 +64,20 @@ exports! {
         // SAFETY: `cuMemAllocHost_v2` allocated it with this layout, and it leaves the table once.
         unsafe { alloc::dealloc(place.cast(), layout) };
         Ok(())
+    }
+
+    /// Memory of the caller's own is as good as any to the simulator; what is registered is only remembered.
+    fn cuMemHostRegister_v2(place: *mut c_void, bytes: usize, _flags: u32) {
+        state::in_context()?;
+        if place.is_null() || bytes == 0 {
+            return Err(Code::INVALID_VALUE);
+        }
+        if registered(|all| all.insert(place as usize)) { Ok(()) } else { Err(Code::HOST_MEMORY_ALREADY_REGISTERED) }
+    }
+
+    fn cuMemHostUnregister(place: *mut c_void) {
+        state::in_context()?;
+        if registered(|all| all.remove(&(place as usize))) { Ok(()) } else { Err(Code::HOST_MEMORY_NOT_REGISTERED) }
     }
 
     fn cuMemcpyHtoD_v2(target: u64, source: Source, bytes: usize) {
@@ -131,6 +145,12 @@ const PAGE: usize = 4096;
 /// Uses the table of host memory that `cuMemAllocHost_v2` gave out.
 fn host_memory<R>(f: impl FnOnce(&mut HashMap<usize, Layout>) -> R) -> R {
     static ALL: LazyLock<Mutex<HashMap<usize, Layout>>> = LazyLock::new(Mutex::default);
+    f(&mut ALL.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Uses the list of the callers' host memory that is registered.
+fn registered<R>(f: impl FnOnce(&mut HashSet<usize>) -> R) -> R {
+    static ALL: LazyLock<Mutex<HashSet<usize>>> = LazyLock::new(Mutex::default);
     f(&mut ALL.lock().unwrap_or_else(PoisonError::into_inner))
 }
 

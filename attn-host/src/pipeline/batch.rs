@@ -1,0 +1,195 @@
+//! What goes into the pipeline, and what comes out.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::buffer::{HostBuffer, bytes_of};
+use crate::error::Error;
+use crate::problem::Problem;
+
+/// A problem with its tensors in host memory: `Batch { lse: true, ..Batch::new(problem, q, k, v) }`.
+///
+/// Tensors are as the problem says, strides included; a buffer may be longer than its tensor. What only some problems have must be there for
+/// these and absent for all others, as in [`Tensors`](crate::Tensors). All is checked when the batch is submitted, lengths and page
+/// numbers too.
+#[derive(Debug)]
+pub struct Batch {
+    /// What is to be computed.
+    pub problem: Problem,
+    /// Q.
+    pub q: HostBuffer,
+    /// K.
+    pub k: HostBuffer,
+    /// V.
+    pub v: HostBuffer,
+    /// Where O is to be put. Without it the result has a new buffer of [`HostBuffer::Bits`].
+    pub o: Option<HostBuffer>,
+    /// Whether LSE is wanted too.
+    pub lse: bool,
+    /// Prefix sums of the lengths of packed queries.
+    pub cu_seqlens_q: Option<Vec<i32>>,
+    /// Prefix sums of the lengths of packed keys.
+    pub cu_seqlens_k: Option<Vec<i32>>,
+    /// Queries of each sequence.
+    pub seqused_q: Option<Vec<i32>>,
+    /// Keys of each sequence.
+    pub seqused_k: Option<Vec<i32>>,
+    /// Pages of each sequence.
+    pub page_table: Option<Vec<i32>>,
+    /// Sink of each query head.
+    pub sinks: Option<Vec<f32>>,
+    /// Slopes of ALiBi.
+    pub alibi_slopes: Option<Vec<f32>>,
+    /// Factors of 8-bit Q.
+    pub q_descale: Option<Vec<f32>>,
+    /// Factors of 8-bit K.
+    pub k_descale: Option<Vec<f32>>,
+    /// Factors of 8-bit V.
+    pub v_descale: Option<Vec<f32>>,
+}
+
+/// Arrays that only some problems have.
+pub(super) const EXTRAS: usize = 10;
+
+impl Batch {
+    /// The tensors that every batch has, and none of the others.
+    pub fn new(problem: Problem, q: impl Into<HostBuffer>, k: impl Into<HostBuffer>, v: impl Into<HostBuffer>) -> Self {
+        Batch {
+            problem,
+            q: q.into(),
+            k: k.into(),
+            v: v.into(),
+            o: None,
+            lse: false,
+            cu_seqlens_q: None,
+            cu_seqlens_k: None,
+            seqused_q: None,
+            seqused_k: None,
+            page_table: None,
+            sinks: None,
+            alibi_slopes: None,
+            q_descale: None,
+            k_descale: None,
+            v_descale: None,
+        }
+    }
+
+    /// The arrays that only some problems have, in the order of [`Tensors`](crate::Tensors).
+    pub(super) fn extras(&self) -> [Option<&[u8]>; EXTRAS] {
+        [
+            self.cu_seqlens_q.as_deref().map(bytes_of),
+            self.cu_seqlens_k.as_deref().map(bytes_of),
+            self.seqused_q.as_deref().map(bytes_of),
+            self.seqused_k.as_deref().map(bytes_of),
+            self.page_table.as_deref().map(bytes_of),
+            self.sinks.as_deref().map(bytes_of),
+            self.alibi_slopes.as_deref().map(bytes_of),
+            self.q_descale.as_deref().map(bytes_of),
+            self.k_descale.as_deref().map(bytes_of),
+            self.v_descale.as_deref().map(bytes_of),
+        ]
+    }
+}
+
+/// A batch that is done.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Done {
+    /// The number that its [`Ticket`](super::Ticket) had.
+    pub id: u64,
+    /// The batch with its inputs, to be used again. Its `o` is absent.
+    pub batch: Box<Batch>,
+    /// O, in the buffer that the batch had for it or in a new one. What no query writes is zero.
+    pub o: HostBuffer,
+    /// LSE, when it was asked for.
+    pub lse: Option<Vec<f32>>,
+    /// From its submission until its first copy was queued.
+    pub queued: Duration,
+    /// From its submission until now.
+    pub total: Duration,
+}
+
+/// A batch that was accepted and has no result.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Failed {
+    /// The number that its [`Ticket`](super::Ticket) had.
+    pub id: u64,
+    /// Why.
+    pub failure: Failure,
+    /// The batch as it was submitted; what its buffer for O holds is unspecified.
+    pub batch: Box<Batch>,
+}
+
+/// Why an accepted batch has no result.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// Something went wrong with this batch alone, [`Error::OutOfMemory`] and [`Error::PoolLimit`] among them. Others are not affected.
+    #[error("the batch failed: {0}")]
+    Failed(#[source] Error),
+    /// It was cancelled, or its ticket was dropped.
+    #[error("the batch was cancelled")]
+    Cancelled,
+    /// The pipeline was shut down before the batch's turn.
+    #[error("the pipeline was shut down before the batch was started")]
+    ShutDown,
+    /// The device is lost: nothing more can be computed in its context.
+    #[error("the device is lost: {0}")]
+    DeviceLost(#[source] Error),
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "batch {}: {}", self.id, self.failure)
+    }
+}
+
+impl std::error::Error for Failed {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.failure)
+    }
+}
+
+/// A batch that was not accepted.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Rejected {
+    /// Why.
+    pub reason: Reason,
+    /// The batch as it came.
+    pub batch: Box<Batch>,
+}
+
+/// Why a batch was not accepted.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The queue is full, or was until the time was up.
+    #[error("the queue is full: {capacity} batches wait")]
+    QueueFull {
+        /// Batches that the queue takes.
+        capacity: usize,
+    },
+    /// No kernel computes the problem, or a buffer or an array is not what the problem says.
+    #[error("{0}")]
+    Invalid(#[source] Error),
+    /// The pipeline has been shut down.
+    #[error("the pipeline has been shut down")]
+    ShutDown,
+    /// The device is lost: make a new context and a new pipeline.
+    #[error("the device is lost: {0}")]
+    DeviceLost(#[source] Error),
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the batch was not accepted: {}", self.reason)
+    }
+}
+
+impl std::error::Error for Rejected {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.reason)
+    }
+}
