@@ -14,8 +14,8 @@ use crate::sys::Handle;
 ///
 /// A block goes back to its pool when it is dropped, and the pool gives it to the next who asks for about as much. What a pool holds, in use
 /// and kept, never exceeds its limit: kept blocks are freed to make room, and a request that does not fit beside what is in use is
-/// [`Error::PoolLimit`](crate::Error::PoolLimit). When the driver has no memory left, the pool frees all that it keeps and asks once more before it gives up with
-/// [`Error::OutOfMemory`](crate::Error::OutOfMemory). Pools are handles: clones share what they hold, and the last one to go, or the last block, frees it.
+/// [`Error::PoolLimit`]. When the driver has no memory left, the pool frees all that it keeps and asks once more before it gives up with
+/// [`Error::OutOfMemory`]. Pools are handles: clones share what they hold, and the last one to go, or the last block, frees it.
 ///
 /// ```no_run
 /// use attn_host::{Device, DevicePool};
