@@ -5,6 +5,7 @@
 //! [`softmax`](super::softmax).
 
 use crate::attn::exp2;
+use crate::attn::softmax::lifted;
 use crate::ptx::math::{add2, ex2, fma, fma2, lg2, max, max3, rcp};
 
 /// Which of a row's exponentials are computed on the FMA units, so that these and the MUFU unit finish together.
@@ -52,6 +53,8 @@ pub struct Knobs {
     pub scale_log2: f32,
     /// Growth of the maximum, in powers of two, that is tolerated before O is rescaled.
     pub threshold: f32,
+    /// Binary logarithm of what an exponential at the reference is: [`Operand::LIFT`](crate::mem::Operand::LIFT).
+    pub lift: f32,
 }
 
 /// Running statistics of a row: the reference of its exponentials, in units of raw scores, and their sum.
@@ -91,7 +94,7 @@ impl Row {
     #[inline(always)]
     pub fn offset(&self, knobs: &Knobs) -> f32 {
         // Against a reference of -inf every score is -inf too; 0 in its place gives exp2(-inf) = 0 and not NaN.
-        if self.max == f32::NEG_INFINITY { 0.0 } else { -self.max * knobs.scale_log2 }
+        if self.max == f32::NEG_INFINITY { 0.0 } else { lifted(-self.max * knobs.scale_log2, knobs.lift) }
     }
 
     /// Ends the row: `1 / sum` to multiply O with, and the LSE (natural logarithm). A row that saw no key gets 0 and -inf.
@@ -100,7 +103,9 @@ impl Row {
         if self.sum == 0.0 {
             (0.0, f32::NEG_INFINITY)
         } else {
-            (rcp(self.sum), fma(self.max, knobs.scale_log2, lg2(self.sum)) * core::f32::consts::LN_2)
+            let inverse = rcp(self.sum);
+            let sum_log2 = lifted(lg2(self.sum), -knobs.lift);
+            (inverse, fma(self.max, knobs.scale_log2, sum_log2) * core::f32::consts::LN_2)
         }
     }
 
@@ -108,7 +113,11 @@ impl Row {
     #[inline(always)]
     pub fn finish_with(&self, sink: f32, knobs: &Knobs) -> (f32, f32) {
         // -inf for a row without keys, whatever the sign of the scale's product.
-        let own = if self.max == f32::NEG_INFINITY { f32::NEG_INFINITY } else { self.max * knobs.scale_log2 };
+        let own = if self.max == f32::NEG_INFINITY {
+            f32::NEG_INFINITY
+        } else {
+            lifted(self.max * knobs.scale_log2, -knobs.lift)
+        };
         let top = max(own, sink);
         let reference = if top == f32::NEG_INFINITY { 0.0 } else { top };
         let factor = ex2(own - reference);
@@ -196,7 +205,7 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    const KNOBS: Knobs = Knobs { scale_log2: 0.25 * core::f32::consts::LOG2_E, threshold: 8.0 };
+    const KNOBS: Knobs = Knobs { scale_log2: 0.25 * core::f32::consts::LOG2_E, threshold: 8.0, lift: 0.0 };
     const HALF: Share = Share { period: 2, emulated: 1, first_chunk: 0 };
 
     #[test]
@@ -248,29 +257,32 @@ mod tests {
         let rising: Vec<[f32; 128]> = (0..6).map(|n| wave(n, 4.0 * n as f32)).collect();
         let falling: Vec<[f32; 128]> = rising.iter().rev().copied().collect();
         for share in [Share::HARDWARE, HALF] {
-            for threshold in [0.0, 2.0, 8.0] {
-                check(&rising, share, &Knobs { threshold, ..KNOBS });
-                check(&falling, share, &Knobs { threshold, ..KNOBS });
+            for (threshold, lift) in [(0.0, 0.0), (2.0, 5.0), (8.0, 0.0)] {
+                check(&rising, share, &Knobs { threshold, lift, ..KNOBS });
+                check(&falling, share, &Knobs { threshold, lift, ..KNOBS });
             }
         }
     }
 
     #[test]
     fn a_sink_counts_as_a_key_without_a_value() {
-        let mut scores: [f32; 128] = core::array::from_fn(|i| (i as f32 * 0.3).sin());
-        let natural: Vec<f64> = scores.iter().map(|&s| f64::from(s) * 0.25).collect();
-        let mut row = Row::new();
-        let factor = row.raise(row_max(&scores, row.max()), &KNOBS);
-        let offset = row.offset(&KNOBS);
-        (0..4).for_each(|chunk| exponentiate(&mut scores, chunk, 32, Share::HARDWARE, KNOBS.scale_log2, offset));
-        row.add(&scores, factor);
+        let natural: Vec<f64> = (0..128).map(|i| f64::from((i as f32 * 0.3).sin()) * 0.25).collect();
         let of_reference = (natural.iter().copied().fold(f64::NEG_INFINITY, f64::max)).exp();
-        for sink in [f32::NEG_INFINITY, -3.0, 0.25, 60.0] {
-            let (inverse, lse) = row.finish_with(sink * core::f32::consts::LOG2_E, &KNOBS);
-            let all = natural.iter().map(|s| s.exp()).sum::<f64>() + f64::from(sink).exp();
-            assert!((f64::from(lse) - all.ln()).abs() < 1e-4 * all.ln().abs().max(1.0), "sink {sink}: LSE {lse}");
-            let want = of_reference / all;
-            assert!((f64::from(inverse) - want).abs() < 1e-4 * want, "sink {sink}: {inverse} instead of {want}");
+        for lift in [0.0, 5.0] {
+            let knobs = Knobs { lift, ..KNOBS };
+            let mut scores: [f32; 128] = core::array::from_fn(|i| (i as f32 * 0.3).sin());
+            let mut row = Row::new();
+            let factor = row.raise(row_max(&scores, row.max()), &knobs);
+            let offset = row.offset(&knobs);
+            (0..4).for_each(|chunk| exponentiate(&mut scores, chunk, 32, Share::HARDWARE, knobs.scale_log2, offset));
+            row.add(&scores, factor);
+            for sink in [f32::NEG_INFINITY, -3.0, 0.25, 60.0] {
+                let (inverse, lse) = row.finish_with(sink * core::f32::consts::LOG2_E, &knobs);
+                let all = natural.iter().map(|s| s.exp()).sum::<f64>() + f64::from(sink).exp();
+                assert!((f64::from(lse) - all.ln()).abs() < 1e-4 * all.ln().abs().max(1.0), "sink {sink}: LSE {lse}");
+                let want = of_reference / all / f64::from(lift).exp2();
+                assert!((f64::from(inverse) - want).abs() < 1e-4 * want, "sink {sink}: {inverse} instead of {want}");
+            }
         }
         let empty = Row::new();
         assert_eq!(empty.finish_with(f32::NEG_INFINITY, &KNOBS), (0.0, f32::NEG_INFINITY));

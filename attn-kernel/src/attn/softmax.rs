@@ -270,7 +270,7 @@ impl Default for Rows {
 
 /// `x + lift`; `x` itself without a lift, which an addition of 0 would not leave to the compiler.
 #[inline(always)]
-fn lifted(x: f32, lift: f32) -> f32 {
+pub(super) fn lifted(x: f32, lift: f32) -> f32 {
     if lift == 0.0 { x } else { x + lift }
 }
 

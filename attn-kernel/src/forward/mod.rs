@@ -3,6 +3,7 @@
 pub mod anatomy;
 pub mod combine;
 pub mod cost;
+mod descale;
 pub mod knobs;
 pub mod narrow;
 pub mod params;

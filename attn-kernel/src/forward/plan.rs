@@ -106,7 +106,8 @@ pub enum Float8 {
     None,
     /// K and V, which warps beside the loading one widen to Q's 16 bits in shared memory.
     Keys,
-    /// All three, which are multiplied as they are; the warps beside the loading one transpose V. O is of 16 bits.
+    /// All three, which are multiplied as they are; on Hopper, whose multiplies read 8-bit V along the keys only, the warps beside the loading
+    /// one transpose it. O is of 16 bits.
     All,
 }
 

@@ -40,6 +40,9 @@
 //! - A factor has been read when the softmax overwrites it: the slot's next scores were issued after a P V that waited for `ready`, in
 //!   which the correction arrives after reading.
 //!
+//! Q, K and V may be of 8 bits ([`Plan::float8`](plan::Plan::float8)): multiplies take them as they are, V in either direction, and P is rounded to
+//! as many.
+//!
 //! A kernel is composed of parts ([`Variant`]): which keys a query sees, what is done to a score, and how the sequences lie, dense or
 //! [`ragged`].
 
@@ -66,15 +69,17 @@ use super::params::TensorMap;
 use crate::attn::mask::Mask;
 use crate::attn::scores::Scores;
 use crate::entry;
-use crate::mem::{Element, Smem, Tmem, tmem};
+use crate::mem::{Element, Operand, Smem, Tmem, tmem};
 use crate::ptx::{barrier, fence, tcgen05, tma, warp};
 
 /// What distinguishes one instantiation from another.
 pub trait Variant {
     /// Tile shapes and resources.
     const PLAN: Plan;
-    /// Element type of Q, K, V, O.
+    /// Element type of O, and of what Q, K and V are multiplied as unless they are all of 8 bits.
     type Element: Element;
+    /// What Q, K and V are multiplied as, and P is rounded to.
+    type Operand: Operand;
     /// Which keys a query sees.
     type Mask: Mask;
     /// What is done to a score.

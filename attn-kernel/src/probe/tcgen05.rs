@@ -212,7 +212,7 @@ unsafe fn product<const G: u32>(a_from: *const u16, b_from: *const u16, d: *mut 
             while step < K / 16 {
                 let a = UmmaDescriptor::of(A.descriptor(a_tile, step));
                 let b = UmmaDescriptor::of(b_layout.descriptor(b_tile, step));
-                tcgen05::mma_ss::<G>(Issuer::THIS_THREAD, sum, a, b, instruction, step > 0);
+                tcgen05::mma_ss::<G, Bf16>(Issuer::THIS_THREAD, sum, a, b, instruction, step > 0);
                 step += 1;
             }
             block.commit();
@@ -273,7 +273,7 @@ kernel! {
                     let mut step = 0;
                     while step < K / 16 {
                         let b = UmmaDescriptor::of(V.descriptor(tile, step));
-                        tcgen05::mma_ts::<1>(Issuer::THIS_THREAD, sum, factor.columns(8 * step), b, INSTRUCTION, pass + step > 0);
+                        tcgen05::mma_ts::<1, F16>(Issuer::THIS_THREAD, sum, factor.columns(8 * step), b, INSTRUCTION, pass + step > 0);
                         step += 1;
                     }
                     block.commit();

@@ -280,9 +280,6 @@ impl ServeCase {
             _ if self.float8 == Some(Narrow::All) && self.base.precision == Precision::F16 => {
                 Some("O of 8-bit inputs is bf16".into())
             }
-            _ if self.float8 == Some(Narrow::All) && head_dim.max(head_dim_v) > 128 => {
-                Some("head dimensions of 8-bit Q go up to 128".into())
-            }
             _ if self.float8.is_some() && (head_dim % 16 > 0 || head_dim_v % 16 > 0) => {
                 Some("8-bit rows are multiples of 16".into())
             }

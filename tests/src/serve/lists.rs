@@ -14,8 +14,10 @@
 //!
 //! Most lines say nothing of format and head dimensions: they go round the kernels.
 
+use attn_kernel::forward::Arch;
+
 use crate::precision::Precision;
-use crate::serve::case::ServeCase;
+use crate::serve::case::{Narrow, ServeCase};
 use crate::serve::random::{self, Size};
 
 mod lines;
@@ -53,6 +55,9 @@ const NARROW: [(Precision, usize, usize); 6] = [
     (Precision::F16, 160, 120),
 ];
 
+/// The widest heads of 8-bit Q of which every architecture has kernels.
+const WIDEST_FLOAT8: usize = 128;
+
 /// Kernels that a line is run with on a GPU.
 const TURNS: usize = 4;
 
@@ -73,9 +78,12 @@ pub fn checked() -> Vec<Entry> {
     entries
 }
 
-/// Small cases for the simulator: every line with one kernel, in turn, and random ones.
-pub fn simulator() -> Vec<Entry> {
+/// Small cases for the simulator: every line with one kernel, in turn, what an architecture has alone, and random ones.
+pub fn simulator(arch: Arch) -> Vec<Entry> {
     let mut entries = once();
+    if arch != Arch::Sm90a {
+        entries.extend(lines::BLACKWELL.lines().map(|line| parsed("float8", line)));
+    }
     entries.extend(random::cases(8, 2, Size::SIMULATOR).into_iter().map(|case| Entry { list: "random", case }));
     entries
 }
@@ -97,10 +105,11 @@ fn once() -> Vec<Entry> {
     entries
 }
 
-/// A line with a kernel's format and head dimensions, where both go together.
+/// A line with a kernel's format and head dimensions, where both go together, on every architecture.
 fn entry(list: &'static str, line: &str, (precision, d, dv): &(Precision, usize, usize)) -> Option<Entry> {
-    let case = format!("{precision} d={d} dv={dv} lse {line}").parse().ok()?;
-    Some(Entry { list, case })
+    let case: ServeCase = format!("{precision} d={d} dv={dv} lse {line}").parse().ok()?;
+    let everywhere = case.float8 != Some(Narrow::All) || *d.max(dv) <= WIDEST_FLOAT8;
+    everywhere.then_some(Entry { list, case })
 }
 
 fn parsed(list: &'static str, line: &str) -> Entry {
@@ -113,7 +122,7 @@ mod tests {
 
     use super::*;
     use crate::layout::Layout;
-    use crate::serve::case::{Keys, Narrow, Relation, Splits};
+    use crate::serve::case::{Keys, Relation, Splits};
 
     #[test]
     fn every_line_is_possible_and_none_is_there_twice() {

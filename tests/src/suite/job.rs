@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use attn_kernel::forward::{Family, Float8, KERNELS};
+use attn_kernel::forward::{Family, Float8, KERNELS, Kernel};
 
 use crate::case::{Case, CaseError};
 use crate::compare::Report;
@@ -84,7 +84,10 @@ impl Job {
                     Some(Narrow::Keys) => Float8::Keys,
                     Some(Narrow::All) => Float8::All,
                 };
-                kernels.any(|kernel| kernel.family != Family::Dense && kernel.launch.float8 == narrow)
+                let wide = |kernel: &Kernel| {
+                    kernel.launch.d as usize >= case.base.head_dim && kernel.launch.dv as usize >= case.base.head_dim_v
+                };
+                kernels.any(|k| k.family != Family::Dense && k.launch.float8 == narrow && wide(k))
             }
         }
     }

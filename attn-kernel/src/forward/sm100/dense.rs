@@ -51,7 +51,7 @@ impl Sequences for Dense {
     }
 
     #[inline(always)]
-    fn scale_log2(params: &ForwardParams) -> f32 {
+    unsafe fn scale_log2<V: Variant<Sequences = Self>>(params: &ForwardParams, _work: &Work<V::Mask>) -> f32 {
         params.scale_log2
     }
 

@@ -4,8 +4,8 @@ use super::{Dense, Maps, Plan, Ragged, Sequences, Variant, forward, tune};
 use crate::attn::mask::{Causal, Full, Mask, Window};
 use crate::attn::scores::{Modified, Plain};
 use crate::forward::TensorMap;
-use crate::forward::plan::{AnyPlan, Arch, DType, Family, Kernel};
-use crate::mem::{Bf16, F16};
+use crate::forward::plan::{AnyPlan, Arch, DType, Family, Float8, Kernel};
+use crate::mem::{Bf16, E4m3, F16};
 use crate::ptx::regs;
 
 macro_rules! kernels {
@@ -35,7 +35,7 @@ macro_rules! kernels {
 macro_rules! serving_kernels {
     (
         $(#[$doc:meta])* $list:ident for $arch:ident, $cfg:literal:
-        $($name:ident: $dtype:ident, $d:literal, $dv:literal, $scores:ident, $tiles:literal, $family:expr;)*
+        $($name:ident: $dtype:ident, $d:literal, $dv:literal, $scores:ident, $tiles:literal, $family:expr $(, $float8:ident)?;)*
     ) => {
         $(#[$doc])*
         pub const $list: &[Kernel] = &[$(Kernel {
@@ -48,13 +48,36 @@ macro_rules! serving_kernels {
             plan: AnyPlan::Sm100($name::PLAN),
         }),*];
 
-        $(instance! { $name for $cfg: $dtype, Window, $scores, Ragged, tune::serving(Arch::$arch, $d, $dv, $tiles) })*
+        $(instance! {
+            $name for $cfg: $dtype $($float8)?, Window, $scores, Ragged,
+            tune::serving(Arch::$arch, $d, $dv, $tiles, float8!($($float8)?))
+        })*
+    };
+}
+
+/// Which of Q, K and V are of 8 bits.
+macro_rules! float8 {
+    () => {
+        Float8::None
+    };
+    ($which:ident) => {
+        Float8::$which
+    };
+}
+
+/// What they are multiplied as.
+macro_rules! operand {
+    ($dtype:ident All) => {
+        E4m3
+    };
+    ($dtype:ident) => {
+        $dtype
     };
 }
 
 /// One entry point, in a module of its name.
 macro_rules! instance {
-    ($name:ident for $cfg:literal: $dtype:ident, $mask:ident, $scores:ident, $sequences:ident, $plan:expr) => {
+    ($name:ident for $cfg:literal: $dtype:ident $($float8:ident)?, $mask:ident, $scores:ident, $sequences:ident, $plan:expr) => {
         /// One instantiation: its plan, parts, and the entry point.
         pub mod $name {
             use super::*;
@@ -66,6 +89,7 @@ macro_rules! instance {
             impl Variant for This {
                 const PLAN: Plan = PLAN;
                 type Element = $dtype;
+                type Operand = operand!($dtype $($float8)?);
                 type Mask = $mask;
                 type Scores = $scores;
                 type Sequences = $sequences;
@@ -208,6 +232,12 @@ serving_kernels! {
     decode_sm100_f16_d128: F16, 128, 128, Modified, 1, Family::Decode;
     decode_sm100_f16_d192_128: F16, 192, 128, Modified, 1, Family::Decode;
     decode_sm100_f16_d256: F16, 256, 256, Modified, 1, Family::Decode;
+    serve_sm100_e4m3_d64: Bf16, 64, 64, Plain, 2, Family::Serve { modified: false }, All;
+    serve_sm100_e4m3_d128: Bf16, 128, 128, Plain, 2, Family::Serve { modified: false }, All;
+    serve_sm100_e4m3_d256: Bf16, 256, 256, Plain, 1, Family::Serve { modified: false }, All;
+    decode_sm100_e4m3_d64: Bf16, 64, 64, Modified, 1, Family::Decode, All;
+    decode_sm100_e4m3_d128: Bf16, 128, 128, Modified, 1, Family::Decode, All;
+    decode_sm100_e4m3_d256: Bf16, 256, 256, Modified, 1, Family::Decode, All;
 }
 
 serving_kernels! {
@@ -233,4 +263,10 @@ serving_kernels! {
     decode_sm103_f16_d128: F16, 128, 128, Modified, 1, Family::Decode;
     decode_sm103_f16_d192_128: F16, 192, 128, Modified, 1, Family::Decode;
     decode_sm103_f16_d256: F16, 256, 256, Modified, 1, Family::Decode;
+    serve_sm103_e4m3_d64: Bf16, 64, 64, Plain, 2, Family::Serve { modified: false }, All;
+    serve_sm103_e4m3_d128: Bf16, 128, 128, Plain, 2, Family::Serve { modified: false }, All;
+    serve_sm103_e4m3_d256: Bf16, 256, 256, Plain, 1, Family::Serve { modified: false }, All;
+    decode_sm103_e4m3_d64: Bf16, 64, 64, Modified, 1, Family::Decode, All;
+    decode_sm103_e4m3_d128: Bf16, 128, 128, Modified, 1, Family::Decode, All;
+    decode_sm103_e4m3_d256: Bf16, 256, 256, Modified, 1, Family::Decode, All;
 }

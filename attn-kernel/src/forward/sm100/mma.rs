@@ -1,10 +1,9 @@
 //! The multiply warp: one lane issues every multiply of the block; the others come along, so that the warp stays uniform.
 
 use super::block::{self, Shared};
-use super::plan::{EARLY_STEPS, KEYS, ROWS};
+use super::plan::{KEYS, ROWS};
 use super::sequences::{Lanes, Sequences};
 use super::{Params, Variant};
-use crate::forward::plan::panel;
 use crate::mem::descriptor::{k_major_step, mn_major_step};
 use crate::mem::umma::{Factor, Sum};
 use crate::mem::{Descriptor, Instruction, Smem, Swizzle, Tmem, UmmaDescriptor};
@@ -12,9 +11,6 @@ use crate::pipe::ring::{Consumer, Full, Tile};
 use crate::pipe::signal::Beat;
 use crate::ptx::tcgen05::{self, Issuer};
 use crate::ptx::{ldst, special, warp};
-
-/// K-steps of 16 keys in P V.
-const STEPS: u32 = KEYS / 16;
 
 /// The lane that issues, and the first column of the block's tensor memory.
 #[derive(Clone, Copy)]
@@ -250,16 +246,17 @@ unsafe fn output<V: Variant, const TILES: u32, const STAGES: u32, const V_PARTS:
     unsafe {
         shared.ready.wait(slot, beat.parity());
         tcgen05::after_thread_sync();
+        let (all, early) = const { (KEYS / V::PLAN.step_keys(), V::PLAN.early_steps()) };
         let mut step = 0;
-        while step < STEPS {
-            if step == EARLY_STEPS {
+        while step < all {
+            if step == early {
                 shared.last.wait(slot, beat.parity());
                 tcgen05::after_thread_sync();
             }
-            let part = (step / (STEPS / V_PARTS as u32)) as usize;
+            let part = (step / (all / V_PARTS as u32)) as usize;
             issue_output::<V, V_PARTS>(by, tile, slot, values.tile(part), step, step > 0 || !fresh);
             step += 1;
-            if tile == 1 && part + 1 < V_PARTS && step % (STEPS / V_PARTS as u32) == 0 {
+            if tile == 1 && part + 1 < V_PARTS && step % (all / V_PARTS as u32) == 0 {
                 values.release_part(by, part);
             }
         }
@@ -276,7 +273,7 @@ unsafe fn part_by_part_output<V: Variant, const TILES: u32, const STAGES: u32, c
     fresh: bool,
 ) {
     let slot = beat.slot(0);
-    let steps = STEPS / V_PARTS as u32;
+    let (steps, early) = const { (KEYS / V::PLAN.step_keys() / V_PARTS as u32, V::PLAN.early_steps()) };
     // SAFETY: as in `output`.
     unsafe {
         shared.ready.wait(slot, beat.parity());
@@ -286,7 +283,7 @@ unsafe fn part_by_part_output<V: Variant, const TILES: u32, const STAGES: u32, c
             let values = kv.wait_converged();
             let mut step = part * steps;
             while step < (part + 1) * steps {
-                if step == EARLY_STEPS {
+                if step == early {
                     shared.last.wait(slot, beat.parity());
                     tcgen05::after_thread_sync();
                 }
@@ -309,24 +306,24 @@ unsafe fn issue_scores<V: Variant, const K_PARTS: usize>(
     keys: Smem<Tile>,
     part: u32,
 ) {
-    let swizzle = const { Swizzle::of_span(panel(V::PLAN.d) * 2) };
+    let swizzle = const { Swizzle::of_span(V::PLAN.span(V::PLAN.d)) };
     let instruction = const {
-        let element = Factor::of::<V::Element>();
+        let element = Factor::of::<V::Operand>();
         Instruction::new(Sum::F32, element, element, ROWS, KEYS)
     };
-    let steps = const { V::PLAN.d / 16 / K_PARTS as u32 };
+    let steps = const { V::PLAN.d * V::PLAN.operand_bytes() / 32 / K_PARTS as u32 };
     // A register for each k-step's descriptor of Q, kept all along, saves no instruction, and of a wide head there are too many.
-    let queries = if const { V::PLAN.d > 128 } { Smem::new(special::fresh(queries.addr())) } else { queries };
+    let wide = const { V::PLAN.d * V::PLAN.operand_bytes() > 256 };
+    let queries = if wide { Smem::new(special::fresh(queries.addr())) } else { queries };
     let queries = UmmaDescriptor::of(Descriptor::k_major(swizzle, queries));
     let keys = UmmaDescriptor::of(Descriptor::k_major(swizzle, keys));
     let mut step = 0;
     while step < steps {
         let a = queries.advance(k_major_step(swizzle, ROWS, part * steps + step));
         let b = keys.advance(k_major_step(swizzle, KEYS, step));
+        let to = by.place(block::scores::<V>(slot));
         // SAFETY: the caller has waited for both tiles and for the slot.
-        unsafe {
-            tcgen05::mma_ss::<1>(by.lane, by.place(block::scores::<V>(slot)), a, b, instruction, part + step > 0)
-        };
+        unsafe { tcgen05::mma_ss::<1, V::Operand>(by.lane, to, a, b, instruction, part + step > 0) };
         step += 1;
     }
 }
@@ -341,15 +338,17 @@ unsafe fn issue_output<V: Variant, const V_PARTS: usize>(
     step: u32,
     accumulate: bool,
 ) {
-    let swizzle = const { Swizzle::of_span(panel(V::PLAN.dv) * 2) };
+    let swizzle = const { Swizzle::of_span(V::PLAN.span(V::PLAN.dv)) };
     let instruction = const {
-        let element = Factor::of::<V::Element>();
+        let element = Factor::of::<V::Operand>();
         Instruction::new(Sum::F32, element, element, ROWS, V::PLAN.dv).b_mn_major()
     };
     let rows = const { KEYS / V_PARTS as u32 };
     let values = UmmaDescriptor::of(Descriptor::mn_major(swizzle, values, rows * swizzle.span()));
-    let b = values.advance(mn_major_step(swizzle, step % (rows / 16)));
+    let keys = const { V::PLAN.step_keys() };
+    let b = values.advance(mn_major_step(swizzle, step % (rows / keys) * (keys / 16)));
     let a = by.place(block::probabilities::<V>(slot)).columns(8 * step);
+    let to = by.place(block::output::<V>(tile));
     // SAFETY: the caller has waited for P, for O and for V.
-    unsafe { tcgen05::mma_ts::<1>(by.lane, by.place(block::output::<V>(tile)), a, b, instruction, accumulate) }
+    unsafe { tcgen05::mma_ts::<1, V::Operand>(by.lane, to, a, b, instruction, accumulate) }
 }

@@ -6,9 +6,10 @@ pub mod maps;
 pub mod signals;
 pub mod work;
 
+use super::super::narrow;
 use super::super::plan::{Float8, Launch, REGISTER_FILE, SMEM_LIMIT, Schedule, WARPGROUP, panel};
 use crate::attn::row::Share;
-use crate::mem::tmem;
+use crate::mem::{E4m3, Operand, tmem};
 pub use maps::{BarrierMap, SmemMap, TmemMap};
 
 /// Rows of a query tile: the M of one multiply, the lanes of tensor memory, the threads of a warpgroup.
@@ -26,8 +27,8 @@ pub const CHUNKS: u32 = KEYS / CHUNK;
 pub const UNIT_SLOTS: u32 = 4;
 /// Bytes of such a slot.
 pub const UNIT_BYTES: u32 = 48;
-/// K-steps (16 keys) of P V whose probabilities are signalled first: all chunks but the last.
-pub const EARLY_STEPS: u32 = (KEYS - CHUNK) / 16;
+/// Binary logarithm of an 8-bit probability that does not saturate, a quarter less than that of the greatest.
+const GREATEST_E4M3_LOG2: f32 = 8.75;
 
 /// Registers per thread of each role, set by `setmaxnreg` after the roles part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct Plan {
     pub d: u32,
     /// Head dimension of V and O that the kernel is compiled for.
     pub dv: u32,
+    /// Which of Q, K and V are of 8 bits.
+    pub float8: Float8,
     /// Query tiles of [`ROWS`] rows in flight, each with a softmax warpgroup: two, whose softmax and multiplies alternate; or one, whose
     /// blocks alternate between two slots of scores, for wide heads and few queries.
     pub tiles: u32,
@@ -111,9 +114,34 @@ impl Plan {
         if self.ragged { UNIT_SLOTS } else { 0 }
     }
 
+    /// Bytes of an element that the tensor cores multiply, of Q, K, V and P.
+    pub const fn operand_bytes(&self) -> u32 {
+        if matches!(self.float8, Float8::All) { 1 } else { 2 }
+    }
+
+    /// Bytes of a panel's row of a tile as the tensor cores read it.
+    pub const fn span(&self, d: u32) -> u32 {
+        if self.operand_bytes() == 1 { narrow::span(d) } else { panel(d) * 2 }
+    }
+
+    /// Elements of a panel's row.
+    pub const fn panel(&self, d: u32) -> u32 {
+        self.span(d) / self.operand_bytes()
+    }
+
+    /// Keys of a k-step of P V: 32 bytes of V.
+    pub const fn step_keys(&self) -> u32 {
+        32 / self.operand_bytes()
+    }
+
+    /// K-steps of P V whose probabilities are signalled first: all chunks but the last.
+    pub const fn early_steps(&self) -> u32 {
+        (KEYS - CHUNK) / self.step_keys()
+    }
+
     /// Bytes of one Q tile.
     pub const fn q_bytes(&self) -> u32 {
-        ROWS * self.d * 2
+        ROWS * self.d * self.operand_bytes()
     }
 
     /// Bytes of one O tile.
@@ -123,12 +151,12 @@ impl Plan {
 
     /// Bytes of one part of a K block.
     pub const fn k_bytes(&self) -> u32 {
-        KEYS * self.d * 2 / self.k_parts
+        KEYS * self.d * self.operand_bytes() / self.k_parts
     }
 
     /// Bytes of one part of a V block.
     pub const fn v_bytes(&self) -> u32 {
-        KEYS * self.dv * 2 / self.v_parts
+        KEYS * self.dv * self.operand_bytes() / self.v_parts
     }
 
     /// Bytes of a stage: the larger of a part of K and one of V.
@@ -145,16 +173,16 @@ impl Plan {
             bn: KEYS,
             threads: self.threads(),
             shared: self.smem().end,
-            q_box: (panel(self.d), ROWS),
-            k_box: (panel(self.d), KEYS),
-            v_box: (panel(self.dv), KEYS / self.v_parts),
+            q_box: (self.panel(self.d), ROWS),
+            k_box: (self.panel(self.d), KEYS),
+            v_box: (self.panel(self.dv), KEYS / self.v_parts),
             o_box: (panel(self.dv), ROWS),
             schedule: self.schedule,
             per_sm: 1,
             waits: self.ragged,
             max_pack: ROWS,
             ragged: self.ragged,
-            float8: Float8::None,
+            float8: self.float8,
         }
     }
 
@@ -168,7 +196,7 @@ impl Plan {
         assert!(self.tiles == 1 || self.tiles == 2, "one or two query tiles");
         assert!(self.tmem().end <= tmem::COLUMNS, "scores and O do not fit the 512 columns of tensor memory");
         assert!(
-            (self.d / self.k_parts).is_multiple_of(panel(self.d)) && self.d.is_multiple_of(self.k_parts),
+            (self.d / self.k_parts).is_multiple_of(self.panel(self.d)) && self.d.is_multiple_of(self.k_parts),
             "a part of K is whole panels"
         );
         assert!(
@@ -185,7 +213,13 @@ impl Plan {
             "swizzled tiles start on 1024 bytes"
         );
         assert!(map.end <= SMEM_LIMIT, "shared memory does not fit one multiprocessor");
-        assert!(map.o != map.q || self.dv <= self.d, "O reaches beyond its Q tile");
+        assert!(map.o != map.q || self.o_bytes() <= self.q_bytes(), "O reaches beyond its Q tile");
+        assert!(matches!(self.float8, Float8::None) || self.ragged, "8-bit K and V are the serving kernels'");
+        assert!(
+            matches!(self.float8, Float8::None | Float8::Keys)
+                || self.rescale_threshold + E4m3::LIFT <= GREATEST_E4M3_LOG2,
+            "a probability would saturate before O is rescaled"
+        );
         let r = self.regs;
         assert!(
             r.softmax.is_multiple_of(8) && r.correction.is_multiple_of(8) && r.other.is_multiple_of(8),

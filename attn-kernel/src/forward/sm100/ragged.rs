@@ -11,9 +11,10 @@ use super::sequences::{Lanes, Part, Place, Sequences, Visible, Work};
 use super::{Maps, Variant};
 use crate::attn::mask::{Lengths, Mask};
 use crate::attn::row::{Knobs, Row};
-use crate::attn::scores::Modified;
+use crate::attn::scores::{Modified, Scores};
 use crate::attn::sequence::{Sequence, ragged};
 use crate::attn::walk::Tile;
+use crate::forward::plan::Float8;
 use crate::forward::serve;
 use crate::forward::serve::{ServeParams, Unit};
 use crate::mem::Smem;
@@ -164,8 +165,9 @@ impl Sequences for Ragged {
     }
 
     #[inline(always)]
-    fn scale_log2(params: &ServeParams) -> f32 {
-        params.scale_log2
+    unsafe fn scale_log2<V: Variant<Sequences = Self>>(params: &ServeParams, work: &Work<V::Mask>) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe { params.scale_of(work.tile, const { V::PLAN.float8 }) }
     }
 
     #[inline(always)]
@@ -248,15 +250,18 @@ impl Sequences for Ragged {
         place: Place,
     ) -> Modified {
         let biased = !params.slopes.is_null();
+        let float8 = const { if V::Scores::MODIFIED { V::PLAN.float8 } else { Float8::None } };
+        // SAFETY: the caller's promise.
+        let (cap, slope_scale) = unsafe { params.modifiers_of(work.tile, float8) };
         let (mut slope, mut position) = (0.0, 0.0);
         if biased {
             let Owner { query, head, .. } = Owner::of(params, work, place);
             let of_batch = params.slopes.wrapping_add((work.tile.batch as u64 * params.slopes_batch_stride) as usize);
             // SAFETY: a slope for each head of the pack.
-            slope = unsafe { ldst::ld_global_f32(of_batch.wrapping_add(head as usize)) } * params.slope_scale;
+            slope = unsafe { ldst::ld_global_f32(of_batch.wrapping_add(head as usize)) } * slope_scale;
             position = (query as i32 + work.lengths.k as i32 - work.lengths.q as i32) as f32;
         }
-        Modified { cap: params.cap, biased, slopes: [slope; 2], positions: [position; 2] }
+        Modified { cap, biased, slopes: [slope; 2], positions: [position; 2] }
     }
 
     #[inline(always)]
@@ -275,7 +280,12 @@ impl Sequences for Ragged {
             let natural = unsafe { ldst::ld_global_f32(params.sinks.wrapping_add(head as usize)) };
             sink = natural * core::f32::consts::LOG2_E;
         }
-        row.finish_with(sink, knobs)
+        let (inverse, lse) = row.finish_with(sink, knobs);
+        if const { matches!(V::PLAN.float8, Float8::None) } {
+            return (inverse, lse);
+        }
+        // SAFETY: the caller's promise.
+        (inverse * unsafe { params.factor_of_values(work.tile) }, lse)
     }
 
     #[inline(always)]

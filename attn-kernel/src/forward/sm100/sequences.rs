@@ -48,8 +48,11 @@ pub trait Sequences: Copy {
     /// The view of a role of the block.
     fn new(params: &Self::Params) -> Self;
 
-    /// `softmax_scale * log2(e)`.
-    fn scale_log2(params: &Self::Params) -> f32;
+    /// What the softmax of a tile scales scores with: `softmax_scale * log2(e)`, and the factors of 8-bit Q and K.
+    ///
+    /// # Safety
+    /// The parameters' addresses are those of device memory as they say.
+    unsafe fn scale_log2<V: Variant<Sequences = Self>>(params: &Self::Params, work: &Work<V::Mask>) -> f32;
 
     /// Loads Q, K and V of all tiles of the block.
     ///

@@ -9,10 +9,10 @@ use crate::attn::row::{self, Knobs, Row};
 use crate::attn::scores::Scores;
 use crate::entry;
 use crate::forward::plan::WARPGROUP;
-use crate::mem::{Element, Tmem};
+use crate::mem::{Element, Operand, Tmem};
 use crate::pipe::signal::Beat;
 use crate::ptx::math::max3;
-use crate::ptx::{ldst, tcgen05, warp};
+use crate::ptx::{float8, ldst, tcgen05, warp};
 
 /// A thread's place, and what stays the same all along.
 #[derive(Clone, Copy)]
@@ -46,13 +46,14 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
 ) {
     let thread = entry::thread_idx_x() % WARPGROUP;
     let place = Place { tile, row: thread };
-    let scale_log2 = V::Sequences::scale_log2(params);
-    let knobs = Knobs { scale_log2, threshold: const { V::PLAN.rescale_threshold } };
-    let seat = Seat { shared, knobs, tile, thread, warp: warp::uniform(thread / 32) };
+    let warp = warp::uniform(thread / 32);
     let mut beat = Beat::<TILES>::new();
     // SAFETY: passed on to the caller.
     unsafe {
         while let Some(work) = tiles.next::<V, TILES, STAGES>(params, &shared, Lanes::All) {
+            let (threshold, lift) = (const { V::PLAN.rescale_threshold }, V::Operand::LIFT);
+            let knobs = Knobs { scale_log2: V::Sequences::scale_log2::<V>(params, &work), threshold, lift };
+            let seat = Seat { shared, knobs, tile, thread, warp };
             let visible = tiles.visible::<V>(params, &work, place);
             let change = Change { scores: V::Scores::of(tiles.modified::<V>(params, &work, place)), visible };
             let mut row = Row::new();
@@ -141,7 +142,7 @@ unsafe fn step<V: Variant, const TILES: u32, const STAGES: u32, const MASKED: bo
         while chunk < CHUNKS {
             let share = const { V::PLAN.exp2 };
             row::exponentiate(&mut scores, chunk as usize, CHUNK as usize, share, seat.knobs.scale_log2, offset);
-            tcgen05::st(to.columns(chunk * CHUNK / 2), pack::<V::Element>(&scores, chunk as usize));
+            store::<V>(to, &scores, chunk);
             chunk += 1;
             if chunk + 1 >= CHUNKS {
                 // Before the last chunk, and after it.
@@ -195,14 +196,40 @@ fn flatten(parts: &[[f32; CHUNK as usize]; CHUNKS as usize]) -> [f32; KEYS as us
     all
 }
 
-/// Rounds one chunk to the element type, two values to a column.
+/// Rounds one chunk to what is multiplied, two values to a column or four of 8 bits, and stores it in its place.
 #[inline(always)]
-fn pack<E: Element>(p: &[f32; KEYS as usize], chunk: usize) -> [u32; CHUNK as usize / 2] {
+unsafe fn store<V: Variant>(to: Tmem<u32>, p: &[f32; KEYS as usize], chunk: u32) {
+    let to = to.columns(chunk * CHUNK * const { V::PLAN.operand_bytes() } / 4);
+    let first = (chunk * CHUNK) as usize;
+    // SAFETY: whole warps, each in its own lanes.
+    unsafe {
+        if const { V::PLAN.operand_bytes() == 1 } {
+            tcgen05::st(to, pack_fours(p, first));
+        } else {
+            tcgen05::st(to, pack_pairs::<V::Element>(p, first));
+        }
+    }
+}
+
+#[inline(always)]
+fn pack_pairs<E: Element>(p: &[f32; KEYS as usize], first: usize) -> [u32; CHUNK as usize / 2] {
     let mut words = [0; CHUNK as usize / 2];
     let mut i = 0;
     while i < words.len() {
-        let at = chunk * CHUNK as usize + 2 * i;
+        let at = first + 2 * i;
         words[i] = E::pack(p[at], p[at + 1]);
+        i += 1;
+    }
+    words
+}
+
+#[inline(always)]
+fn pack_fours(p: &[f32; KEYS as usize], first: usize) -> [u32; CHUNK as usize / 4] {
+    let mut words = [0; CHUNK as usize / 4];
+    let mut i = 0;
+    while i < words.len() {
+        let at = first + 4 * i;
+        words[i] = float8::pack_e4m3([p[at], p[at + 1], p[at + 2], p[at + 3]]);
         i += 1;
     }
     words

@@ -18,7 +18,7 @@ use crate::forward::serve::{ServeParams, Unit};
 use crate::forward::{TensorMap, serve};
 use crate::mem::{Smem, Swizzle};
 use crate::pipe::ring::{Consumer, Filling, Full};
-use crate::ptx::{fence, grid, ldst, math, special, tma, warp};
+use crate::ptx::{fence, grid, ldst, special, tma, warp};
 
 /// The head of no unit.
 const NONE: u32 = u32::MAX;
@@ -208,12 +208,8 @@ impl Sequences for Ragged {
 
     #[inline(always)]
     unsafe fn scale_log2<V: Variant<Sequences = Self>>(params: &ServeParams, work: &Work<V::Mask>) -> f32 {
-        // With a softcap the factors are the cap's.
-        if const { matches!(V::PLAN.float8, Float8::None) } || params.cap != 0.0 {
-            return params.scale_log2;
-        }
         // SAFETY: the caller's promise.
-        params.scale_log2 * unsafe { factor_of_scores::<V>(params, work) }
+        unsafe { params.scale_of(work.tile, const { V::PLAN.float8 }) }
     }
 
     #[inline(always)]
@@ -332,16 +328,9 @@ impl Sequences for Ragged {
         seat: Seat,
     ) -> Modified {
         let biased = !params.slopes.is_null();
-        let (mut cap, mut slope_scale) = (params.cap, params.slope_scale);
-        if const { V::Scores::MODIFIED && !matches!(V::PLAN.float8, Float8::None) } {
-            // SAFETY: the caller's promise.
-            let factor = unsafe { factor_of_scores::<V>(params, work) };
-            if cap == 0.0 {
-                slope_scale *= math::rcp(factor);
-            } else {
-                cap *= factor;
-            }
-        }
+        let float8 = const { if V::Scores::MODIFIED { V::PLAN.float8 } else { Float8::None } };
+        // SAFETY: the caller's promise.
+        let (cap, slope_scale) = unsafe { params.modifiers_of(work.tile, float8) };
         let (mut slopes, mut positions) = ([0.0; 2], [0.0; 2]);
         if biased {
             let rows = [0, 8].map(|r| Self::query(params, first, seat.row() + r));
@@ -374,7 +363,7 @@ impl Sequences for Ragged {
             let sinks = places.map(|place| if whole { place.sink(params) } else { f32::NEG_INFINITY });
             let (mut inverse, lse) = rows.finish_with::<WarpQuad>(sinks, knobs);
             if const { !matches!(V::PLAN.float8, Float8::None) } {
-                let factor = factor(params, work, params.v_descale);
+                let factor = params.factor_of_values(work.tile);
                 inverse = inverse.map(|inverse| inverse * factor);
             }
             softmax::scale_rows(acc, inverse);
@@ -393,37 +382,6 @@ impl Sequences for Ragged {
             }
             places[0].store::<V::Mask, O, 0>(params, work, seat, acc, lse[0], whole);
             places[1].store::<V::Mask, O, 1>(params, work, seat, acc, lse[1], whole);
-        }
-    }
-}
-
-/// What 8-bit elements are multiplied with: the factor of the tile's key/value head and batch entry.
-///
-/// # Safety
-/// `factors` is null or as [`ServeParams`] says.
-#[inline(always)]
-unsafe fn factor<M>(params: &ServeParams, work: &Work<M>, factors: *const f32) -> f32 {
-    if factors.is_null() {
-        return 1.0;
-    }
-    let at = work.tile.batch as u64 * params.descale_batch_stride + params.group.div_rem(work.tile.head).0 as u64;
-    // SAFETY: a factor for each key/value head of each batch entry.
-    unsafe { ldst::ld_global_f32(factors.wrapping_add(at as usize)) }
-}
-
-/// What scores of 8-bit Q and K are multiplied with.
-///
-/// # Safety
-/// As [`factor`].
-#[inline(always)]
-unsafe fn factor_of_scores<V: Variant<Sequences = Ragged>>(params: &ServeParams, work: &Work<V::Mask>) -> f32 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let of_keys = factor(params, work, params.k_descale);
-        if const { matches!(V::PLAN.float8, Float8::All) } {
-            of_keys * factor(params, work, params.q_descale)
-        } else {
-            of_keys
         }
     }
 }

@@ -91,6 +91,11 @@ b=4 h=4 hk=1 sq=1 usedk=9,250,64,100 page=32 equals=alone",
     ),
 ];
 
+/// Small ones for the simulator that only Blackwell has kernels for.
+pub(super) const BLACKWELL: &str = "\
+bf16 h=2 hk=1 d=256 dv=256 causal lse varlen=150,20 usedk=220,20 page=64 float8=all factors=head equals=dense
+bf16 b=2 h=8 hk=1 d=256 dv=240 sq=1 lse usedk=260,100 page=32 float8=all factors=sequence splits=2 softcap=15 poison=1";
+
 /// For a GPU: longer sequences and larger batches, of every head dimension.
 pub(super) const LARGE: [(&str, &str); 8] = [
     (

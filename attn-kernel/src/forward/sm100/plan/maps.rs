@@ -57,7 +57,7 @@ pub struct BarrierMap {
 pub struct TmemMap {
     /// Scores of each slot: [`KEYS`] columns of f32.
     pub scores: [u32; SLOTS as usize],
-    /// Probabilities of each slot, two a column, in the upper half of the slot's scores: a thread has all of its scores in registers
+    /// Probabilities of each slot, two a column or four of 8 bits, in the upper half of the slot's scores: a thread has all of its scores in registers
     /// before it stores the first probability.
     pub probabilities: [u32; SLOTS as usize],
     /// O of the first tile, `dv` columns of f32; the second tile's follows.
@@ -143,7 +143,11 @@ impl Plan {
     /// Tensor memory in order; the probabilities lie in the upper half of their slot's scores.
     pub const fn tmem_regions(&self) -> [Region; 3] {
         let map = self.tmem();
-        let note = "P of the slot, 16 bits each, in the upper half";
+        let note = if self.operand_bytes() == 1 {
+            "P of the slot, 8 bits each, from the middle on"
+        } else {
+            "P of the slot, 16 bits each, in the upper half"
+        };
         [
             Region { name: "S, slot 0", at: map.scores[0], size: KEYS, count: 1, note },
             Region { name: "S, slot 1", at: map.scores[1], size: KEYS, count: 1, note },

@@ -8,7 +8,8 @@ use crate::forward::anatomy::{Region, Role};
 use crate::forward::cost::Machine;
 use crate::forward::plan::SMEM_LIMIT;
 use crate::forward::{AnyPlan, Arch, KERNELS};
-use crate::mem::tmem;
+use crate::mem::{E4m3, Operand, tmem};
+use crate::ptx::float8;
 
 fn plans() -> Vec<(&'static str, Arch, Plan)> {
     let of = |plan| if let AnyPlan::Sm100(plan) = plan { Some(plan) } else { None };
@@ -102,8 +103,8 @@ fn costs_follow_from_shapes() {
     for (name, arch, plan) in plans() {
         let (machine, work) = (Machine::of(arch), plan.work());
         let cycles = machine.cycles(&work);
-        // A multiply of 128 x 128 x 16 takes 64 cycles.
-        let steps = f64::from(plan.tiles * (plan.d + plan.dv) / 16);
+        // A multiply of 128 x 128 x 16 takes 64 cycles, one of twice as many 8-bit elements as long.
+        let steps = f64::from(plan.tiles * (plan.d + plan.dv) / plan.step_keys());
         assert_eq!(cycles.tensor, 64.0 * steps, "{name}");
         let exponentials = work.exp2 as f64 / f64::from(plan.bm());
         assert_eq!(exponentials, f64::from(KEYS + 1 - plan.emulated_columns()), "{name}");
@@ -112,6 +113,18 @@ fn costs_follow_from_shapes() {
         let more = machine.cycles(&work.and(&plan.rescale_work()));
         assert!(more.fma > cycles.fma && more.tmem_store > cycles.tmem_store, "{name}");
         assert_eq!(more.tensor, cycles.tensor, "{name}");
+    }
+}
+
+#[test]
+fn probabilities_of_8_bits_do_not_saturate() {
+    let of_8_bits: Vec<_> = plans().into_iter().filter(|(_, _, plan)| plan.operand_bytes() == 1).collect();
+    assert_eq!(of_8_bits.len(), 12);
+    for (name, _, plan) in of_8_bits {
+        let greatest = (E4m3::LIFT + plan.rescale_threshold).exp2();
+        assert_eq!(float8::pack_e4m3([greatest, greatest * 1.04, 0.0, 0.0]) & 0xff, 0x7d, "{name}");
+        // All but the last chunk is whole k-steps.
+        assert_eq!((plan.early_steps(), KEYS / plan.step_keys()), (3, 4), "{name}");
     }
 }
 

@@ -18,11 +18,13 @@ impl Plan {
     pub const fn work(&self) -> Work {
         let (tiles, rows) = (self.tiles as u64, self.bm() as u64);
         let (keys, d, dv) = (KEYS as u64, self.d as u64, self.dv as u64);
+        let bytes = self.operand_bytes() as u64;
         let emulated = self.emulated_columns() as u64;
         // A maximum of three takes two scores; with the tile's load, one of each chunk and the reference are left.
         let maxima = if self.load_max { CHUNKS as u64 / 2 } else { keys / 2 };
         Work {
-            flops: 2 * rows * keys * (d + dv),
+            // Those of 16 bits that take as long.
+            flops: rows * keys * (d + dv) * bytes,
             // One more for the factor of O.
             exp2: rows * (keys - emulated + 1),
             // Growth and its scale, the offset, the end of the sum.
@@ -32,12 +34,12 @@ impl Plan {
             // Maxima, rounding of pairs, and comparisons and choices of the rescale.
             alu: rows * (maxima + keys / 2 + 4 + emulated / 2 * EMULATED_ALU),
             tmem_loaded: rows * keys * 4,
-            tmem_stored: rows * keys * 2,
+            tmem_stored: rows * keys * bytes,
             // Q and K of S; V of O, whose P lies in tensor memory.
-            factors: tiles * ((ROWS as u64 + keys) * d + keys * dv) * 2,
+            factors: tiles * ((ROWS as u64 + keys) * d + keys * dv) * bytes,
             // The factor of a row is written and read.
             shared: rows * 4 * 2,
-            copied: keys * (d + dv) * 2,
+            copied: keys * (d + dv) * bytes,
         }
     }
 

@@ -8,7 +8,6 @@ use super::{Ragged, Told};
 use crate::attn::sequence::{BOUND, bounded};
 use crate::entry;
 use crate::forward::TensorMap;
-use crate::forward::plan::panel;
 use crate::forward::serve::{self, ServeParams, Unit};
 use crate::mem::{Smem, Swizzle};
 use crate::pipe::ring::{Filling, Producer, Tile};
@@ -109,15 +108,16 @@ unsafe fn tell<const TILES: u32, const STAGES: u32>(
 unsafe fn queries<V: Variant>(params: &ServeParams, map: *const TensorMap, slot: Filling, unit: &Unit, tile: u32) {
     let plan = const { V::PLAN };
     let (target, full) = (slot.tile(), slot.full());
-    slot.expect(params.queries * params.pack.get() * plan.d * 2);
+    let bytes = plan.operand_bytes();
+    slot.expect(params.queries * params.pack.get() * plan.d * bytes);
     let first = unit.m_block * params.tile_queries + tile * params.queries;
     let row = unit.sequence.q_start + first;
     let mut column = 0;
     while column < plan.d {
         let coords = [column as i32, 0, row as i32, unit.head as i32, 0];
         // SAFETY: the caller's promise.
-        unsafe { tma::load(target.offset(column * ROWS * 2), map, coords, full) };
-        column += panel(plan.d);
+        unsafe { tma::load(target.offset(column * ROWS * bytes), map, coords, full) };
+        column += plan.panel(plan.d);
     }
 }
 
@@ -191,11 +191,11 @@ impl<'a> Source<'a> {
                 full: slot.full(),
                 rows: KEYS,
                 columns: (first, width),
-                panel: panel(plan.d),
+                panel: plan.panel(plan.d),
             };
             slot.expect_by(self.leads, plan.k_bytes());
             // SAFETY: the caller's promise.
-            unsafe { self.rows((map, self.params.k_room), to, block, 0, page) };
+            unsafe { self.rows::<V>((map, self.params.k_room), to, block, 0, page) };
             first += width;
         }
     }
@@ -217,17 +217,26 @@ impl<'a> Source<'a> {
         let mut first = 0;
         while first < KEYS {
             let slot = kv.acquire();
-            let to = Stage { tile: slot.tile(), full: slot.full(), rows, columns: (0, plan.dv), panel: panel(plan.dv) };
+            let to =
+                Stage { tile: slot.tile(), full: slot.full(), rows, columns: (0, plan.dv), panel: plan.panel(plan.dv) };
             slot.expect_by(self.leads, plan.v_bytes());
             // SAFETY: the caller's promise.
-            unsafe { self.rows((map, self.params.v_room), to, block, first, page) };
+            unsafe { self.rows::<V>((map, self.params.v_room), to, block, first, page) };
             first += rows;
         }
     }
 
     /// Fills a stage with rows of block `block` from its row `first` on, a chunk and panel a copy.
     #[inline(always)]
-    unsafe fn rows(&self, (map, room): (*const TensorMap, u32), to: Stage, block: u32, first: u32, page: u32) {
+    unsafe fn rows<V: Variant>(
+        &self,
+        (map, room): (*const TensorMap, u32),
+        to: Stage,
+        block: u32,
+        first: u32,
+        page: u32,
+    ) {
+        let bytes = const { V::PLAN.operand_bytes() };
         let (mut offset, mut lane) = (0, 0);
         // Lanes have the pages of the block's chunks, of which some come before `first`.
         let mut skipped = 0;
@@ -245,7 +254,7 @@ impl<'a> Source<'a> {
                 let [a, c] = bounded(row, left, self.params.chunk);
                 let mut column = 0;
                 while column < to.columns.1 {
-                    let target = to.tile.offset(column * to.rows * 2 + offset * to.panel * 2);
+                    let target = to.tile.offset(column * to.rows * bytes + offset * to.panel * bytes);
                     let coords = [(to.columns.0 + column) as i32, a, self.kv_head as i32, BOUND as i32, c];
                     // SAFETY: the caller's promise.
                     unsafe { tma::load(target, map, coords, to.full) };
@@ -277,7 +286,7 @@ struct Stage {
 #[inline(always)]
 unsafe fn clear_spare_rows<V: Variant>(params: &ServeParams, q: Smem<()>) {
     let plan = const { V::PLAN };
-    let span = const { Swizzle::of_span(panel(V::PLAN.d) * 2).span() };
+    let (span, bytes) = const { (Swizzle::of_span(V::PLAN.span(V::PLAN.d)).span(), V::PLAN.operand_bytes()) };
     let first = params.queries * params.pack.get() * span;
     if first == ROWS * span {
         return;
@@ -288,10 +297,10 @@ unsafe fn clear_spare_rows<V: Variant>(params: &ServeParams, q: Smem<()>) {
         let mut at = first + special::lane_id() * 16;
         while at < ROWS * span {
             // SAFETY: inside the panel.
-            unsafe { ldst::st_shared_u32x4(q.offset(column * ROWS * 2 + at).cast(), [0; 4]) };
+            unsafe { ldst::st_shared_u32x4(q.offset(column * ROWS * bytes + at).cast(), [0; 4]) };
             at += 32 * 16;
         }
-        column += panel(plan.d);
+        column += plan.panel(plan.d);
     }
     fence::proxy_async_shared_cta(); // the multiplies read what is written here
     // SAFETY: called by a whole warp. The lane that says that Q has come does so after all the others' writes.
