@@ -11,6 +11,7 @@
 //! | [`gpu`] | a case on the device |
 //! | [`companion`] | the kernels beside attention by themselves |
 //! | [`suite`], [`bench`](mod@bench) | all cases checked, all shapes timed |
+//! | [`pipeline`](mod@pipeline) | batches in host memory, and how well their copies and kernels overlap |
 //! | [`pool`](mod@pool) | buffers that many timed problems share |
 //! | [`tune`](mod@tune) | kernels of other plans, checked and timed beside the present ones |
 //! | [`launch_path`] | what a launch costs the CPU, and how soon a process has its first answer |
@@ -32,6 +33,7 @@ pub mod layout;
 pub mod lists;
 mod names;
 pub mod oracle;
+pub mod pipeline;
 pub mod pool;
 pub mod precision;
 pub mod probe;
