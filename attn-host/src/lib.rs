@@ -62,6 +62,27 @@
 //! A sequence's result does not depend on the others in its batch, bit by bit, as long as the plan is the same. [`Splits::Auto`] chooses by
 //! the problem's sizes, [`Splits::Exactly`] fixes the count.
 //!
+//! # Batches in host memory
+//!
+//! A [`Pipeline`] takes batches from any thread, copies them to the device, computes them and copies the results back, with all three going on at
+//! the same time, a bounded queue before and bounded pools of memory behind: the [module](pipeline) has the details and an example. With the
+//! feature `tokio` it can be awaited.
+//!
+//! # What a service sees
+//!
+//! With the feature `tracing` every launch is a span `attn.launch` and every batch of a pipeline, from its submission to its result, a span
+//! `attn.batch`. With the feature `metrics` launches and pipelines tell the recorder that the program installs for the crate `metrics`:
+//!
+//! | metric | kind | labels |
+//! |---|---|---|
+//! | `attn_launches_total`, `attn_launch_errors_total` | counters | |
+//! | `attn_launch_seconds` | histogram: what a launch takes the CPU | |
+//! | `attn_batches_total` | counter | `outcome`: done, failed, cancelled, shut down, device lost |
+//! | `attn_batch_seconds` | histogram: from submission to result | `outcome` |
+//! | `attn_rejected_total` | counter of batches that were not accepted | `reason`: queue full, invalid, shut down, device lost |
+//! | `attn_bytes_in_total`, `attn_bytes_out_total` | counters: copied to and from the device | |
+//! | `attn_queue_depth`, `attn_batches_in_flight` | gauges, of the pipeline that changed last | |
+//!
 //! # With cust (feature `cust`, on by default)
 //!
 //! `Buffers` launches on cust's slices and streams with lengths and element types checked, and `attn_host::cust` is the very

@@ -50,11 +50,11 @@ pub(crate) fn launch(plan: &Plan, launch: impl FnOnce() -> Result<(), Error>) ->
     let result = launch();
     #[cfg(feature = "metrics")]
     {
-        let kernel = plan.kernel().name;
-        metrics::counter!("attn_launches_total", "kernel" => kernel).increment(1);
-        metrics::histogram!("attn_launch_seconds", "kernel" => kernel).record(start.elapsed());
+        // Without labels, which would be allocated by every launch.
+        metrics::counter!("attn_launches_total").increment(1);
+        metrics::histogram!("attn_launch_seconds").record(start.elapsed());
         if result.is_err() {
-            metrics::counter!("attn_launch_errors_total", "kernel" => kernel).increment(1);
+            metrics::counter!("attn_launch_errors_total").increment(1);
         }
     }
     #[cfg(feature = "tracing")]

@@ -8,6 +8,8 @@ use super::*;
 use crate::fake::machine::{answer, checksum};
 use crate::{DType, Problem, Shape, Splits, fake, select};
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod faults;
 mod interleavings;
 mod ordinary;
