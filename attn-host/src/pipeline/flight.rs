@@ -59,11 +59,12 @@ impl<'a> Flight<'a> {
         // Nothing uses its memory any more, whatever the result is.
         let (Some(job), stages) = (self.job.take(), self.stages.take()) else { return };
         match (result, stages) {
-            (Err(failure), _) => job.fail(failure),
-            (Ok(()), _) if job.is_cancelled() => job.fail(Failure::Cancelled),
-            (Ok(()), Some(stages)) => finish(job, &stages),
-            // No flight is sent off without.
-            (Ok(()), None) => job.fail(Failure::ShutDown),
+            (Ok(()), Some(stages)) if !job.is_cancelled() => finish(job, stages),
+            // Pinned memory is back in its pool before anybody hears of the batch, who may submit the next one.
+            (result, stages) => {
+                drop(stages);
+                job.fail(result.err().unwrap_or(Failure::Cancelled));
+            }
         }
     }
 
@@ -96,12 +97,14 @@ impl Drop for Flight<'_> {
 }
 
 /// Hands the outputs over.
-fn finish(mut job: Job, stages: &Stages) {
+fn finish(mut job: Job, stages: Box<Stages>) {
     let span = job.span.clone();
     let (o, lse) = {
         let _entered = span.enter();
-        outputs(job.batch(), stages)
+        outputs(job.batch(), &stages)
     };
+    // As above.
+    drop(stages);
     job.succeed(o, lse);
 }
 
