@@ -408,8 +408,7 @@ fn limits_of_lists_splits_and_architectures_are_named() {
     assert_eq!(chosen(&narrow.alibi(Alibi::PerHead)), "decode_sm100_e4m3_d128");
     let wide = Problem::new(DType::Bf16, Shape { batch: 64, head_dim: 256, head_dim_v: 256, ..SHAPE });
     assert_eq!(chosen(&wide.float8(Float8::All)), "serve_sm100_e4m3_d256");
-    let found = refused(&packed.packed_k(900).float8(Float8::Keys));
-    assert!(matches!(found, Error::Unsupported { reason: Unsupported::Feature { .. }, .. }), "{found}");
+    assert_eq!(chosen(&packed.packed_k(900).float8(Float8::Keys)), "decode_sm100_bf16_kv8_d128");
 }
 
 #[test]

@@ -41,12 +41,13 @@
 //!   which the correction arrives after reading.
 //!
 //! Q, K and V may be of 8 bits ([`Plan::float8`](plan::Plan::float8)): multiplies take them as they are, V in either direction, and P is rounded to
-//! as many.
+//! as many. Or K and V alone are: then one warpgroup more widens them in shared memory (`convert`), and a block has one query tile.
 //!
 //! A kernel is composed of parts ([`Variant`]): which keys a query sees, what is done to a score, and how the sequences lie, dense or
 //! [`ragged`].
 
 mod block;
+mod convert;
 mod correction;
 mod dense;
 pub mod kernels;
@@ -98,6 +99,12 @@ pub trait Variant {
     /// # Safety
     /// Called by all threads of the correction warpgroup, converged.
     unsafe fn enter_correction();
+
+    /// `setmaxnreg` to the plan's budget of the warps that widen K and V.
+    ///
+    /// # Safety
+    /// Called by all threads of their warpgroup, converged, where the plan has one.
+    unsafe fn enter_convert();
 
     /// `setmaxnreg` to the plan's budget of the other roles.
     ///
@@ -159,6 +166,9 @@ unsafe fn forward<V: Variant, const TILES: u32, const STAGES: u32, const K_PARTS
         } else if warp < plan.mma_warp() {
             V::enter_correction();
             correction::run::<V, TILES, STAGES>(&params, shared, V::Sequences::new(&params));
+        } else if const { V::PLAN.converts() } && warp >= plan.convert_warp() {
+            V::enter_convert();
+            convert::run::<V, TILES, STAGES>(&params, shared, V::Sequences::new(&params));
         } else {
             V::enter_other();
             if warp == plan.mma_warp() {

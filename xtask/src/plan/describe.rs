@@ -168,7 +168,7 @@ impl Description {
             shared_bytes: launch.shared,
             mbarriers: lists.barriers.iter().map(|b| barrier(b, lists.first_barrier)).collect(),
             named_barriers: lists.named.iter().filter(|n| n.count > 0).map(meeting).collect(),
-            warps: lists.warps.iter().map(crew).collect(),
+            warps: lists.warps.iter().filter(|w| w.count > 0).map(crew).collect(),
             cycles: units(&cycles, &machine.cycles(&lists.work.and(&lists.rescale))),
             bound: cycles.bound().0,
         }

@@ -16,6 +16,8 @@ pub struct Shared<const TILES: u32, const STAGES: u32> {
     plan: Plan,
     /// K and V parts.
     pub(super) kv: Ring<STAGES>,
+    /// Their 8-bit parts, which are to be widened, where there are any.
+    pub(super) raw: Ring<STAGES>,
     /// By slot, the tensor core to the softmax: the scores are complete.
     pub(super) scores: Signals<SLOTS>,
     /// By slot, the softmax and the correction to the tensor core: all but the last probabilities are stored, O is rescaled.
@@ -37,6 +39,7 @@ impl<const TILES: u32, const STAGES: u32> Shared<TILES, STAGES> {
                 smem,
                 plan,
                 kv: Ring::new(smem.offset(map.kv).cast(), plan.stage_bytes(), first.offset(bars.kv).cast()),
+                raw: Ring::new(smem.offset(map.raw).cast(), plan.raw_bytes(), first.offset(bars.raw).cast()),
                 scores: Signals::new(first.offset(bars.scores).cast()),
                 ready: Signals::new(first.offset(bars.ready).cast()),
                 last: Signals::new(first.offset(bars.last).cast()),
@@ -127,6 +130,9 @@ impl<const TILES: u32, const STAGES: u32> Shared<TILES, STAGES> {
                 slot += 1;
             }
             self.kv.init(arrivals.kv.0, arrivals.kv.1);
+            if const { V::PLAN.converts() } {
+                self.raw.init(arrivals.raw.0, arrivals.raw.1);
+            }
             self.scores.init(arrivals.scores);
             self.ready.init(arrivals.ready);
             self.last.init(arrivals.last);

@@ -70,7 +70,7 @@ macro_rules! operand {
     ($dtype:ident All) => {
         E4m3
     };
-    ($dtype:ident) => {
+    ($dtype:ident $(Keys)?) => {
         $dtype
     };
 }
@@ -104,6 +104,12 @@ macro_rules! instance {
                 unsafe fn enter_correction() {
                     // SAFETY: the caller's promise.
                     unsafe { regs::setmaxnreg_dec::<{ PLAN.regs.correction }>() }
+                }
+
+                #[inline(always)]
+                unsafe fn enter_convert() {
+                    // SAFETY: the caller's promise.
+                    unsafe { regs::setmaxnreg_dec::<{ PLAN.convert_registers() }>() }
                 }
 
                 #[inline(always)]
@@ -232,6 +238,12 @@ serving_kernels! {
     decode_sm100_f16_d128: F16, 128, 128, Modified, 1, Family::Decode;
     decode_sm100_f16_d192_128: F16, 192, 128, Modified, 1, Family::Decode;
     decode_sm100_f16_d256: F16, 256, 256, Modified, 1, Family::Decode;
+    decode_sm100_bf16_kv8_d64: Bf16, 64, 64, Modified, 1, Family::Decode, Keys;
+    decode_sm100_bf16_kv8_d128: Bf16, 128, 128, Modified, 1, Family::Decode, Keys;
+    decode_sm100_bf16_kv8_d256: Bf16, 256, 256, Modified, 1, Family::Decode, Keys;
+    decode_sm100_f16_kv8_d64: F16, 64, 64, Modified, 1, Family::Decode, Keys;
+    decode_sm100_f16_kv8_d128: F16, 128, 128, Modified, 1, Family::Decode, Keys;
+    decode_sm100_f16_kv8_d256: F16, 256, 256, Modified, 1, Family::Decode, Keys;
     serve_sm100_e4m3_d64: Bf16, 64, 64, Plain, 2, Family::Serve { modified: false }, All;
     serve_sm100_e4m3_d128: Bf16, 128, 128, Plain, 2, Family::Serve { modified: false }, All;
     serve_sm100_e4m3_d256: Bf16, 256, 256, Plain, 1, Family::Serve { modified: false }, All;
@@ -263,6 +275,12 @@ serving_kernels! {
     decode_sm103_f16_d128: F16, 128, 128, Modified, 1, Family::Decode;
     decode_sm103_f16_d192_128: F16, 192, 128, Modified, 1, Family::Decode;
     decode_sm103_f16_d256: F16, 256, 256, Modified, 1, Family::Decode;
+    decode_sm103_bf16_kv8_d64: Bf16, 64, 64, Modified, 1, Family::Decode, Keys;
+    decode_sm103_bf16_kv8_d128: Bf16, 128, 128, Modified, 1, Family::Decode, Keys;
+    decode_sm103_bf16_kv8_d256: Bf16, 256, 256, Modified, 1, Family::Decode, Keys;
+    decode_sm103_f16_kv8_d64: F16, 64, 64, Modified, 1, Family::Decode, Keys;
+    decode_sm103_f16_kv8_d128: F16, 128, 128, Modified, 1, Family::Decode, Keys;
+    decode_sm103_f16_kv8_d256: F16, 256, 256, Modified, 1, Family::Decode, Keys;
     serve_sm103_e4m3_d64: Bf16, 64, 64, Plain, 2, Family::Serve { modified: false }, All;
     serve_sm103_e4m3_d128: Bf16, 128, 128, Plain, 2, Family::Serve { modified: false }, All;
     serve_sm103_e4m3_d256: Bf16, 256, 256, Plain, 1, Family::Serve { modified: false }, All;

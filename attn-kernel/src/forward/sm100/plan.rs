@@ -39,6 +39,8 @@ pub struct Registers {
     pub correction: u32,
     /// The warpgroup of the multiply, load and store warps.
     pub other: u32,
+    /// The warpgroup that widens 8-bit K and V; 0 where there is none.
+    pub convert: u32,
 }
 
 /// Tile counts, ring, registers and tuning knobs of one Blackwell forward kernel.
@@ -99,9 +101,28 @@ impl Plan {
         self.mma_warp() + 2
     }
 
-    /// Threads of a block; the last warp is idle, because `setmaxnreg` takes whole warpgroups.
+    /// Whether warps widen K and V: no multiply takes factors of 16 and of 8 bits.
+    pub const fn converts(&self) -> bool {
+        matches!(self.float8, Float8::Keys)
+    }
+
+    /// First of the warps that do.
+    pub const fn convert_warp(&self) -> u32 {
+        self.mma_warp() + 4
+    }
+
+    /// Registers that `setmaxnreg` gives them; what it takes in kernels that have none of them, which never execute it.
+    pub const fn convert_registers(&self) -> u32 {
+        if self.converts() { self.regs.convert } else { 24 }
+    }
+
+    const fn warpgroups(&self) -> u32 {
+        self.tiles + 2 + self.converts() as u32
+    }
+
+    /// Threads of a block; the fourth warp of the multiply, store and load warps' group is idle, because `setmaxnreg` takes whole warpgroups.
     pub const fn threads(&self) -> u32 {
-        (self.tiles + 2) * WARPGROUP
+        self.warpgroups() * WARPGROUP
     }
 
     /// Registers per thread at kernel entry: the even share, which `setmaxnreg` then redistributes.
@@ -124,9 +145,19 @@ impl Plan {
         if self.operand_bytes() == 1 { narrow::span(d) } else { panel(d) * 2 }
     }
 
-    /// Elements of a panel's row.
+    /// Elements of a panel's row of Q.
     pub const fn panel(&self, d: u32) -> u32 {
         self.span(d) / self.operand_bytes()
+    }
+
+    /// Bytes of an element of K and V as they are loaded.
+    pub const fn key_bytes(&self) -> u32 {
+        if matches!(self.float8, Float8::None) { 2 } else { 1 }
+    }
+
+    /// Elements of a panel's row of K or V as they are loaded.
+    pub const fn raw_panel(&self, d: u32) -> u32 {
+        if self.key_bytes() == 1 { narrow::span(d) } else { panel(d) }
     }
 
     /// Keys of a k-step of P V: 32 bytes of V.
@@ -164,6 +195,26 @@ impl Plan {
         if self.k_bytes() > self.v_bytes() { self.k_bytes() } else { self.v_bytes() }
     }
 
+    /// Bytes that the copies of one part of a K block bring.
+    pub const fn k_loaded(&self) -> u32 {
+        KEYS * self.d * self.key_bytes() / self.k_parts
+    }
+
+    /// Bytes that the copies of one part of a V block bring.
+    pub const fn v_loaded(&self) -> u32 {
+        KEYS * self.dv * self.key_bytes() / self.v_parts
+    }
+
+    /// Stages of the ring of 8-bit parts on their way to the ring of K and V, as many as that has; none where there are no such parts.
+    pub const fn raw_stages(&self) -> u32 {
+        if self.converts() { self.stages } else { 0 }
+    }
+
+    /// Bytes of such a stage.
+    pub const fn raw_bytes(&self) -> u32 {
+        self.stage_bytes() / 2
+    }
+
     /// What a launcher needs to know.
     pub const fn launch(&self) -> Launch {
         Launch {
@@ -174,8 +225,8 @@ impl Plan {
             threads: self.threads(),
             shared: self.smem().end,
             q_box: (self.panel(self.d), ROWS),
-            k_box: (self.panel(self.d), KEYS),
-            v_box: (self.panel(self.dv), KEYS / self.v_parts),
+            k_box: (self.raw_panel(self.d), KEYS),
+            v_box: (self.raw_panel(self.dv), KEYS / self.v_parts),
             o_box: (panel(self.dv), ROWS),
             schedule: self.schedule,
             per_sm: 1,
@@ -196,7 +247,7 @@ impl Plan {
         assert!(self.tiles == 1 || self.tiles == 2, "one or two query tiles");
         assert!(self.tmem().end <= tmem::COLUMNS, "scores and O do not fit the 512 columns of tensor memory");
         assert!(
-            (self.d / self.k_parts).is_multiple_of(self.panel(self.d)) && self.d.is_multiple_of(self.k_parts),
+            (self.d / self.k_parts).is_multiple_of(self.raw_panel(self.d)) && self.d.is_multiple_of(self.k_parts),
             "a part of K is whole panels"
         );
         assert!(
@@ -204,8 +255,12 @@ impl Plan {
             "a part of V is whole k-steps, and the parts end where chunks of probabilities do"
         );
         assert!(
-            self.stages >= 2 * if self.k_parts > self.v_parts { self.k_parts } else { self.v_parts },
+            self.converts() || self.stages >= 2 * if self.k_parts > self.v_parts { self.k_parts } else { self.v_parts },
             "a block's K and V must be in flight together"
+        );
+        assert!(
+            !self.converts() || self.tiles == 1 && self.stages >= 2,
+            "one query tile takes K and V part by part, two hold a block, and have no registers for warps that widen it"
         );
         let map = self.smem();
         assert!(
@@ -225,13 +280,19 @@ impl Plan {
             r.softmax.is_multiple_of(8) && r.correction.is_multiple_of(8) && r.other.is_multiple_of(8),
             "setmaxnreg counts in steps of 8"
         );
+        assert!(
+            if self.converts() { r.convert.is_multiple_of(8) && r.convert >= 24 } else { r.convert == 0 },
+            "warps that widen K and V have registers, in steps of 8, and others none"
+        );
         assert!(r.softmax <= 256 && r.correction >= 24 && r.other >= 24, "setmaxnreg takes 24 to 256");
         assert!(
-            r.softmax * self.tiles + r.correction + r.other <= self.entry_registers() * (self.tiles + 2),
+            r.softmax * self.tiles + r.correction + r.other + r.convert <= self.entry_registers() * self.warpgroups(),
             "a softmax warpgroup would wait for registers that the block does not own"
         );
         assert!(
-            r.softmax >= self.entry_registers() && r.other <= self.entry_registers(),
+            r.softmax >= self.entry_registers()
+                && r.other <= self.entry_registers()
+                && r.convert <= self.entry_registers(),
             "softmax warpgroups take registers, the others give"
         );
         assert!(self.rescale_threshold >= 0.0 && self.rescale_threshold <= 8.0, "P must stay far below f16's maximum");

@@ -5,16 +5,19 @@ use crate::attn::row::Share;
 use crate::forward::plan::{Arch, Float8, Schedule};
 
 /// Two softmax warpgroups of 192: a row of 128 scores, 16 packed probabilities on their way out, and what the loop keeps.
-const WIDE: Registers = Registers { softmax: 184, correction: 88, other: 56 };
+const WIDE: Registers = Registers { softmax: 184, correction: 88, other: 56, convert: 0 };
 /// The same for head dimension 192, whose multiplies have more descriptors to keep.
-const WIDE_192: Registers = Registers { softmax: 184, correction: 88, other: 56 };
+const WIDE_192: Registers = Registers { softmax: 184, correction: 88, other: 56, convert: 0 };
 /// For serving with two softmax warpgroups: the correction writes splits too, and the load warp works out tiles and reads page tables.
-const WIDE_SERVING: Registers = Registers { softmax: 184, correction: 88, other: 56 };
+const WIDE_SERVING: Registers = Registers { softmax: 184, correction: 88, other: 56, convert: 0 };
 /// One softmax warpgroup: registers are no concern.
-const SINGLE: Registers = Registers { softmax: 216, correction: 168, other: 120 };
+const SINGLE: Registers = Registers { softmax: 216, correction: 168, other: 120, convert: 0 };
 
 /// What the lift of 8-bit probabilities leaves for the growth of the maximum: together they stay below the greatest, 2^8.8.
 const GROWTH_E4M3: f32 = 3.75;
+
+/// One softmax warpgroup, and one that widens K and V.
+const SINGLE_KV8: Registers = Registers { softmax: 200, correction: 120, other: 96, convert: 96 };
 
 /// The plan for head dimensions `(d, dv)`, causal or not, with one or two query tiles.
 pub const fn plan(arch: Arch, d: u32, dv: u32, causal: bool, tiles: u32) -> Plan {
@@ -40,6 +43,9 @@ const fn unchecked(arch: Arch, d: u32, dv: u32, causal: bool, tiles: u32, float8
         (Float8::None, 128, 128, 1) => (5, 1, 1),
         (Float8::None, 192, 128, 1) => (8, 3, 2),
         (Float8::None, 256, 256, 1) => (5, 2, 2),
+        (Float8::Keys, 64, 64, 1) => (8, 1, 1),
+        (Float8::Keys, 128, 128, 1) => (3, 1, 1),
+        (Float8::Keys, 256, 256, 1) => (3, 2, 2),
         (Float8::All, 64, 64, _) => (12, 1, 1),
         (Float8::All, 128, 128, _) => (8, 1, 1),
         (Float8::All, 256, 256, 1) => (4, 1, 1),
@@ -63,9 +69,10 @@ const fn unchecked(arch: Arch, d: u32, dv: u32, causal: bool, tiles: u32, float8
         stages,
         k_parts,
         v_parts,
-        regs: match (d, tiles) {
-            (192, 2) => WIDE_192,
-            (_, 2) => WIDE,
+        regs: match (float8, d, tiles) {
+            (Float8::Keys, ..) => SINGLE_KV8,
+            (_, 192, 2) => WIDE_192,
+            (_, _, 2) => WIDE,
             _ => SINGLE,
         },
         rescale_threshold: if matches!(float8, Float8::All) { GROWTH_E4M3 } else { 8.0 },

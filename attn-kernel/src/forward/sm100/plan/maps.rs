@@ -13,6 +13,8 @@ pub struct SmemMap {
     pub o: u32,
     /// The ring of K and V.
     pub kv: u32,
+    /// The ring of 8-bit parts of K and V that are to be widened.
+    pub raw: u32,
     /// Factors for O's rows, f32, by slot and row.
     pub factors: u32,
     /// `1 / sum` of each row's exponentials, f32, by tile and row.
@@ -38,6 +40,8 @@ pub struct BarrierMap {
     pub inverses: u32,
     /// Full of every stage of K and V, then empty of every stage.
     pub kv: u32,
+    /// Full of every stage of 8-bit parts, then empty of every stage.
+    pub raw: u32,
     /// By slot: the scores are complete.
     pub scores: u32,
     /// By slot: the early probabilities are stored and O's rows are rescaled.
@@ -72,25 +76,27 @@ impl Plan {
         let o = 16 * self.tiles;
         let inverses = o + 16 * self.tiles;
         let kv = inverses + 16 * self.tiles;
-        let scores = kv + 16 * self.stages;
+        let raw = kv + 16 * self.stages;
+        let scores = raw + 16 * self.raw_stages();
         let ready = scores + 8 * SLOTS;
         let last = ready + 8 * SLOTS;
         let output = last + 8 * SLOTS;
         let units = output + 8 * self.tiles;
         let end = units + 16 * self.unit_slots();
-        BarrierMap { q: 0, o, inverses, kv, scores, ready, last, output, units, end }
+        BarrierMap { q: 0, o, inverses, kv, raw, scores, ready, last, output, units, end }
     }
 
     const fn map(&self, o_beside_q: bool) -> SmemMap {
         let (q, o) = (self.tiles * self.q_bytes(), self.tiles * self.o_bytes());
         let first = if o_beside_q { q } else { 0 };
         let kv = if o_beside_q { q + o } else { q };
-        let factors = kv + self.stages * self.stage_bytes();
+        let raw = kv + self.stages * self.stage_bytes();
+        let factors = raw + self.raw_stages() * self.raw_bytes();
         let inverses = factors + SLOTS * ROWS * 4;
         let units = inverses + self.tiles * ROWS * 4;
         let barriers = units + self.unit_slots() * UNIT_BYTES;
         let tmem = barriers + self.barriers().end;
-        SmemMap { q: 0, o: first, kv, factors, inverses, units, barriers, tmem, end: tmem + 8 }
+        SmemMap { q: 0, o: first, kv, raw, factors, inverses, units, barriers, tmem, end: tmem + 8 }
     }
 
     /// Where everything lies in shared memory. O gets its own space when there is room, else it reuses Q's.
@@ -116,7 +122,7 @@ impl Plan {
     }
 
     /// Shared memory in order. Where O reuses Q's memory it is listed there, and has no entry of its own.
-    pub const fn smem_regions(&self) -> [Region; 9] {
+    pub const fn smem_regions(&self) -> [Region; 10] {
         let map = self.smem();
         let shared = self.o_in_q();
         let q_note = if shared { "O of the same tile, after the last Q Kᵀ" } else { "" };
@@ -125,6 +131,13 @@ impl Plan {
             Region { name: "Q", at: map.q, size: self.q_bytes(), count: self.tiles, note: q_note },
             Region { name: "O", at: map.o, size: self.o_bytes(), count: if shared { 0 } else { self.tiles }, note: "" },
             Region { name: "K, V ring", at: map.kv, size: self.stage_bytes(), count: self.stages, note: kv_note },
+            Region {
+                name: "raw ring",
+                at: map.raw,
+                size: self.raw_bytes(),
+                count: self.raw_stages(),
+                note: "a part of K or of V, of 8 bits",
+            },
             Region { name: "factors of O", at: map.factors, size: ROWS * 4, count: SLOTS, note: "f32 a row" },
             Region { name: "1 / sum", at: map.inverses, size: ROWS * 4, count: self.tiles, note: "f32 a row" },
             Region {

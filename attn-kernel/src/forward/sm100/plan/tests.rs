@@ -73,11 +73,12 @@ fn arrivals_are_those_of_the_roles_threads() {
     for (name, _, plan) in plans() {
         let n = plan.arrivals();
         // One thread loads, stores, commits; each warp of a warpgroup has one lane that arrives.
-        assert_eq!((n.q.0, n.kv, n.scores, n.output), (1, (1, 1), 1, 1), "{name}");
+        let widened = if plan.converts() { 4 } else { 1 };
+        assert_eq!((n.q.0, n.kv, n.raw, n.scores, n.output), (1, (widened, 1), (1, 4), 1, 1), "{name}");
         assert_eq!(n.q.1, 1 + u32::from(plan.o_in_q()), "{name}");
         assert_eq!((n.o, n.inverses, n.ready, n.last), ((4, 1), (4, 4), 8, 4), "{name}");
-        // The multiply and store warps, and each warp of the correction and of every softmax.
-        assert_eq!(n.units, (1, 1 + 1 + 4 + 4 * plan.tiles), "{name}");
+        // The multiply and store warps, and each warp of the correction, of every softmax, and of those that widen.
+        assert_eq!(n.units, (1, 1 + 1 + 4 + 4 * plan.tiles + 4 * u32::from(plan.converts())), "{name}");
     }
 }
 

@@ -22,6 +22,8 @@ impl Plan {
         let emulated = self.emulated_columns() as u64;
         // A maximum of three takes two scores; with the tile's load, one of each chunk and the reference are left.
         let maxima = if self.load_max { CHUNKS as u64 / 2 } else { keys / 2 };
+        // What warps read and write to widen K and V.
+        let widened = if self.converts() { keys * (d + dv) * 3 } else { 0 };
         Work {
             // Those of 16 bits that take as long.
             flops: rows * keys * (d + dv) * bytes,
@@ -38,8 +40,8 @@ impl Plan {
             // Q and K of S; V of O, whose P lies in tensor memory.
             factors: tiles * ((ROWS as u64 + keys) * d + keys * dv) * bytes,
             // The factor of a row is written and read.
-            shared: rows * 4 * 2,
-            copied: keys * (d + dv) * bytes,
+            shared: rows * 4 * 2 + widened,
+            copied: keys * (d + dv) * self.key_bytes() as u64,
         }
     }
 

@@ -32,7 +32,7 @@ pub(super) unsafe fn run<V: Variant<Sequences = Ragged>, const TILES: u32, const
         // they have been told a unit.
         grid::wait();
         grid::launch_dependents();
-        let mut kv = shared.kv.split().0;
+        let mut kv = if const { V::PLAN.converts() } { shared.raw } else { shared.kv }.split().0;
         let (own, blocks) = (entry::block_idx_x(), entry::grid_dim_x());
         let mut turn = 0;
         let mut round = 0;
@@ -191,9 +191,9 @@ impl<'a> Source<'a> {
                 full: slot.full(),
                 rows: KEYS,
                 columns: (first, width),
-                panel: plan.panel(plan.d),
+                panel: plan.raw_panel(plan.d),
             };
-            slot.expect_by(self.leads, plan.k_bytes());
+            slot.expect_by(self.leads, plan.k_loaded());
             // SAFETY: the caller's promise.
             unsafe { self.rows::<V>((map, self.params.k_room), to, block, 0, page) };
             first += width;
@@ -217,9 +217,14 @@ impl<'a> Source<'a> {
         let mut first = 0;
         while first < KEYS {
             let slot = kv.acquire();
-            let to =
-                Stage { tile: slot.tile(), full: slot.full(), rows, columns: (0, plan.dv), panel: plan.panel(plan.dv) };
-            slot.expect_by(self.leads, plan.v_bytes());
+            let to = Stage {
+                tile: slot.tile(),
+                full: slot.full(),
+                rows,
+                columns: (0, plan.dv),
+                panel: plan.raw_panel(plan.dv),
+            };
+            slot.expect_by(self.leads, plan.v_loaded());
             // SAFETY: the caller's promise.
             unsafe { self.rows::<V>((map, self.params.v_room), to, block, first, page) };
             first += rows;
@@ -236,7 +241,7 @@ impl<'a> Source<'a> {
         first: u32,
         page: u32,
     ) {
-        let bytes = const { V::PLAN.operand_bytes() };
+        let bytes = const { V::PLAN.key_bytes() };
         let (mut offset, mut lane) = (0, 0);
         // Lanes have the pages of the block's chunks, of which some come before `first`.
         let mut skipped = 0;
