@@ -9,6 +9,8 @@
 //! - The copy unit works in 16 bytes of a row. A box that begins inside 16 bytes is an illegal instruction, and a store to a row
 //!   that ends inside 16 bytes also replaces the rest of them.
 //! - A load may begin before the tensor in any dimension. A store or reduction may not: an illegal instruction.
+//! - A load whose box reaches outside of the tensor touches the map's base address, which must then be mapped memory even where no
+//!   element of the box lies there. A store does not.
 
 use crate::tensor_map::{DataType, Interleave, OobFill, Swizzle, TensorMap};
 
@@ -83,6 +85,13 @@ pub struct CopyPlan {
     pub bytes: u32,
     /// What a load writes for elements outside the tensor, repeated over a piece.
     pub fill: Fill,
+}
+
+impl CopyPlan {
+    /// Whether a part of the box is outside the tensor.
+    pub fn reaches_outside(&self) -> bool {
+        self.pieces.iter().any(|piece| piece.source == Source::Outside)
+    }
 }
 
 /// The value of elements outside the tensor.

@@ -1,7 +1,8 @@
 //! Every rule has a smallest kernel that breaks it, with the report that it must give, in `tests/fail`.
 //!
 //! A file's head says how to launch it (`// launch: grid=N block=N shared=N cluster=N params=KIND:BYTES,..`, where a
-//! `buffer` is filled by the host, an `empty` one is not, and a `map` is the tensor map of one) and what the report must contain (`// expect: ..`). Lines
+//! `buffer` is filled by the host, an `empty` one is not, a `map` is the tensor map of one, and a `shifted-map` one whose base address
+//! lies 64 rows before the buffer) and what the report must contain (`// expect: ..`). Lines
 //! that begin with `//+` are what the kernel lacks, lines with `//-` precede one that it has too much: repaired like
 //! that (and launched by `// fixed-launch:`, where there is one), it must run without a finding. All of it holds for
 //! every seed, or with `// expect-seeds: some` for at least one.
@@ -67,18 +68,19 @@ fn param(gpu: &mut Gpu, spec: &str) -> Vec<u8> {
     let addr = match kind {
         "buffer" => gpu.upload(&(0..bytes).map(|i| i as u8).collect::<Vec<_>>()),
         "empty" => gpu.alloc(bytes),
-        "map" => return map(gpu, bytes),
+        "map" => return map(gpu, bytes, 0),
+        "shifted-map" => return map(gpu, bytes, 64),
         _ => panic!("no such parameter: {kind}"),
     };
     addr.to_le_bytes().to_vec()
 }
 
-/// A map of rows of 64 bytes, which are copied one at a time.
-fn map(gpu: &mut Gpu, bytes: u64) -> Vec<u8> {
+/// A map of rows of 64 bytes, which are copied one at a time. So many of them come before the buffer and are nobody's memory.
+fn map(gpu: &mut Gpu, bytes: u64, before: u64) -> Vec<u8> {
     let args = EncodeTiled {
         data_type: DataType::Uint8,
-        global_address: gpu.upload(&vec![1; bytes as usize]),
-        global_dim: &[64, bytes / 64],
+        global_address: gpu.upload(&vec![1; bytes as usize]) - 64 * before,
+        global_dim: &[64, before + bytes / 64],
         global_strides: &[64],
         box_dim: &[64, 1],
         element_strides: &[1, 1],

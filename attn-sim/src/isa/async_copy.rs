@@ -231,7 +231,7 @@ impl Execute for Arrive {
             {
                 return Err(cx.fault(Kind::Operand, "the mbarrier is in another block"));
             }
-            let issuer = cx.actor();
+            let issuer = cx.actor_of(Lane::One(lane as u8));
             if !self.counted {
                 cx.m.mbarrier_change(&issuer, at, None, |bar| {
                     bar.increment_pending()?;

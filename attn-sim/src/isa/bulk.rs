@@ -268,7 +268,7 @@ impl Execute for Load {
             let mask = masks.map(|masks| masks[lane] & 0xffff);
             for (block, bar) in super::tma::targets(cx, block, bar, mask, false)? {
                 let who = cx.begin(Stream::Mbarrier(bar.0, bar.1), Proxy::Async, false);
-                cx.m.mbarrier_for_unit(&who, bar)?;
+                cx.m.mbarrier_for_unit(&who, lane, bar)?;
                 let (to, reduce) = (Location::Shared { block, offset }, self.reduce);
                 cx.schedule(Unit::Copy, None, move |m| land(m, &who, source, to, size, bar, reduce));
             }

@@ -116,7 +116,7 @@ impl Execute for TryCancel {
                 .collect();
             for (who, at, bar) in &targets {
                 cx.m.check_aligned(who, *at, 16)?;
-                cx.m.mbarrier_for_unit(who, *bar)?;
+                cx.m.mbarrier_for_unit(who, lane, *bar)?;
             }
             cx.schedule(Unit::Launch, None, move |m: &mut Machine| {
                 let first = m.cancel_cluster().map(|id| std::array::from_fn(|axis| id[axis] * m.shape.cluster[axis]));

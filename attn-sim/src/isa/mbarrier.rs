@@ -3,6 +3,7 @@
 use super::form::Form;
 use crate::counters::Class;
 use crate::machine::UnitState;
+use crate::machine::clock::Lane;
 use crate::machine::context::{Context, lanes};
 use crate::machine::decode::{Addr, Decode, Reg, Source};
 use crate::machine::execute::{Execute, Step};
@@ -66,15 +67,18 @@ impl Execute for Life {
     fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
         let addrs = cx.addresses(&self.addr);
         let counts = self.count.map(|count| cx.u32(&count));
-        // Lanes that initialise one mbarrier alike do so once: a warp often does it as a whole.
+        // Lanes that initialise one mbarrier alike do so once, and each for itself: a warp often does it as a whole.
         let mut done = Vec::new();
         for lane in cx.lanes() {
-            let initial = counts.map(|counts| (addrs[lane], counts[lane]));
-            if initial.is_some_and(|initial| done.contains(&initial)) {
+            let initial = |lane: usize| counts.map(|counts| (addrs[lane], counts[lane]));
+            if initial(lane).is_some_and(|initial| done.contains(&initial)) {
                 continue;
             }
-            done.extend(initial);
-            let (at, who) = (place(cx, lane, self.space, addrs[lane])?, cx.actor());
+            done.extend(initial(lane));
+            let alone = counts.is_none() || !cx.lanes().any(|other| other != lane && initial(other) == initial(lane));
+            let by = if alone { Lane::One(lane as u8) } else { Lane::Any };
+            let (at, who) = (place(cx, lane, self.space, addrs[lane])?, cx.actor_of(by));
+            cx.m.warps[cx.warp].touched = who.clock;
             match counts {
                 Some(counts) => {
                     let already = cx.m.blocks[at.0].mbarriers.contains_key(&at.1);
@@ -151,8 +155,8 @@ impl Arrive {
 
 impl Execute for Arrive {
     fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
-        let (addrs, amounts, who) = (cx.addresses(&self.addr), cx.u32(&self.amount), cx.actor());
-        let mask = cx.mask;
+        let (addrs, amounts) = (cx.addresses(&self.addr), cx.u32(&self.amount));
+        let (mask, mut who) = (cx.mask, cx.actor());
         // Lanes that arrive at one mbarrier release together what each of them knows.
         let together = lanes(mask).all(|lane| addrs[lane] == addrs[cx.first_lane()]);
         let mut released = None;
@@ -163,6 +167,7 @@ impl Execute for Arrive {
                 released = Some(cx.m.release_of(cx.warp, if together { mask } else { 1 << lane }));
             }
             let known = released.as_deref();
+            who.lane = Lane::One(lane as u8);
             let token = cx.m.mbarrier_change(&who, at, known, |bar| self.change(bar, amounts[lane]))?;
             states[lane] = token.0;
         }
@@ -186,9 +191,9 @@ struct Transaction {
 
 impl Execute for Transaction {
     fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
-        let (addrs, bytes, who) = (cx.addresses(&self.addr), cx.u32(&self.bytes), cx.actor());
+        let (addrs, bytes) = (cx.addresses(&self.addr), cx.u32(&self.bytes));
         for lane in cx.lanes() {
-            let at = place(cx, lane, self.space, addrs[lane])?;
+            let (at, who) = (place(cx, lane, self.space, addrs[lane])?, cx.actor_of(Lane::One(lane as u8)));
             cx.m.mbarrier_change(&who, at, None, |bar| {
                 let step = if self.complete { bar.complete_tx(bytes[lane])? } else { bar.expect_tx(bytes[lane])? };
                 Ok(((), step))
@@ -274,9 +279,10 @@ impl Waits {
 }
 
 impl WaitFor {
-    /// Whether a phase is complete. Asking for one that hardware cannot tell from another by now is reported.
-    fn complete(&self, cx: &mut Context<'_>, at: At, phase: Phase) -> Result<bool, Stop> {
-        let who = cx.actor();
+    /// Whether a phase is complete, which some lanes ask for. Asking for one that hardware cannot tell from another by now is
+    /// reported.
+    fn complete(&self, cx: &mut Context<'_>, lanes: u32, at: At, phase: Phase) -> Result<bool, Stop> {
+        let who = cx.actor_of(Lane::of_mask(lanes));
         let done = cx.m.mbarrier_test(&who, at, phase, self.acquire)?;
         let state = cx.m.mbarrier(&who, at)?.state;
         let now = state.phase();
@@ -312,29 +318,28 @@ impl Execute for WaitFor {
     fn execute(&self, cx: &mut Context<'_>) -> Result<Step, Stop> {
         let (addrs, phases) = (cx.addresses(&self.addr), cx.u64(&self.phase));
         // Lanes mostly ask the same.
-        let mut answers: Vec<(At, Phase, bool)> = Vec::new();
-        let mut done = 0;
+        let mut asked: Vec<(At, Phase, u32)> = Vec::new();
         for lane in cx.lanes() {
             let at = place(cx, lane, self.space, addrs[lane])?;
             let phase = match self.parity {
                 true => Phase::Parity(phases[lane] & 1 == 1),
                 false => Phase::State(Token(phases[lane])),
             };
-            let known = answers.iter().find(|(a, p, _)| (*a, *p) == (at, phase)).map(|(.., complete)| *complete);
-            let complete = match known {
-                Some(complete) => complete,
-                None => {
-                    let complete = self.complete(cx, at, phase)?;
-                    answers.push((at, phase, complete));
-                    complete
-                }
-            };
-            done |= u32::from(complete) << lane;
+            match asked.iter_mut().find(|(a, p, _)| (*a, *p) == (at, phase)) {
+                Some((.., lanes)) => *lanes |= 1 << lane,
+                None => asked.push((at, phase, 1 << lane)),
+            }
+        }
+        let mut done = 0;
+        for &(at, phase, lanes) in &asked {
+            if self.complete(cx, lanes, at, phase)? {
+                done |= lanes;
+            }
         }
         // Hardware too gives up at times: code that does not ask again must show.
         let gives_up = cx.timed_out || !cx.resumed && cx.m.one_in(3);
         if done == 0 && self.suspends && !gives_up {
-            let (at, phase, _) = answers[0];
+            let (at, phase, _) = asked[0];
             let (key, detail) = (Key::Mbarrier(at.0, at.1), self.words(at, phase));
             return Ok(Step::Block(Wait { key, what: "mbarrier", detail, gives_up: true }));
         }

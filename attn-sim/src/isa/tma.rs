@@ -249,12 +249,13 @@ impl Execute for Load {
             let mut plan = None;
             for (block, bar) in targets(cx, block, bar, mask, self.pair)? {
                 let who = cx.begin(Stream::Mbarrier(bar.0, bar.1), Proxy::Async, false);
-                cx.m.mbarrier_for_unit(&who, bar)?;
+                cx.m.mbarrier_for_unit(&who, lane, bar)?;
                 let shared_plan = match &plan {
                     Some(plan) => Rc::clone(plan),
                     None => {
                         let map = self.what.map.read(cx, lane, &who, of.map)?;
                         let made = self.what.plan(cx, |c| tma_copy::load(&map, c, offset), &of)?;
+                        check_base(cx, &map, &made)?;
                         Rc::clone(plan.insert(Rc::new(made)))
                     }
                 };
@@ -267,6 +268,19 @@ impl Execute for Load {
     fn class(&self) -> Class {
         Class::Copy
     }
+}
+
+/// The rule of a box that reaches outside of its tensor: the unit touches the map's base address for it.
+fn check_base(cx: &Context<'_>, map: &TensorMap, plan: &CopyPlan) -> Result<(), Stop> {
+    let base = map.global_address;
+    if !plan.reaches_outside() || cx.m.global.holds(base, 1) {
+        return Ok(());
+    }
+    let place = cx.m.global.base().describe(base);
+    let message = format!(
+        "the box reaches outside of its tensor, for which the copy unit touches the map's base address {base:#x}: {place}"
+    );
+    Err(cx.fault(Kind::OutOfBounds, message))
 }
 
 /// A load's bytes reach a block's shared memory, and its mbarrier is told.

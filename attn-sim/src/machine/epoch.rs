@@ -16,6 +16,11 @@ pub enum Lane {
 }
 
 impl Lane {
+    /// The lanes of a mask that is not empty, each for itself.
+    pub const fn of_mask(mask: u32) -> Self {
+        if mask.is_power_of_two() { Lane::One(mask.trailing_zeros() as u8) } else { Lane::Several }
+    }
+
     const fn code(self) -> u32 {
         match self {
             Lane::One(lane) => lane as u32,

@@ -1,7 +1,7 @@
 //! mbarriers in the machine: their state, what their arrivals release, and who is woken.
 
 use super::Machine;
-use super::clock::{Actor, Epoch, Knowledge};
+use super::clock::{Actor, Epoch, Knowledge, Lane};
 use super::wait::Key;
 use crate::mbarrier_state::{MbarrierState, Misuse, Step, Token};
 use crate::report::{Kind, Stop};
@@ -66,22 +66,28 @@ impl Machine {
         self.fault(who, Kind::Mbarrier, format!("the mbarrier at {:#x}: {misuse}", at.1))
     }
 
-    /// The live mbarrier at a place, whose initialisation `who` must have heard of.
+    /// The live mbarrier at a place, whose initialisation `who` must have heard of: other warps by what was released to them, other
+    /// lanes of the same warp by having met.
     pub fn mbarrier(&mut self, who: &Actor, at: At) -> Result<&mut Mbarrier, Stop> {
         let Some(bar) = self.blocks[at.0].mbarriers.get(&at.1) else {
             return Err(self.fault(who, Kind::Mbarrier, format!("no mbarrier was initialised at {:#x}", at.1)));
         };
         let by = bar.initialised;
-        if who.agent != by.agent && !who.known.seen.covers(by) {
+        if who.apart(by) {
+            let lanes = "another lane of the same warp, and the two have not met since (bar.warp.sync)";
+            self.report(who, Kind::Race, format!("the mbarrier at {:#x} was initialised by {lanes}", at.1), Some(by));
+        } else if who.agent != by.agent && !who.known.seen.covers(by) {
             let message = format!("the mbarrier at {:#x} is used before its initialisation is visible", at.1);
             self.report(who, Kind::Race, message, None);
         }
         Ok(self.blocks[at.0].mbarriers.get_mut(&at.1).expect("found above"))
     }
 
-    /// The live mbarrier that an asynchronous operation will complete on, which must be visible to units when it is issued.
-    pub fn mbarrier_for_unit(&mut self, who: &Actor, at: At) -> Result<(), Stop> {
-        if !self.mbarrier(who, at)?.for_units {
+    /// The live mbarrier that an asynchronous operation of one lane will complete on, which must be visible to units when it is
+    /// issued.
+    pub fn mbarrier_for_unit(&mut self, who: &Actor, lane: usize, at: At) -> Result<(), Stop> {
+        let issuer = Actor { lane: Lane::One(lane as u8), ..who.clone() };
+        if !self.mbarrier(&issuer, at)?.for_units {
             let message = format!(
                 "the mbarrier at {:#x} is used by an asynchronous unit, with no fence after its initialisation",
                 at.1
