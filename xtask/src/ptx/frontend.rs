@@ -80,9 +80,7 @@ pub struct Source<'a> {
     pub root: &'a Path,
     /// The crate's name.
     pub name: &'a str,
-    /// Whether kernels that only tests start are compiled too.
-    pub probes: bool,
-    /// A file of the kernels that are compiled in place of the crate's own.
+    /// A file of the kernels that are compiled in place of the crate's own, and of the probes.
     pub variants: Option<&'a Path>,
 }
 
@@ -135,12 +133,8 @@ pub fn arguments(source: Source, arch: Arch) -> Vec<String> {
     add("-Adead-code");
     add(&format!("-Ctarget-cpu={}", arch.name()));
     add(&format!("--cfg=attn_arch=\"{}\"", arch.name()));
-    if source.probes {
-        add("--cfg=attn_probes");
-    }
-    if source.variants.is_some() {
-        add("--cfg=attn_variants");
-    }
+    // The probes are always there, and left out of what is compiled on: one run of the front end serves every build.
+    add(if source.variants.is_some() { "--cfg=attn_variants" } else { "--cfg=attn_probes" });
     let known: Vec<_> = Arch::ALL.iter().map(|arch| format!("\"{}\"", arch.name())).collect();
     add(&format!("--check-cfg=cfg(attn_arch, values({}))", known.join(", ")));
     add("--check-cfg=cfg(attn_probes, attn_variants, test)");

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, bail};
 
+use super::constants;
 use super::scan::{Token, rewrite, strip_comment, tokens};
 
 /// An LLVM module in text form.
@@ -73,7 +74,21 @@ impl Module {
                 module.add_line(line).with_context(|| format!("in the IR line `{line}`"))?;
             }
         }
+        module.name_constants()?;
         Ok(module)
+    }
+
+    /// Gives constants without a name in the source one that depends on nothing but their content.
+    fn name_constants(&mut self) -> Result<()> {
+        let texts = self.symbols.iter().map(|(name, symbol)| (name.as_str(), symbol.text.as_str()));
+        let names = constants::names(&texts.collect())?;
+        let symbols = std::mem::take(&mut self.symbols).into_iter();
+        let renamed = symbols.map(|(name, Symbol { kind, text })| {
+            let text = constants::rename(&text, &names);
+            (names.get(&name).cloned().unwrap_or(name), Symbol { kind, text })
+        });
+        self.symbols = renamed.collect();
+        Ok(())
     }
 
     fn add_function(&mut self, text: String) -> Result<()> {

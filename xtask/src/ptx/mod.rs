@@ -7,6 +7,7 @@
 mod annotate;
 mod arch;
 mod build;
+mod constants;
 mod declare;
 mod frontend;
 mod ir;
@@ -106,21 +107,16 @@ pub fn prepare(toolchain: &Toolchain) -> Result<()> {
 fn front(toolchain: &Toolchain, options: &Options) -> Result<Vec<Job>> {
     let core = frontend::core(&toolchain.rust)?;
     let part = options.kernel.as_deref().unwrap_or_default();
-    let jobs = options.arch.iter().map(|arch| jobs(toolchain, &core, *arch, part, options.probes, options.codegen));
-    Ok(jobs.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    let jobs = options.arch.iter().map(|arch| jobs(toolchain, &core, *arch, part, options.codegen));
+    let mut jobs: Vec<Job> = jobs.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    jobs.retain(|job| options.probes || !job.declared.name.starts_with(probes::PREFIX));
+    Ok(jobs)
 }
 
-/// One annotated module for each kernel of `attn-kernel` whose name contains `part`.
-fn jobs(
-    toolchain: &Toolchain,
-    core: &Path,
-    arch: Arch,
-    part: &str,
-    probes: bool,
-    codegen: Codegen,
-) -> Result<Vec<Job>> {
+/// One annotated module for each kernel of `attn-kernel`, the probes among them, whose name contains `part`.
+fn jobs(toolchain: &Toolchain, core: &Path, arch: Arch, part: &str, codegen: Codegen) -> Result<Vec<Job>> {
     let root = workspace::root().join("attn-kernel/src/lib.rs");
-    let source = Source { root: &root, name: "attn_kernel", probes, variants: None };
+    let source = Source { root: &root, name: "attn_kernel", variants: None };
     split(&frontend::emit(&toolchain.rust, core, source, arch)?, arch, part, codegen)
 }
 

@@ -63,8 +63,7 @@ fn dir(arch: Arch) -> PathBuf {
 /// What the source is: equal hashes give equal kernels with equal tools. Probes are not among the prebuilt kernels.
 fn source_hash(arch: Arch) -> Result<String> {
     let root = workspace::root().join("attn-kernel/src");
-    let flags =
-        frontend::arguments(frontend::Source { root: &root, name: "attn_kernel", probes: false, variants: None }, arch);
+    let flags = frontend::arguments(frontend::Source { root: &root, name: "attn_kernel", variants: None }, arch);
     let key = Key::new("prebuilt").add(flags.join("\n")).add(lower::flags());
     Ok(key.tree(&root, |path| !path.starts_with("probe"))?.finish())
 }

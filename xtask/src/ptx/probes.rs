@@ -13,9 +13,12 @@ use super::{Codegen, frontend, jobs, pool, prebuilt};
 use crate::toolchain::Toolchain;
 use crate::workspace;
 
+/// How the names of kernels begin that only tests start.
+pub const PREFIX: &str = "probe_";
+
 /// Which probes of which architecture: sm_103a has one form of load more than sm_100a.
 const WANTED: [(Arch, &str); 3] =
-    [(Arch::Sm90a, "probe_"), (Arch::Sm100a, "probe_"), (Arch::Sm103a, "probe_tcgen05_reduce")];
+    [(Arch::Sm90a, PREFIX), (Arch::Sm100a, PREFIX), (Arch::Sm103a, "probe_tcgen05_reduce")];
 
 fn dir() -> PathBuf {
     workspace::root().join("attn-sim/tests/ptx/probes")
@@ -29,7 +32,7 @@ fn fresh(toolchain: &Toolchain, options: &Options) -> Result<Files> {
     let core = frontend::core(&toolchain.rust)?;
     let mut all = Vec::new();
     for (arch, part) in WANTED {
-        all.extend(jobs(toolchain, &core, arch, part, true, Codegen::Llvm)?);
+        all.extend(jobs(toolchain, &core, arch, part, Codegen::Llvm)?);
     }
     let (built, failed) = pool::compile_all(toolchain, &all, options.jobs, options.verbose);
     let failed: Vec<String> = failed.iter().map(ToString::to_string).collect();

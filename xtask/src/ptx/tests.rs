@@ -16,7 +16,7 @@ use crate::workspace;
 fn emit(toolchain: &Toolchain, name: &str, arch: Arch) -> String {
     let core = frontend::core(&toolchain.rust).unwrap();
     let root = workspace::root().join("xtask/fixtures").join(name).join("lib.rs");
-    frontend::emit(&toolchain.rust, &core, Source { root: &root, name, probes: false, variants: None }, arch).unwrap()
+    frontend::emit(&toolchain.rust, &core, Source { root: &root, name, variants: None }, arch).unwrap()
 }
 
 fn compile(toolchain: &Toolchain, name: &str, arch: Arch, codegen: Codegen) -> Built {
@@ -112,6 +112,21 @@ fn a_kernel_does_not_change_with_its_neighbours() {
     };
     assert_eq!(of(one).ir, of(two).ir);
     assert!(!of(two).ir.contains("@x"));
+}
+
+/// rustc numbers constants without a name over the whole crate: their content is what counts.
+#[test]
+fn constants_are_named_by_their_content() {
+    let of = |text: &str| split(text, Arch::Sm90a, "", Codegen::Llvm).unwrap().remove(0).ir;
+    let kernel = |module: &str, first: usize, other: &str| {
+        let (a, b) = (format!("@anon.{module}.{first}"), format!("@anon.{module}.{}", first + 1));
+        format!(
+            "module asm \"//@kernel a maxntid=32\"\n{a} = private unnamed_addr constant i8 {other}\n\
+             {b} = private unnamed_addr constant ptr {a}\ndefine ptx_kernel void @a() {{\n  store ptr {b}, ptr {a}\n  ret void\n}}\n"
+        )
+    };
+    assert_eq!(of(&kernel("0f", 3, "7")), of(&kernel("a1", 40, "7")));
+    assert_ne!(of(&kernel("0f", 3, "7")), of(&kernel("0f", 3, "8")));
 }
 
 #[test]

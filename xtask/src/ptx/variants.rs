@@ -65,7 +65,7 @@ fn jobs(toolchain: &Toolchain, variants: &[Variant], out: &Path, arch: Arch) -> 
     fs::write(&file, source(variants)).with_context(|| format!("cannot write {}", file.display()))?;
     let file = file.canonicalize().with_context(|| format!("cannot find {}", file.display()))?;
     let root = workspace::root().join("attn-kernel/src/lib.rs");
-    let source = Source { root: &root, name: "attn_kernel", probes: false, variants: Some(&file) };
+    let source = Source { root: &root, name: "attn_kernel", variants: Some(&file) };
     let ir = frontend::emit(&toolchain.rust, &frontend::core(&toolchain.rust)?, source, arch)?;
     split(&ir, arch, "", Codegen::Llvm)
 }
