@@ -222,8 +222,11 @@ impl Sequences for Ragged {
     ) {
         let plan = const { V::PLAN };
         let (mut q, mut targets) = (rings.q.split().0, Targets::new::<V, QUERIES>(rings, smem));
-        // SAFETY: called by a whole warp.
-        let leads = unsafe { warp::elect() };
+        // SAFETY: called by a whole warp. All its lanes wait on the barriers that one of them has made.
+        let leads = unsafe {
+            warp::sync();
+            warp::elect()
+        };
         // The list of tiles, and all else in global memory, may be what the kernel before this one writes.
         grid::wait();
         grid::launch_dependents();
