@@ -15,11 +15,26 @@ struct Manifest {
 #[derive(serde::Deserialize)]
 struct Kernel {
     name: String,
-    /// File names beside the manifest.
-    cubin: PathBuf,
-    ptx: PathBuf,
+    cubin: Part,
+    ptx: Part,
     /// Fingerprint of the plan that it was compiled from, hexadecimal.
     plan: String,
+}
+
+/// A part of what a packed file holds.
+#[derive(serde::Deserialize)]
+struct Part {
+    /// Name beside the manifest.
+    file: PathBuf,
+    at: usize,
+    bytes: usize,
+}
+
+impl Part {
+    fn source(&self, dir: &Path) -> String {
+        let Part { file, at, bytes } = self;
+        format!("Packed {{ frame: include_bytes!({:?}), at: {at}, bytes: {bytes} }}", dir.join(file))
+    }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -54,10 +69,10 @@ fn add(dir: &Path, table: &mut String) -> Result<(), Box<dyn Error>> {
     let arch = dir.file_name().unwrap_or_default().to_string_lossy();
     let manifest: Manifest = serde_json::from_slice(&fs::read(dir.join("manifest.json"))?)?;
     for Kernel { name, cubin, ptx, plan } in manifest.kernels {
-        let (cubin, ptx) = (dir.join(cubin), dir.join(ptx));
+        let (cubin, ptx) = (cubin.source(dir), ptx.source(dir));
         writeln!(
             table,
-            "    Embedded {{ name: {name:?}, arch: {arch:?}, cubin: include_bytes!({cubin:?}), ptx: include_bytes!({ptx:?}), plan: 0x{plan} }},"
+            "    Embedded {{ name: {name:?}, arch: {arch:?}, cubin: {cubin}, ptx: {ptx}, plan: 0x{plan} }},"
         )?;
     }
     Ok(())

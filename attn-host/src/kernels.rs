@@ -2,14 +2,14 @@
 
 use std::env;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use attn_kernel::companion::EntryPoint;
-use flate2::read::GzDecoder;
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::packed::Packed;
 
 /// Names a folder with freshly built kernels (`cargo xtask build-ptx --out DIR`), which then replace the embedded ones. Its
 /// `manifest.json` says from which plan each was compiled; one of another plan than this program's is refused.
@@ -22,9 +22,8 @@ const MANIFEST: &str = "manifest.json";
 struct Embedded {
     name: &'static str,
     arch: &'static str,
-    cubin: &'static [u8],
-    /// PTX, gzip.
-    ptx: &'static [u8],
+    cubin: Packed,
+    ptx: Packed,
     /// Fingerprint of the plan that both were compiled from.
     plan: u64,
 }
@@ -35,43 +34,73 @@ include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 /// A kernel's code in the forms that were found.
 #[derive(Debug)]
 pub(crate) struct Code {
-    /// Machine code.
-    pub(crate) cubin: Option<Vec<u8>>,
-    ptx: Ptx,
+    cubin: Form,
+    ptx: Form,
 }
 
+/// One form of a kernel's code.
 #[derive(Debug)]
-enum Ptx {
+enum Form {
     Absent,
-    Text(Vec<u8>),
-    Gzip(&'static [u8]),
+    Plain(Vec<u8>),
+    Packed(Packed),
+}
+
+impl From<Option<Vec<u8>>> for Form {
+    fn from(bytes: Option<Vec<u8>>) -> Self {
+        bytes.map_or(Form::Absent, Form::Plain)
+    }
+}
+
+impl Form {
+    fn bytes(&self, kernel: &EntryPoint) -> Result<Option<Vec<u8>>, Error> {
+        match self {
+            Form::Absent => Ok(None),
+            Form::Plain(bytes) => Ok(Some(bytes.clone())),
+            Form::Packed(packed) => packed.unpack().map(Some).map_err(|e| Error::NoKernel {
+                kernel: kernel.name,
+                reason: format!("its embedded code is damaged: {e}"),
+            }),
+        }
+    }
 }
 
 impl Code {
     #[cfg(test)]
     pub(crate) fn from_parts(cubin: Option<Vec<u8>>, ptx: Option<Vec<u8>>) -> Self {
-        Code { cubin, ptx: ptx.map_or(Ptx::Absent, Ptx::Text) }
+        Code { cubin: cubin.into(), ptx: ptx.into() }
+    }
+
+    /// The machine code, if there is one.
+    pub(crate) fn cubin(&self, kernel: &EntryPoint) -> Result<Option<Vec<u8>>, Error> {
+        self.cubin.bytes(kernel)
     }
 
     /// The PTX text with a terminating zero, if there is one.
     pub(crate) fn ptx(&self, kernel: &EntryPoint) -> Result<Option<Vec<u8>>, Error> {
-        let mut text = match &self.ptx {
-            Ptx::Absent => return Ok(None),
-            Ptx::Text(text) => text.clone(),
-            Ptx::Gzip(packed) => unpack(packed).map_err(|e| Error::NoKernel {
-                kernel: kernel.name,
-                reason: format!("its embedded PTX is damaged: {e}"),
-            })?,
-        };
-        text.push(0);
-        Ok(Some(text))
+        let mut text = self.ptx.bytes(kernel)?;
+        text.iter_mut().for_each(|text| text.push(0));
+        Ok(text)
     }
 }
 
-fn unpack(packed: &[u8]) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    GzDecoder::new(packed).read_to_end(&mut text)?;
-    Ok(text)
+/// A kernel's machine code (a cubin), as a launch would find it: in the folder that [`KERNEL_DIR`] names, else in this crate. For
+/// programs that look at it or launch it otherwise.
+///
+/// # Errors
+/// If the kernel is nowhere, or was compiled from another plan than this program's.
+pub fn machine_code(kernel: &EntryPoint) -> Result<Option<Vec<u8>>, Error> {
+    find(kernel)?.cubin(kernel)
+}
+
+/// A kernel's PTX, found like its [`machine_code`]. A launch needs it only where the driver does not take the machine code.
+///
+/// # Errors
+/// If the kernel is nowhere, or was compiled from another plan than this program's.
+pub fn ptx(kernel: &EntryPoint) -> Result<Option<String>, Error> {
+    let text = find(kernel)?.ptx.bytes(kernel)?;
+    let damaged = |e| Error::NoKernel { kernel: kernel.name, reason: format!("its PTX is not a text: {e}") };
+    text.map(|text| String::from_utf8(text).map_err(damaged)).transpose()
 }
 
 /// The code of a kernel: from the folder that [`KERNEL_DIR`] names, else the embedded one.
@@ -91,7 +120,7 @@ fn embedded(kernel: &EntryPoint, table: &[Embedded]) -> Result<Code, Error> {
         ),
     })?;
     of_plan(kernel, || "this program".to_owned(), &fingerprint(found.plan))?;
-    Ok(Code { cubin: Some(found.cubin.to_vec()), ptx: Ptx::Gzip(found.ptx) })
+    Ok(Code { cubin: Form::Packed(found.cubin), ptx: Form::Packed(found.ptx) })
 }
 
 /// The code of a kernel from a folder of freshly built ones.
@@ -101,7 +130,7 @@ pub(crate) fn from_folder(kernel: &EntryPoint, dir: &Path) -> Result<Code, Error
         let (cubin, ptx) = (file("cubin")?, file("ptx")?);
         if cubin.is_some() || ptx.is_some() {
             of_plan(kernel, || dir.display().to_string(), &noted_plan(kernel, dir)?)?;
-            return Ok(Code { cubin, ptx: ptx.map_or(Ptx::Absent, Ptx::Text) });
+            return Ok(Code { cubin: cubin.into(), ptx: ptx.into() });
         }
     }
     let reason = format!("neither its cubin nor its PTX is in {} ({KERNEL_DIR} names such a folder)", dir.display());
@@ -148,9 +177,9 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packed::tests::frame;
     use attn_kernel::companion::COMPANIONS;
     use attn_kernel::forward::{Arch, KERNELS};
-    use flate2::{Compression, read::GzEncoder};
     use std::path::PathBuf;
 
     /// A folder of its own for a test, removed when it ends.
@@ -179,8 +208,11 @@ mod tests {
         KERNELS[index].entry_point()
     }
 
-    fn in_table(kernel: &EntryPoint, ptx: &'static [u8], plan: u64) -> Embedded {
-        Embedded { name: kernel.name, arch: kernel.arch.name(), cubin: b"machine code", ptx, plan }
+    /// An entry whose two forms are packed together.
+    fn in_table(kernel: &EntryPoint, ptx: &str, plan: u64) -> Embedded {
+        let frame = frame(format!("machine code{ptx}").as_bytes());
+        let (cubin, ptx) = (Packed { frame, at: 0, bytes: 12 }, Packed { frame, at: 12, bytes: ptx.len() });
+        Embedded { name: kernel.name, arch: kernel.arch.name(), cubin, ptx, plan }
     }
 
     fn manifest(kernel: &EntryPoint, plan: u64) -> Vec<u8> {
@@ -189,18 +221,33 @@ mod tests {
 
     #[test]
     fn embedded_code_is_found_by_name_and_unpacked() {
-        let mut packed = Vec::new();
-        GzEncoder::new(&b".version 8.0"[..], Compression::best()).read_to_end(&mut packed).expect("packs");
         let kernel = kernel(1);
-        let code = embedded(&kernel, &[in_table(&kernel, packed.leak(), kernel.fingerprint)]).expect("is in the table");
-        assert_eq!(code.cubin.as_deref(), Some(&b"machine code"[..]));
+        let code =
+            embedded(&kernel, &[in_table(&kernel, ".version 8.0", kernel.fingerprint)]).expect("is in the table");
+        assert_eq!(code.cubin(&kernel), Ok(Some(b"machine code".to_vec())));
         assert_eq!(code.ptx(&kernel), Ok(Some(b".version 8.0\0".to_vec())));
+    }
+
+    #[test]
+    fn every_embedded_kernel_unpacks_to_its_own_code() {
+        for Embedded { name, arch, cubin, ptx, .. } in EMBEDDED {
+            let code = cubin.unpack().expect("machine code");
+            assert!(
+                code.starts_with(b"\x7fELF") && code.windows(name.len()).any(|w| w == name.as_bytes()),
+                "{arch} {name}"
+            );
+            let text = String::from_utf8(ptx.unpack().expect("PTX")).expect("a text");
+            assert!(
+                text.contains(&format!(".target {arch}")) && text.contains(&format!(".entry {name}(")),
+                "{arch} {name}"
+            );
+        }
     }
 
     #[test]
     fn a_name_of_several_architectures_is_told_apart() {
         let [hopper, blackwell] = [Arch::Sm90a, Arch::Sm100a].map(|arch| COMPANIONS[0].entry_point(arch));
-        let table = [in_table(&hopper, b"", hopper.fingerprint)];
+        let table = [in_table(&hopper, "", hopper.fingerprint)];
         assert!(embedded(&hopper, &table).is_ok());
         assert!(matches!(embedded(&blackwell, &table), Err(Error::NoKernel { .. })));
     }
@@ -212,11 +259,14 @@ mod tests {
     }
 
     #[test]
-    fn damaged_embedded_ptx_is_an_error() {
+    fn damaged_embedded_code_is_an_error() {
         let kernel = kernel(0);
-        let table = [in_table(&kernel, b"not gzip", kernel.fingerprint)];
-        let found = embedded(&kernel, &table).expect("found").ptx(&kernel);
-        assert!(matches!(found, Err(Error::NoKernel { .. })), "{found:?}");
+        let damaged = Packed { frame: b"no frame", at: 0, bytes: 4 };
+        let table = [Embedded { cubin: damaged, ptx: damaged, ..in_table(&kernel, "", kernel.fingerprint) }];
+        let code = embedded(&kernel, &table).expect("found");
+        for found in [code.cubin(&kernel), code.ptx(&kernel)] {
+            assert!(matches!(found, Err(Error::NoKernel { .. })), "{found:?}");
+        }
     }
 
     #[test]
@@ -227,12 +277,12 @@ mod tests {
         folder.write(&format!("{}.ptx", kernel.name), b"text");
         folder.write(MANIFEST, &manifest(kernel, kernel.fingerprint));
         let code = from_folder(kernel, &folder.0).expect("both forms are there");
-        assert_eq!(code.cubin.as_deref(), Some(&b"flat"[..]));
+        assert_eq!(code.cubin(kernel), Ok(Some(b"flat".to_vec())));
         assert_eq!(code.ptx(kernel), Ok(Some(b"text\0".to_vec())));
         folder.write(&format!("sm_90a/{}.cubin", kernel.name), b"nested");
         folder.write("sm_90a/manifest.json", &manifest(kernel, kernel.fingerprint));
         let code = from_folder(kernel, &folder.0).expect("both forms are there");
-        assert_eq!(code.cubin.as_deref(), Some(&b"nested"[..]));
+        assert_eq!(code.cubin(kernel), Ok(Some(b"nested".to_vec())));
     }
 
     #[test]
@@ -253,7 +303,7 @@ mod tests {
             "{}",
             refused()
         );
-        let table = [in_table(kernel, b"", kernel.fingerprint + 1)];
+        let table = [in_table(kernel, "", kernel.fingerprint + 1)];
         let found = embedded(kernel, &table).expect_err("not this program's plan");
         assert!(matches!(&found, Error::ForeignPlan { place, .. } if place == "this program"), "{found}");
     }

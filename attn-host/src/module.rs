@@ -45,12 +45,18 @@ pub(crate) fn entry_point(
     }
 }
 
+/// A form of a kernel's code, which is unpacked when it is asked for.
+type Unpack = fn(&Code, &EntryPoint) -> Result<Option<Vec<u8>>, Error>;
+
+/// What a driver is given, in turn, until it takes one.
+const FORMS: [(&str, Unpack); 2] = [("machine code", Code::cubin), ("PTX", Code::ptx)];
+
 /// Loads the machine code or, where the driver does not take it, has the driver compile the PTX.
 fn load(device: &Device, kernel: &EntryPoint, code: &Code) -> Result<Handle, Error> {
     let driver = device.driver;
     let mut refusals = Vec::new();
-    for (form, image) in [("machine code", code.cubin.clone()), ("PTX", code.ptx(kernel)?)] {
-        let Some(image) = image else { continue };
+    for (form, image) in FORMS {
+        let Some(image) = image(code, kernel)? else { continue };
         // SAFETY: the image is a whole file of its form, and PTX comes with its terminating zero.
         match unsafe { driver.load_module(&image) } {
             Ok(module) => return Ok(module),

@@ -1,18 +1,13 @@
 //! The kernels beside attention by themselves, in the simulator or on a GPU.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::path::{Path, PathBuf};
 use std::ptr;
 
-use attn_host::KERNEL_DIR;
 use attn_kernel::attn::divide::Divisor;
 use attn_kernel::companion::{Companion, EntryPoint};
 use attn_kernel::forward::Arch;
 use attn_kernel::forward::serve::{ServeParams, Units};
 use attn_sim::{Gpu, Launch};
-use flate2::read::GzDecoder;
 
 use hardware::Hardware;
 
@@ -31,24 +26,6 @@ fn on_gpu() -> bool {
 /// Where a GPU is asked for and has no kernels.
 pub fn arches() -> Vec<Arch> {
     if on_gpu() { vec![hardware::arch().expect("a GPU with kernels")] } else { Arch::ALL.to_vec() }
-}
-
-/// Where kernels lie: the folder that [`KERNEL_DIR`] names, or what `attn-host` carries.
-fn folder() -> PathBuf {
-    let prebuilt = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../attn-host/prebuilt");
-    std::env::var_os(KERNEL_DIR).map_or_else(prebuilt, PathBuf::from)
-}
-
-/// A kernel's PTX.
-fn ptx(kernel: &EntryPoint) -> io::Result<String> {
-    let file = folder().join(kernel.arch.name()).join(kernel.name);
-    let packed = file.with_extension("ptx.gz");
-    if !packed.exists() {
-        return fs::read_to_string(file.with_extension("ptx"));
-    }
-    let mut text = String::new();
-    GzDecoder::new(File::open(packed)?).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// Serving parameters of no tensors and no sequences.
@@ -240,7 +217,7 @@ fn simulate(
     params: Vec<u8>,
     seed: u64,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let loaded = gpu.load(&ptx(kernel)?)?.kernel(kernel.name)?;
+    let loaded = gpu.load(&attn_host::ptx(kernel)?.ok_or("there is no PTX of the kernel")?)?.kernel(kernel.name)?;
     let launch = Launch {
         grid: [blocks, 1, 1],
         block: [kernel.threads, 1, 1],

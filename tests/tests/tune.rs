@@ -1,10 +1,9 @@
 //! The tuner's measurement from folder to results, on the simulator. Its variants are prebuilt kernels under other names.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use attn_kernel::forward::sm90::describe;
-use attn_kernel::forward::{DType, tune};
+use attn_kernel::forward::{DType, KERNELS, tune};
 use attn_tests::tune::{Options, run};
 use attn_tune::Class;
 use attn_tune::folder::{Folder, Job, Variant};
@@ -24,11 +23,8 @@ impl Drop for Scratch {
 
 /// The PTX of a prebuilt kernel, its entry point renamed.
 fn ptx(kernel: &str, name: &str) -> String {
-    let path = format!("{}/../attn-host/prebuilt/sm_90a/{kernel}.ptx.gz", env!("CARGO_MANIFEST_DIR"));
-    let mut text = String::new();
-    let file = std::fs::File::open(&path).expect("a prebuilt kernel");
-    flate2::read::GzDecoder::new(file).read_to_string(&mut text).expect("text");
-    text.replace(kernel, name)
+    let known = KERNELS.iter().find(|known| known.name == kernel).expect("a kernel");
+    attn_host::ptx(&known.entry_point()).expect("a prebuilt kernel").expect("its PTX").replace(kernel, name)
 }
 
 fn fill(dir: &Path, classes: Vec<Job>, code: &[(&str, &str, u64)]) {

@@ -5,6 +5,7 @@ mod capi;
 mod demo;
 mod gpu_bundle;
 mod hash;
+mod package;
 mod plan;
 mod process;
 mod ptx;
@@ -43,6 +44,8 @@ enum Command {
     Tune(tune::Options),
     /// Pack the GPU tests and benchmarks into a folder that runs on a machine with only a driver.
     GpuBundle(gpu_bundle::Options),
+    /// Pack the library crates as a registry would get them, and check their sizes.
+    Package(package::Options),
 }
 
 /// Runs a command.
@@ -58,6 +61,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Bench(options) => bench::run(&options),
         Command::Tune(options) => tune::run(&options),
         Command::GpuBundle(options) => gpu_bundle::run(&options),
+        Command::Package(options) => package::run(&options),
     }
 }
 

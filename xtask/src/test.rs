@@ -36,6 +36,9 @@ pub fn run(options: &Options) -> Result<()> {
     heading("every Blackwell kernel on the simulator");
     simulator_suite(blackwell().args(["--arch", "sm_100a"]))?;
     simulator_suite(blackwell().args(["--arch", "sm_103a", "--filter", "kernels:", "--seeds", "2"]))?;
+    for list in ["varlen:", "decode:", "paged:"] {
+        simulator_suite(blackwell().args(["--arch", "sm_103a", "--filter", list]))?;
+    }
     heading("the tuner on the simulator");
     tune::on_the_simulator()?;
     if options.gpu {

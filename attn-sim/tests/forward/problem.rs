@@ -1,6 +1,7 @@
 //! A problem on one of the project's forward kernels in the simulator, and attention in f64.
 
-use std::io::Read;
+use std::fs;
+use std::io::{self, Read};
 use std::path::Path;
 
 use attn_kernel::attn::divide::Divisor;
@@ -11,8 +12,9 @@ use attn_sim::ptx::Module;
 use attn_sim::report::Finding;
 use attn_sim::tensor_map::{DataType, EncodeTiled, Interleave, L2Promotion, OobFill, Swizzle};
 use attn_sim::{Counters, Error, Gpu, Launch, Trace};
-use flate2::read::GzDecoder;
 use half::{bf16, f16};
+use ruzstd::decoding::StreamingDecoder;
+use serde_json::Value;
 
 /// A problem: batch, query heads, key heads, queries, keys.
 #[derive(Clone, Copy, Debug)]
@@ -56,12 +58,25 @@ fn ptx(kernel: &Built) -> String {
             std::fs::read_to_string(Path::new(&dir).join(arch).join(name).with_extension("ptx")).map(|ptx| text = ptx)
         }
         None => {
-            let path = format!("{}/../attn-host/prebuilt/{arch}/{name}.ptx.gz", env!("CARGO_MANIFEST_DIR"));
-            std::fs::File::open(path).and_then(|file| GzDecoder::new(file).read_to_string(&mut text)).map(drop)
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../attn-host/prebuilt").join(arch);
+            prebuilt(&folder, name).and_then(|packed| packed.as_slice().read_to_string(&mut text)).map(drop)
         }
     };
     read.unwrap_or_else(|e| panic!("{name} for {arch}: {e}"));
     text
+}
+
+/// A kernel's PTX in attn-host's folder, where several lie in one zstd frame.
+fn prebuilt(folder: &Path, name: &str) -> io::Result<Vec<u8>> {
+    let manifest: Value = serde_json::from_slice(&fs::read(folder.join("manifest.json"))?)?;
+    let kernels = manifest["kernels"].as_array().into_iter().flatten();
+    let of = kernels.filter(|kernel| kernel["name"] == name).map(|kernel| &kernel["ptx"]).next();
+    let of = of.ok_or_else(|| io::Error::other("not in the manifest"))?;
+    let frame = fs::read(folder.join(of["file"].as_str().unwrap_or_default()))?;
+    let mut content = Vec::new();
+    StreamingDecoder::new(frame.as_slice()).map_err(io::Error::other)?.read_to_end(&mut content)?;
+    let number = |key: &str| of[key].as_u64().unwrap_or_default() as usize;
+    Ok(content[number("at")..][..number("bytes")].to_vec())
 }
 
 /// A map of a tensor whose rows of `d` elements lie one after the other in the order of `dims`, slowest last in `order`; `dims` and `tile`

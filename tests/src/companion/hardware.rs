@@ -1,7 +1,6 @@
 //! The kernels beside attention on a GPU.
 
 use std::ffi::c_void;
-use std::fs;
 
 use attn_host::cust::context::Context;
 use attn_host::cust::device::{Device, DeviceAttribute};
@@ -11,8 +10,6 @@ use attn_host::cust::stream::{Stream, StreamFlags};
 use attn_host::cust::{self, CudaFlags};
 use attn_kernel::companion::EntryPoint;
 use attn_kernel::forward::Arch;
-
-use super::folder;
 
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
 const MAX_DYNAMIC_SHARED: i32 = 8;
@@ -85,8 +82,8 @@ impl Hardware {
 
     /// Runs a kernel of one parameter to its end.
     pub(super) fn run(&self, kernel: &EntryPoint, blocks: u32, shared: u32, params: &mut [u8]) -> Result<(), Failure> {
-        let file = folder().join(kernel.arch.name()).join(kernel.name).with_extension("cubin");
-        let module = Module::from_cubin(fs::read(file)?, &[])?;
+        let code = attn_host::machine_code(kernel)?.ok_or("there is no machine code of the kernel")?;
+        let module = Module::from_cubin(code, &[])?;
         let function = module.get_function(kernel.name)?;
         // SAFETY: the function's signature in the driver's stable ABI, and a function that is loaded.
         let code = unsafe {

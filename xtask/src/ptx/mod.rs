@@ -14,6 +14,7 @@ mod ir;
 mod lower;
 mod nvvm;
 mod options;
+mod packed;
 mod plans;
 mod pool;
 mod prebuilt;
@@ -42,6 +43,7 @@ use pool::Failed;
 
 pub use arch::Arch;
 pub use options::{Codegen, Options};
+pub use prebuilt::cubins as prebuilt_cubins;
 pub use variants::{Defective, Variant, variants};
 
 use crate::toolchain::{self, Toolchain};

@@ -1,6 +1,6 @@
 //! The kernels that `attn-host` carries: written from the source, and proven to be what the source gives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,10 @@ use flate2::{Compression, GzBuilder};
 
 use super::arch::Arch;
 use super::build::Built;
+use super::packed::{self, Files, PACKED, Part, family};
 use super::ptxas::Resources;
 use super::{frontend, lower, plans, sass};
-use crate::hash::{Key, sha256};
+use crate::hash::Key;
 use crate::toolchain::Versions;
 use crate::workspace;
 
@@ -34,12 +35,9 @@ struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct Kernel {
     name: String,
-    /// File beside the manifest: machine code.
-    cubin: String,
-    cubin_sha256: String,
-    /// File beside the manifest: PTX, gzip.
-    ptx: String,
-    ptx_sha256: String,
+    /// Machine code.
+    cubin: Part,
+    ptx: Part,
     ptx_version: String,
     #[serde(flatten)]
     resources: Resources,
@@ -47,13 +45,6 @@ struct Kernel {
     sass: sass::Counts,
     /// Fingerprint of the plan that a launcher must have too.
     plan: String,
-}
-
-/// A kernel with the bytes of its two files.
-struct Packed {
-    kernel: Kernel,
-    cubin: Vec<u8>,
-    ptx: Vec<u8>,
 }
 
 fn dir(arch: Arch) -> PathBuf {
@@ -77,39 +68,56 @@ pub fn gzip(text: &[u8]) -> Result<Vec<u8>> {
 
 /// The tools that the prebuilt kernels of `arch` were compiled with.
 pub fn recorded_tools(arch: Arch) -> Result<Versions> {
-    let path = dir(arch).join("manifest.json");
-    let text = fs::read(&path).with_context(|| format!("cannot read {}; {AGAIN}", path.display()))?;
-    let manifest: Manifest =
-        serde_json::from_slice(&text).with_context(|| format!("in {}; {AGAIN}", path.display()))?;
-    Ok(manifest.toolchain)
+    Ok(recorded(arch)?.toolchain)
 }
 
-fn pack(built: &Built) -> Result<Packed> {
+fn recorded(arch: Arch) -> Result<Manifest> {
+    let path = dir(arch).join("manifest.json");
+    let text =
+        fs::read(&path).with_context(|| format!("there are no prebuilt kernels for {}; {AGAIN}", arch.name()))?;
+    serde_json::from_slice(&text).with_context(|| format!("in {}; {AGAIN}", path.display()))
+}
+
+/// Unpacks the machine code of the prebuilt kernels of `arch` into a folder under `target`, for tools that read files.
+pub fn cubins(arch: Arch) -> Result<PathBuf> {
+    let (files, manifest) = (packed::read_all(&dir(arch))?, recorded(arch)?);
+    let out = workspace::target().join("prebuilt").join(arch.name());
+    fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    for kernel in &manifest.kernels {
+        let code = kernel.cubin.of(&files).with_context(|| format!("{} is damaged; {AGAIN}", kernel.cubin.file))?;
+        let path = out.join(format!("{}.cubin", kernel.name));
+        fs::write(&path, code).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(out)
+}
+
+fn describe(built: &Built, files: &mut Files) -> Result<Kernel> {
     let read = |extension: &str| {
         let path = built.file(extension);
         fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
     };
-    let cubin = read("cubin")?;
-    let ptx = gzip(&read("ptx")?)?;
-    let kernel = Kernel {
+    let mut add = |form: &str| -> Result<Part> {
+        Ok(Part::add(files, format!("{}.{form}.{PACKED}", family(&built.name)), &read(form)?))
+    };
+    Ok(Kernel {
         name: built.name.clone(),
-        cubin: format!("{}.cubin", built.name),
-        cubin_sha256: sha256(&cubin),
-        ptx: format!("{}.ptx.gz", built.name),
-        ptx_sha256: sha256(&ptx),
+        cubin: add("cubin")?,
+        ptx: add("ptx")?,
         ptx_version: built.ptx_version.clone(),
         resources: built.resources.clone(),
         smem_dynamic: built.smem_dynamic,
         sass: built.sass,
         plan: built.plan.map(plans::text).with_context(|| format!("kernel {} states no plan", built.name))?,
-    };
-    Ok(Packed { kernel, cubin, ptx })
+    })
 }
 
-fn pack_all(built: &[Built], arch: Arch) -> Result<Vec<Packed>> {
-    let mut packed: Vec<_> = built.iter().filter(|b| b.arch == arch.name()).map(pack).collect::<Result<_>>()?;
-    packed.sort_by(|a, b| a.kernel.name.cmp(&b.kernel.name));
-    Ok(packed)
+/// The kernels of `arch` among `built`, by name, and what their files hold.
+fn describe_all(built: &[Built], arch: Arch) -> Result<(Vec<Kernel>, Files)> {
+    let mut of_arch: Vec<_> = built.iter().filter(|built| built.arch == arch.name()).collect();
+    of_arch.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut files = Files::new();
+    let kernels = of_arch.into_iter().map(|built| describe(built, &mut files)).collect::<Result<_>>()?;
+    Ok((kernels, files))
 }
 
 /// Writes the kernels of `arch` among `built`.
@@ -120,12 +128,11 @@ pub fn write(built: &[Built], arch: Arch, toolchain: Versions) -> Result<()> {
     }
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let mut bytes = 0;
-    let mut kernels = Vec::new();
-    for Packed { kernel, cubin, ptx } in pack_all(built, arch)? {
-        fs::write(dir.join(&kernel.cubin), &cubin)?;
-        fs::write(dir.join(&kernel.ptx), &ptx)?;
-        bytes += cubin.len() + ptx.len();
-        kernels.push(kernel);
+    let (kernels, files) = describe_all(built, arch)?;
+    for (name, content) in &files {
+        let packed = packed::pack(content)?;
+        fs::write(dir.join(name), &packed).with_context(|| format!("cannot write {name}"))?;
+        bytes += packed.len();
     }
     println!("{} kernels, {} KiB, written to {}", kernels.len(), bytes / 1024, dir.display());
     let manifest = Manifest { source: source_hash(arch)?, toolchain, kernels };
@@ -139,13 +146,8 @@ pub fn write(built: &[Built], arch: Arch, toolchain: Versions) -> Result<()> {
 /// The source's hash must be the recorded one. With the recorded toolchain the bytes must be equal, with another one
 /// what the kernels occupy must.
 pub fn check(built: &[Built], arch: Arch, toolchain: &Versions) -> Result<()> {
-    let dir = dir(arch);
-    let path = dir.join("manifest.json");
-    let text =
-        fs::read(&path).with_context(|| format!("there are no prebuilt kernels for {}; {AGAIN}", arch.name()))?;
-    let manifest: Manifest =
-        serde_json::from_slice(&text).with_context(|| format!("in {}; {AGAIN}", path.display()))?;
-    let fresh: Vec<Kernel> = pack_all(built, arch)?.into_iter().map(|packed| packed.kernel).collect();
+    let (dir, manifest) = (dir(arch), recorded(arch)?);
+    let (fresh, _) = describe_all(built, arch)?;
     let same_tools = manifest.toolchain == *toolchain;
     let mut wrong = check_files(&dir, &manifest.kernels);
     if manifest.source != source_hash(arch)? {
@@ -167,21 +169,18 @@ pub fn check(built: &[Built], arch: Arch, toolchain: &Versions) -> Result<()> {
 
 /// Files that are missing, damaged or in nobody's list.
 fn check_files(dir: &Path, kernels: &[Kernel]) -> Vec<String> {
-    let mut listed: BTreeMap<&str, &str> = BTreeMap::new();
-    for kernel in kernels {
-        listed.insert(&kernel.cubin, &kernel.cubin_sha256);
-        listed.insert(&kernel.ptx, &kernel.ptx_sha256);
-    }
-    let mut wrong = Vec::new();
-    for (name, sha) in &listed {
-        match fs::read(dir.join(name)) {
-            Ok(bytes) if sha256(&bytes) == **sha => {}
-            Ok(_) => wrong.push(format!("{name} is not the file that the manifest describes")),
-            Err(error) => wrong.push(format!("{name}: {error}")),
-        }
-    }
+    let files = match packed::read_all(dir) {
+        Ok(files) => files,
+        Err(error) => return vec![format!("{error:#}")],
+    };
+    let parts = || kernels.iter().flat_map(|kernel| [(kernel, &kernel.cubin), (kernel, &kernel.ptx)]);
+    let damaged = parts().filter(|(_, part)| part.of(&files).is_none());
+    let mut wrong: Vec<String> = damaged
+        .map(|(kernel, part)| format!("{} does not hold {} as the manifest describes it", part.file, kernel.name))
+        .collect();
+    let listed: BTreeSet<&str> = parts().map(|(_, part)| part.file.as_str()).collect();
     let names = fs::read_dir(dir).into_iter().flatten().filter_map(|e| e.ok()?.file_name().into_string().ok());
-    let strangers = names.filter(|name| name != "manifest.json" && !listed.contains_key(name.as_str()));
+    let strangers = names.filter(|name| name != "manifest.json" && !listed.contains(name.as_str()));
     wrong.extend(strangers.map(|name| format!("{name} is not in the manifest")));
     wrong
 }
@@ -219,14 +218,14 @@ fn differences(recorded: &[Kernel], fresh: &[Kernel], same_tools: bool) -> Vec<S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hash::sha256;
 
     fn kernel(name: &str, registers: u32, sha: &str) -> Kernel {
+        let part = |form| Part { file: format!("{name}.{form}.zst"), at: 1, bytes: 4, sha256: sha.to_owned() };
         Kernel {
             name: name.to_owned(),
-            cubin: format!("{name}.cubin"),
-            cubin_sha256: sha.to_owned(),
-            ptx: format!("{name}.ptx.gz"),
-            ptx_sha256: sha.to_owned(),
+            cubin: part("cubin"),
+            ptx: part("ptx"),
             ptx_version: "8.0".to_owned(),
             resources: Resources { registers, ..Resources::default() },
             smem_dynamic: 1024,
@@ -255,13 +254,18 @@ mod tests {
     fn damaged_missing_and_unlisted_files_are_named() {
         let dir = std::env::temp_dir().join(format!("attn-prebuilt-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("a.cubin"), "code").unwrap();
-        fs::write(dir.join("old.cubin"), "code").unwrap();
-        let wrong = check_files(&dir, &[kernel("a", 8, "not its hash")]).join("\n");
+        fs::write(dir.join("a.cubin.zst"), packed::pack(b" code").unwrap()).unwrap();
+        fs::write(dir.join("a.ptx.zst"), packed::pack(b" cod").unwrap()).unwrap();
+        fs::write(dir.join("old.cubin.zst"), packed::pack(b"code").unwrap()).unwrap();
+        let good = check_files(&dir, &[kernel("a", 8, &sha256(b"code"))]).join("\n");
+        fs::write(dir.join("b.cubin.zst"), "no frame").unwrap();
+        let unreadable = check_files(&dir, &[]).join("\n");
         fs::remove_dir_all(&dir).unwrap();
-        for part in ["a.cubin is not the file", "a.ptx.gz: ", "old.cubin is not in the manifest"] {
-            assert!(wrong.contains(part), "{wrong}");
+        assert!(!good.contains("a.cubin.zst does not"), "{good}");
+        for part in ["a.ptx.zst does not hold a", "old.cubin.zst is not in the manifest"] {
+            assert!(good.contains(part), "{good}");
         }
+        assert!(unreadable.contains("b.cubin.zst"), "{unreadable}");
     }
 
     #[test]

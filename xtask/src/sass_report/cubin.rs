@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::parse::{self, Kernel};
 use super::report::Resources;
 use crate::process;
-use crate::ptx::Arch;
+use crate::ptx::{self, Arch};
 use crate::toolchain::{self, Cuda};
 use crate::workspace;
 
@@ -28,8 +28,9 @@ pub struct Code {
 pub fn known(arches: &[Arch]) -> Vec<((&'static str, String), PathBuf)> {
     let mut found = BTreeMap::new();
     for &arch in arches {
-        for dir in [workspace::target().join("ptx"), workspace::root().join("attn-host/prebuilt")] {
-            let Ok(entries) = fs::read_dir(dir.join(arch.name())) else { continue };
+        let prebuilt = ptx::prebuilt_cubins(arch).ok();
+        for dir in [Some(workspace::target().join("ptx").join(arch.name())), prebuilt].into_iter().flatten() {
+            let Ok(entries) = fs::read_dir(dir) else { continue };
             for path in entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_cubin(path)) {
                 let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
                 found.entry((arch.name(), name)).or_insert(path);
