@@ -1,5 +1,7 @@
 //! The device of the caller's current CUDA context.
 
+use attn_kernel::forward::Arch;
+
 use crate::driver::Driver;
 use crate::error::{DriverVersion, Error};
 use crate::sys::{Handle, device_attribute as attribute};
@@ -31,6 +33,27 @@ pub struct DeviceInfo {
     pub smem_limit: u32,
     /// The CUDA version that the driver supports.
     pub driver_version: DriverVersion,
+}
+
+impl DeviceInfo {
+    /// What the usual device of an architecture says of itself, with CUDA 12.8's driver: an H100 or H200 SXM, a B200, a B300. For asking
+    /// about one that is not there, by [`Outline`](crate::Outline) and [`supports`](crate::supports).
+    pub fn nominal(arch: Arch) -> Self {
+        let (name, sm_count, l2_bytes) = match arch {
+            Arch::Sm90a => ("NVIDIA H100 SXM", 132, 50 << 20),
+            Arch::Sm100a => ("NVIDIA B200", 148, 126 << 20),
+            _ => ("NVIDIA B300", 148, 126 << 20),
+        };
+        DeviceInfo {
+            ordinal: 0,
+            name: name.to_owned(),
+            compute_capability: arch.compute_capability(),
+            sm_count,
+            l2_bytes,
+            smem_limit: 227 * 1024,
+            driver_version: DriverVersion(12_080),
+        }
+    }
 }
 
 impl Device {

@@ -103,6 +103,11 @@ pub fn ptx(kernel: &EntryPoint) -> Result<Option<String>, Error> {
     text.map(|text| String::from_utf8(text).map_err(damaged)).transpose()
 }
 
+/// The kernels that travel inside the crate: name and architecture.
+pub fn prebuilt() -> impl Iterator<Item = (&'static str, &'static str)> {
+    EMBEDDED.iter().map(|embedded| (embedded.name, embedded.arch))
+}
+
 /// The code of a kernel: from the folder that [`KERNEL_DIR`] names, else the embedded one.
 pub(crate) fn find(kernel: &EntryPoint) -> Result<Code, Error> {
     match env::var_os(KERNEL_DIR).filter(|dir| !dir.is_empty()) {

@@ -214,8 +214,7 @@ impl Plan {
 
     /// Elements that each tensor's buffer must hold at least: Q, K, V, O and LSE.
     pub fn spans(&self) -> Spans {
-        let Layouts { q, k, v, o, lse } = &self.blueprint.layouts;
-        Spans { q: q.span, k: k.span, v: v.span, o: o.span, lse: lse.span }
+        Spans::of(&self.blueprint.layouts)
     }
 }
 
@@ -233,6 +232,12 @@ pub struct Spans {
     pub o: u64,
     /// Of LSE, in f32.
     pub lse: u64,
+}
+
+impl Spans {
+    pub(crate) fn of(Layouts { q, k, v, o, lse }: &Layouts) -> Self {
+        Spans { q: q.span, k: k.span, v: v.span, o: o.span, lse: lse.span }
+    }
 }
 
 /// Checks that a context is the calling thread's.

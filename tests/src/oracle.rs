@@ -73,13 +73,7 @@ impl<'a> Attention<'a> {
 
     /// The same where the program multiplies probabilities as 8-bit floats, those of each row times what makes the greatest one 2^8.
     pub fn lowp_float8(&self, precision: Precision) -> Answer<f32> {
-        self.all_rows(|batch, head, rows| {
-            let round_p = |p: &mut [f32]| {
-                let unit = p.iter().copied().fold(0.0, f32::max) / 256.0;
-                p.iter_mut().for_each(|p| *p = if unit > 0.0 { float8::round(*p / unit) * unit } else { *p });
-            };
-            self.rows(batch, head, rows, |x| precision.round(x), round_p)
-        })
+        self.all_rows(|batch, head, rows| self.lowp_float8_rows(batch, head, rows, precision))
     }
 
     /// Some rows of one head in f64: outputs row after row, and their LSE.
@@ -96,6 +90,21 @@ impl<'a> Attention<'a> {
         precision: Precision,
     ) -> (Vec<f32>, Vec<f32>) {
         let round_p = |p: &mut [f32]| p.iter_mut().for_each(|p| *p = precision.round(*p));
+        self.rows(batch, head, rows, |x| precision.round(x), round_p)
+    }
+
+    /// Some rows of one head in `precision`, where probabilities are multiplied as 8-bit floats.
+    pub fn lowp_float8_rows(
+        &self,
+        batch: usize,
+        head: usize,
+        rows: Range<usize>,
+        precision: Precision,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let round_p = |p: &mut [f32]| {
+            let unit = p.iter().copied().fold(0.0, f32::max) / 256.0;
+            p.iter_mut().for_each(|p| *p = if unit > 0.0 { float8::round(*p / unit) * unit } else { *p });
+        };
         self.rows(batch, head, rows, |x| precision.round(x), round_p)
     }
 
