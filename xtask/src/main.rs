@@ -5,6 +5,7 @@ mod capi;
 mod demo;
 mod gpu_bundle;
 mod hash;
+mod model;
 mod package;
 mod plan;
 mod process;
@@ -30,6 +31,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Setup(setup::Options),
+    Model(model::Options),
     BuildPtx(ptx::Options),
     SassReport(sass_report::Options),
     Plan(plan::Options),
@@ -52,6 +54,7 @@ enum Command {
 fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Setup(options) => setup::run(&options),
+        Command::Model(options) => model::run(&options),
         Command::BuildPtx(options) => ptx::run(&options),
         Command::SassReport(options) => sass_report::run(&options),
         Command::Plan(options) => plan::run(&options),

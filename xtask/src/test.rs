@@ -24,6 +24,8 @@ const NO_GPU: i32 = 2;
 pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     heading("tests of all crates");
+    // The service's tests embed sentences with it.
+    crate::invoke(["model"])?;
     let passed = cargo_tests()?;
     heading("every kernel from Rust through ptxas");
     crate::invoke(["build-ptx", "--probes"])?;

@@ -2,7 +2,7 @@
 
 mod debian;
 mod find;
-mod host;
+pub mod host;
 mod rust;
 mod wheels;
 
