@@ -1,4 +1,4 @@
-//! The device of the caller's current CUDA context.
+//! The device of the caller's current CUDA context, or one that is opened by its number.
 
 use attn_kernel::forward::Arch;
 
@@ -57,6 +57,37 @@ impl DeviceInfo {
 }
 
 impl Device {
+    /// Opens the device with this number, the first being 0: its primary context, which cudarc, PyTorch and the CUDA runtime use too, becomes
+    /// current on this thread and is kept until the process ends.
+    ///
+    /// All that a program needs for a [`Pipeline`](crate::Pipeline). With cust, whose contexts are its own, take [`current`](Self::current).
+    ///
+    #[cfg_attr(feature = "simulator", doc = "```")]
+    #[cfg_attr(not(feature = "simulator"), doc = "```no_run")]
+    /// # #[cfg(feature = "simulator")]
+    /// # attn_host::simulator::install(Default::default())?;
+    /// let device = attn_host::Device::open(0)?;
+    /// println!("{} with {} multiprocessors", device.info().name, device.info().sm_count);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`], [`Error::DriverTooOld`], [`Error::Size`] for a number that no device can have, [`Error::Cuda`] when the driver fails or has no
+    /// such device.
+    pub fn open(ordinal: u32) -> Result<Self, Error> {
+        Self::open_with(Driver::get()?, ordinal)
+    }
+
+    pub(crate) fn open_with(driver: &'static Driver, ordinal: u32) -> Result<Self, Error> {
+        let ordinal = i32::try_from(ordinal).map_err(|_| Error::Size {
+            argument: "ordinal",
+            value: ordinal.into(),
+            allowed: "0 to 2147483647",
+        })?;
+        driver.enter_primary_context(ordinal)?;
+        Self::with_driver(driver)
+    }
+
     /// The device of the context that is current on this thread.
     ///
     /// # Errors

@@ -58,6 +58,9 @@ driver_table! {
     driver_version: "cuDriverGetVersion" (*mut i32);
     error_name: "cuGetErrorName" (Code, *mut *const c_char);
     error_string: "cuGetErrorString" (Code, *mut *const c_char);
+    device_get: "cuDeviceGet" (*mut DeviceHandle, i32);
+    primary_context: "cuDevicePrimaryCtxRetain" (*mut Handle, DeviceHandle);
+    ctx_set: "cuCtxSetCurrent" (Handle);
     ctx_current: "cuCtxGetCurrent" (*mut Handle);
     ctx_id: "cuCtxGetId" (Handle, *mut u64);
     ctx_device: "cuCtxGetDevice" (*mut DeviceHandle);
@@ -216,6 +219,18 @@ impl Driver {
         // SAFETY: `context` is a place for one handle.
         self.check("cuCtxGetCurrent", unsafe { (self.ctx_current)(&mut context) })?;
         if context.is_null() { Err(Error::NoContext) } else { Ok(context) }
+    }
+
+    /// Makes the primary context of the device with this number current on this thread. It is kept for the life of the process: whoever
+    /// counts on it need not say so.
+    pub(crate) fn enter_primary_context(&self, ordinal: i32) -> Result<(), Error> {
+        let (mut device, mut context) = (0, Handle::NULL);
+        // SAFETY: `device` is a place for one handle; a number that no device has is an error code.
+        self.check("cuDeviceGet", unsafe { (self.device_get)(&mut device, ordinal) })?;
+        // SAFETY: `context` is a place for one handle, and the device exists.
+        self.check("cuDevicePrimaryCtxRetain", unsafe { (self.primary_context)(&mut context, device) })?;
+        // SAFETY: the context exists and stays.
+        self.check("cuCtxSetCurrent", unsafe { (self.ctx_set)(context) })
     }
 
     /// A number that no other context of this process ever has.

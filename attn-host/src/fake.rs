@@ -112,6 +112,11 @@ impl Launch {
     }
 }
 
+/// The context that a state has at first.
+fn own_context(id: u64) -> Handle {
+    Handle((id * 0x100) as *mut c_void)
+}
+
 type Shared = Arc<Mutex<State>>;
 
 thread_local! {
@@ -140,7 +145,7 @@ impl State {
             lost: None,
             failed: None,
             load_codes: (sys::SUCCESS, sys::SUCCESS),
-            current: Handle((id * 0x100) as *mut c_void),
+            current: own_context(id as u64),
             context_id: id as u64,
             attributes: HashMap::from([
                 (device_attribute::COMPUTE_CAPABILITY_MAJOR, 9),
@@ -242,6 +247,9 @@ fn put<T>(place: *mut T, value: T) -> Code {
 pub(crate) static DRIVER: Driver = Driver {
     init,
     driver_version,
+    device_get,
+    primary_context,
+    ctx_set,
     error_name: error_text,
     error_string: error_text,
     ctx_current,
@@ -283,6 +291,26 @@ unsafe extern "C" fn init(_: u32) -> Code {
 
 unsafe extern "C" fn driver_version(version: *mut i32) -> Code {
     call("cuDriverGetVersion", |_| put(version, 12080))
+}
+
+/// `CUDA_ERROR_INVALID_DEVICE`.
+pub(crate) const INVALID_DEVICE: Code = 101;
+
+/// There is one device, 0.
+unsafe extern "C" fn device_get(device: *mut DeviceHandle, ordinal: i32) -> Code {
+    call("cuDeviceGet", |_| if ordinal == 0 { put(device, 0) } else { INVALID_DEVICE })
+}
+
+/// Its primary context is the one that the thread had at first.
+unsafe extern "C" fn primary_context(context: *mut Handle, _: DeviceHandle) -> Code {
+    call("cuDevicePrimaryCtxRetain", |state| put(context, own_context(state.context_id)))
+}
+
+unsafe extern "C" fn ctx_set(context: Handle) -> Code {
+    call("cuCtxSetCurrent", |state| {
+        state.current = context;
+        sys::SUCCESS
+    })
 }
 
 unsafe extern "C" fn error_text(_: Code, text: *mut *const c_char) -> Code {

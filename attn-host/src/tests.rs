@@ -256,6 +256,24 @@ fn without_a_context_there_is_no_device_no_plan_and_no_launch() {
 }
 
 #[test]
+fn opening_a_device_makes_its_primary_context_current() {
+    fake::reset();
+    let own = fake::with(|state| std::mem::replace(&mut state.current, Handle::NULL));
+    let device = Device::open_with(&fake::DRIVER, 0).expect("there is one");
+    assert_eq!(fake::with(|state| state.current), own);
+    assert_eq!(plan_on(&device, &problem()).map(|_| ()), Ok(()));
+
+    let failed = |ordinal| Device::open_with(&fake::DRIVER, ordinal).map(|d| d.info().ordinal);
+    assert!(
+        matches!(failed(1), Err(Error::Cuda { call: "cuDeviceGet", code: fake::INVALID_DEVICE, .. })),
+        "{:?}",
+        failed(1)
+    );
+    let allowed = "0 to 2147483647";
+    assert_eq!(failed(1 << 31), Err(Error::Size { argument: "ordinal", value: 1 << 31, allowed }));
+}
+
+#[test]
 fn a_later_context_at_the_same_address_is_not_the_plans() {
     fake::reset();
     let plan = plan(&problem()).expect("valid");
