@@ -79,7 +79,7 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<(), Failure> {
         }
     };
     for (_, spec, arrays) in &wanted {
-        spec.check(arrays)?;
+        arrays.check(&spec.problem(arrays))?;
     }
     let gpu = Gpu::open()?;
     let bar = progress::bar(wanted.len() as u64 + u64::from(options.rounds), "preparing");

@@ -162,12 +162,12 @@ impl Inputs {
         let kv_head = head / (heads / kv_heads);
         let Sequence { q_start, queries, keys } = sequences[sequence];
         let [q, k, v] = &job.qkv;
-        let factor = |which: usize| {
+        let factor = |factors: &Option<Vec<f32>>| {
             let own = spec.descales == Some(Descales::PerSequenceAndHead);
             let at = if own { sequence * kv_heads + kv_head } else { kv_head };
-            arrays.descales[which].as_ref().map_or(1.0, |factors| factors[at])
+            factors.as_ref().map_or(1.0, |factors| factors[at])
         };
-        let factors = [0, 1, 2].map(factor);
+        let factors = [&arrays.q_descale, &arrays.k_descale, &arrays.v_descale].map(factor);
         let rows = |seq, width| Dims { batch: 1, seq, heads: 1, width };
         let (d, dv) = (shape.head_dim as usize, shape.head_dim_v as usize);
         let key_row = |key| spec.key_row(arrays, sequence, key) * kv_heads + kv_head;

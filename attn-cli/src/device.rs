@@ -1,7 +1,7 @@
 //! A job on a device: planned, uploaded, launched, read back.
 
 use attn_host::cust::memory::{CopyDestination, DeviceBuffer, DeviceCopy, mem_get_info};
-use attn_host::{DevicePtr, Plan, Tensors};
+use attn_host::{Arrays, DevicePtr, Plan, Tensors};
 use attn_tests::gpu::{Gpu, GpuError};
 use attn_tests::precision::POISON;
 
@@ -34,17 +34,17 @@ pub struct Answer {
 }
 
 impl<'a> Loaded<'a> {
-    /// Plans the job, whose arrays are checked, and uploads its tensors.
+    /// Plans the job, checks its arrays and uploads its tensors.
     ///
     /// # Errors
     /// What the launch side refuses, too little memory, failures of the driver.
     pub fn new(gpu: &'a Gpu, job: &Job) -> Result<Self, Failure> {
-        job.spec.check(&job.arrays)?;
         let problem = job.spec.problem(&job.arrays);
         let plan = match &job.spec.kernel {
             Some(name) => Plan::with_kernel(gpu.device(), &problem, name)?,
             None => Plan::new(gpu.device(), &problem)?,
         };
+        job.arrays.check(&problem)?;
         let (spans, workspace) = (plan.spans(), plan.workspace_bytes() as usize);
         let (o_len, lse_len) = (spans.o as usize, spans.lse as usize);
         let need = job.qkv.iter().map(Tensor::bytes).sum::<usize>() + 2 * o_len + 4 * lse_len + workspace;
@@ -59,13 +59,13 @@ impl<'a> Loaded<'a> {
             let scratch = DeviceBuffer::<u8>::uninitialized(workspace.max(1)).map_err(GpuError::from)?;
             (allocate(o_len)?, allocate(lse_len)?, scratch)
         };
-        let mut tensors = Tensors {
+        let mut words = Vec::new();
+        let tensors = Tensors {
             lse: Some(at(&lse)),
             workspace: (workspace > 0).then(|| at(&scratch)),
-            ..Tensors::new(q?, k?, v?, at(&o))
+            ..Tensors::new(q?, k?, v?, at(&o)).with_arrays(upload_arrays(&job.arrays, &mut words)?)
         };
         bytes.push(scratch);
-        let words = upload_arrays(job, &mut tensors)?;
         Ok(Loaded { gpu, plan, tensors, o, lse, _bytes: bytes, _words: words })
     }
 
@@ -116,30 +116,17 @@ fn repeated(buffers: &mut Vec<DeviceBuffer<u8>>, tensor: &Tensor) -> Result<Devi
     Ok(address)
 }
 
-/// Uploads the arrays that there are and notes where.
-fn upload_arrays(job: &Job, tensors: &mut Tensors) -> Result<Vec<DeviceBuffer<u32>>, GpuError> {
-    let integers = |values: &Option<Vec<i32>>| values.as_ref().map(|v| v.iter().map(|x| *x as u32).collect::<Vec<_>>());
-    let floats = |values: &Option<Vec<f32>>| values.as_ref().map(|v| v.iter().map(|x| x.to_bits()).collect());
-    let arrays = &job.arrays;
-    let all = [
-        (&mut tensors.cu_seqlens_q, integers(&arrays.cu_seqlens_q)),
-        (&mut tensors.cu_seqlens_k, integers(&arrays.cu_seqlens_k)),
-        (&mut tensors.seqused_q, integers(&arrays.seqused_q)),
-        (&mut tensors.seqused_k, integers(&arrays.seqused_k)),
-        (&mut tensors.page_table, integers(&arrays.page_table)),
-        (&mut tensors.sinks, floats(&arrays.sinks)),
-        (&mut tensors.alibi_slopes, floats(&arrays.alibi_slopes)),
-        (&mut tensors.q_descale, floats(&arrays.descales[0])),
-        (&mut tensors.k_descale, floats(&arrays.descales[1])),
-        (&mut tensors.v_descale, floats(&arrays.descales[2])),
-    ];
-    let mut buffers = Vec::new();
-    for (argument, words) in all {
-        if let Some(words) = words {
-            let buffer = DeviceBuffer::from_slice(&words)?;
-            *argument = Some(at(&buffer));
-            buffers.push(buffer);
-        }
-    }
-    Ok(buffers)
+/// Uploads the arrays that there are, into buffers that are kept in `words`.
+fn upload_arrays(
+    arrays: &Arrays,
+    words: &mut Vec<DeviceBuffer<u32>>,
+) -> Result<Arrays<DevicePtr, DevicePtr>, GpuError> {
+    let integers = |array: &Vec<i32>| array.iter().map(|&x| x.cast_unsigned()).collect::<Vec<_>>();
+    let floats = |array: &Vec<f32>| array.iter().map(|x| x.to_bits()).collect();
+    arrays.as_ref().map(integers, floats).try_each(|array| {
+        let buffer = DeviceBuffer::from_slice(&array)?;
+        let address = at(&buffer);
+        words.push(buffer);
+        Ok(address)
+    })
 }

@@ -1,8 +1,7 @@
 //! What a problem costs at least.
 
-use attn_host::{Float8, Shape};
+use attn_host::{Arrays, Float8, Shape};
 
-use crate::arrays::Arrays;
 use crate::card::Card;
 use crate::problem::Spec;
 

@@ -5,13 +5,12 @@ use std::io::Write;
 use attn_host::cust::context::Context;
 use attn_host::cust::device::Device as CudaDevice;
 use attn_host::cust::{self, CudaFlags};
-use attn_host::{Arch, Device, DeviceInfo, Error, KERNEL_DIR, Outline, PagedKv, Shape, prebuilt};
+use attn_host::{Arch, Arrays, Device, DeviceInfo, Error, KERNEL_DIR, Outline, PagedKv, Shape, prebuilt};
 use attn_kernel::forward::KERNELS;
 use attn_tests::gpu::GpuError;
 use attn_tests::precision::Precision;
 use clap::Args;
 
-use crate::arrays::Arrays;
 use crate::error::Failure;
 use crate::figures::scaled;
 use crate::options::Scores;

@@ -1,8 +1,8 @@
 //! A problem with its tensors.
 
+use attn_host::Arrays;
 use attn_tests::precision::{Precision, float8};
 
-use crate::arrays::Arrays;
 use crate::problem::Spec;
 
 /// What is to be computed, on what.

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-mod arrays;
 mod bench;
 mod card;
 mod check;

@@ -2,12 +2,11 @@
 
 use std::str::FromStr;
 
-use attn_host::{Alibi, Descales, Float8, Mask, PagedKv, Shape, Splits};
+use attn_host::{Alibi, Arrays, Descales, Float8, Mask, PagedKv, Shape, Splits};
 use attn_tests::precision::Precision;
 use attn_tests::serve::lengths::Lengths;
 use clap::{Args, ValueEnum};
 
-use crate::arrays::Arrays;
 use crate::error::Failure;
 use crate::problem::Spec;
 
@@ -190,7 +189,8 @@ impl Sizes {
             spec.float8 = if matches!(narrow, Narrow::All) { Float8::All } else { Float8::Keys };
             spec.descales = Some(Descales::PerHead);
             let factors = |needed: bool| needed.then(|| vec![0.5; kv_heads.min(1 << 16) as usize]);
-            arrays.descales = [factors(spec.float8 == Float8::All), factors(true), factors(true)];
+            arrays.q_descale = factors(spec.float8 == Float8::All);
+            (arrays.k_descale, arrays.v_descale) = (factors(true), factors(true));
         }
         Ok((scores.over(spec), arrays))
     }
@@ -288,13 +288,13 @@ mod tests {
         assert_eq!((spec.shape.batch, spec.shape.seqlen_q, spec.packed_k), (3, 5, Some(13)));
         assert_eq!(arrays.cu_seqlens_q, Some(vec![0, 3, 8, 13]));
         assert_eq!(spec.mask, Mask::Causal);
-        spec.check(&arrays).expect("consistent");
+        arrays.check(&spec.problem(&arrays)).expect("consistent");
     }
 
     #[test]
     fn every_page_of_a_cache_has_one_owner() {
         let (spec, arrays) = spec("--cache 100,0,33,16 --page-size 16 --seqlen 1 --sinks --alibi");
-        spec.check(&arrays).expect("consistent");
+        arrays.check(&spec.problem(&arrays)).expect("consistent");
         let paged = spec.paged.expect("paged");
         assert_eq!((paged.pages, paged.table_width, spec.shape.seqlen_k), (11, 7, 100));
         let table = arrays.page_table.expect("paged");

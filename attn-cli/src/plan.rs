@@ -63,7 +63,7 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<(), Failure> {
         Some(name) => Outline::with_kernel(&problem, &device, name)?,
         None => Outline::of(&problem, &device)?,
     };
-    spec.check(&arrays)?;
+    arrays.check(&spec.problem(&arrays))?;
     let figures = Figures::of(&spec, &arrays);
     if options.json {
         writeln!(out, "{:#}", as_json(&spec, &problem.to_string(), &device, &outline, figures))?;

@@ -1,12 +1,7 @@
 //! A problem with all that the launch side is told of it, and the lengths and pages that only a launch sees.
 
-use attn_host::{
-    Alibi, Descales, Error, Float8, Mask, PagedKv, Problem, Shape, Splits, check_cu_seqlens, check_page_table,
-    check_seqused,
-};
+use attn_host::{Alibi, Arrays, Descales, Float8, Mask, PagedKv, Problem, Shape, Splits};
 use attn_tests::precision::Precision;
-
-use crate::arrays::Arrays;
 
 /// What a problem is, without tensors.
 #[derive(Clone, Debug)]
@@ -111,33 +106,6 @@ impl Spec {
         problem.float8(self.float8)
     }
 
-    /// Checks lengths and pages, which a launch reads where nobody looks.
-    ///
-    /// # Errors
-    /// The array, the index, the value and what is allowed.
-    pub fn check(&self, arrays: &Arrays) -> Result<(), Error> {
-        let Shape { batch, seqlen_q, seqlen_k, .. } = self.shape;
-        if let (Some(sums), Some(total)) = (&arrays.cu_seqlens_q, self.packed_q) {
-            check_cu_seqlens("cu_seqlens_q", sums, batch, total, seqlen_q)?;
-        }
-        if let (Some(sums), Some(total)) = (&arrays.cu_seqlens_k, self.packed_k) {
-            check_cu_seqlens("cu_seqlens_k", sums, batch, total, seqlen_k)?;
-        }
-        if let Some(used) = &arrays.seqused_q {
-            check_seqused("seqused_q", used, batch, seqlen_q)?;
-        }
-        if let Some(used) = &arrays.seqused_k {
-            check_seqused("seqused_k", used, batch, seqlen_k)?;
-        }
-        if let (Some(table), Some(paged)) = (&arrays.page_table, self.paged) {
-            let all = vec![i32::try_from(seqlen_k).unwrap_or(i32::MAX); batch as usize];
-            let used = arrays.seqused_k.as_ref().unwrap_or(&all);
-            check_page_table(table, paged.table_width, used, paged.page_size, paged.pages)?;
-        }
-        within_room("seqused_q", arrays.seqused_q.as_ref(), arrays.cu_seqlens_q.as_ref())?;
-        within_room("seqused_k", arrays.seqused_k.as_ref(), arrays.cu_seqlens_k.as_ref())
-    }
-
     /// The sequences, by lengths that have been checked.
     pub fn sequences(&self, arrays: &Arrays) -> Vec<Sequence> {
         let Shape { batch, seqlen_q, seqlen_k, .. } = self.shape;
@@ -193,19 +161,6 @@ impl Spec {
     }
 }
 
-/// Refuses a packed sequence that uses more rows than it has.
-fn within_room(argument: &'static str, used: Option<&Vec<i32>>, sums: Option<&Vec<i32>>) -> Result<(), Error> {
-    let (Some(used), Some(sums)) = (used, sums) else { return Ok(()) };
-    let beyond = |(_, (used, sums)): &(usize, (&i32, &[i32]))| **used > sums[1] - sums[0];
-    match used.iter().zip(sums.windows(2)).enumerate().find(beyond) {
-        Some((index, (&value, sums))) => {
-            let allowed = format!("0 to {}, the sequence's room", sums[1] - sums[0]);
-            Err(Error::Entry { argument, index, value: i64::from(value), allowed })
-        }
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,7 +182,7 @@ mod tests {
         let sequence = |q_start, queries, keys| Sequence { q_start, queries, keys };
         assert_eq!(spec.sequences(&arrays), [sequence(0, 3, 9), sequence(3, 5, 40)]);
         assert_eq!((spec.key_row(&arrays, 1, 2), spec.rows()), (32, (8, 70)));
-        let found = spec.check(&arrays).expect_err("more than its room").to_string();
+        let found = arrays.check(&spec.problem(&arrays)).expect_err("more than its room").to_string();
         assert!(found.starts_with("seqused_k[1] is 50; allowed: 0 to 40"), "{found}");
     }
 
@@ -237,9 +192,9 @@ mod tests {
         let arrays = Arrays { page_table: Some(vec![8, 0, 1, 2, 3, 4]), ..Arrays::default() };
         let spec = Spec { paged: Some(paged), ..spec() };
         assert_eq!((spec.key_row(&arrays, 0, 3), spec.key_row(&arrays, 1, 17)), (131, 49));
-        assert!(spec.check(&arrays).is_ok());
+        assert!(arrays.check(&spec.problem(&arrays)).is_ok());
         let arrays = Arrays { page_table: Some(vec![8, 0, 9, 2, 3, 4]), ..Arrays::default() };
-        let found = spec.check(&arrays).expect_err("there is no page 9").to_string();
+        let found = arrays.check(&spec.problem(&arrays)).expect_err("there is no page 9").to_string();
         assert!(found.starts_with("page_table[2] is 9"), "{found}");
     }
 }

@@ -72,7 +72,7 @@ Examples:
 pub fn run(options: &Options, out: &mut impl Write) -> Result<(), Failure> {
     let tensors = Tensors::read(&options.inputs)?;
     let job = assemble::job(&tensors, options.dtype, &options.scores)?;
-    job.spec.check(&job.arrays)?;
+    job.arrays.check(&job.spec.problem(&job.arrays))?;
     let gpu = options.target.open()?;
     let mut loaded = Loaded::new(&gpu, &job)?;
     let spinner = progress::spinner(if gpu.is_simulated() { "simulating" } else { "running" });

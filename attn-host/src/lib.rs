@@ -57,7 +57,7 @@
 //!
 //! Query heads of one key/value head share a tile where queries are few, keys are split where there are fewer tiles than multiprocessors, and
 //! the query tiles of packed sequences are listed on the device, the longest sequences first: up to three kernels a launch. [`supports`] says
-//! whether a problem has a kernel; [`check_cu_seqlens`], [`check_seqused`] and [`check_page_table`] check what the host knows.
+//! whether a problem has a kernel; [`Arrays::check`] checks lengths and pages that the host knows.
 //!
 //! A sequence's result does not depend on the others in its batch, bit by bit, as long as the plan is the same. [`Splits::Auto`] chooses by
 //! the problem's sizes, [`Splits::Exactly`] fixes the count.
@@ -136,6 +136,7 @@
 //! code. The environment variable [`KERNEL_DIR`] names a folder whose kernels are used instead.
 
 mod append;
+mod arrays;
 mod blueprint;
 mod check;
 #[cfg(feature = "cudarc")]
@@ -173,6 +174,7 @@ mod tests;
 mod typed;
 
 pub use append::{Append, AppendPlan, AppendShape, AppendSpans, AppendTensors, Cache, Pairs, Rotary, Sines};
+pub use arrays::Arrays;
 pub use attn_kernel::forward::{Arch, DType, Float8, Kernel};
 pub use blueprint::supports;
 pub use check::{check_cu_seqlens, check_page_table, check_seqused};

@@ -1,10 +1,11 @@
 //! Where the tensors of a launch lie, and what a problem asks of them.
 
+use crate::arrays::{Arrays, needs};
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::launch::DevicePtr;
 use crate::plan::Plan;
-use crate::problem::{Alibi, Descales, Float8, Problem};
+use crate::problem::Problem;
 use crate::serve::ALIGNMENT;
 
 /// Where the tensors of a launch lie: `Tensors { lse: Some(lse), ..Tensors::new(q, k, v, o) }`.
@@ -70,10 +71,53 @@ impl Tensors {
     }
 }
 
-/// A tensor that only some problems have.
-pub(crate) struct Extra {
+impl Tensors {
+    /// The same with the arrays that only some problems have.
+    pub fn with_arrays(self, arrays: Arrays<DevicePtr, DevicePtr>) -> Self {
+        let Arrays { cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k, page_table, sinks, alibi_slopes, .. } = arrays;
+        let Arrays { q_descale, k_descale, v_descale, .. } = arrays;
+        Tensors {
+            cu_seqlens_q,
+            cu_seqlens_k,
+            seqused_q,
+            seqused_k,
+            page_table,
+            sinks,
+            alibi_slopes,
+            q_descale,
+            k_descale,
+            v_descale,
+            ..self
+        }
+    }
+
+    /// The arrays that only some problems have.
+    pub fn arrays(&self) -> Arrays<DevicePtr, DevicePtr> {
+        let Tensors { cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k, page_table, sinks, alibi_slopes, .. } = *self;
+        let Tensors { q_descale, k_descale, v_descale, .. } = *self;
+        Arrays {
+            cu_seqlens_q,
+            cu_seqlens_k,
+            seqused_q,
+            seqused_k,
+            page_table,
+            sinks,
+            alibi_slopes,
+            q_descale,
+            k_descale,
+            v_descale,
+        }
+    }
+
+    /// What there may be beside Q, K, V, O, LSE and the workspace, and where it is.
+    fn extras(&self, problem: &Problem) -> impl Iterator<Item = (Need, Option<DevicePtr>)> + use<> {
+        needs(problem).into_iter().zip(self.arrays().each())
+    }
+}
+
+/// What a plan asks of a tensor that only some problems have.
+pub(crate) struct Need {
     pub(crate) argument: &'static str,
-    pub(crate) address: Option<DevicePtr>,
     /// What needs it.
     pub(crate) feature: &'static str,
     pub(crate) needed: bool,
@@ -81,56 +125,30 @@ pub(crate) struct Extra {
     pub(crate) bytes: u64,
 }
 
-impl Extra {
-    /// Refuses it where it is absent and needed, unless it may be absent, and where it is there and not planned.
-    pub(crate) fn check_presence(&self, may_be_absent: bool) -> Result<(), Error> {
-        let Extra { argument, address, feature, needed, .. } = *self;
-        match address {
-            None if needed && !may_be_absent => Err(Error::Missing { argument, feature }),
-            Some(_) if !needed => Err(Error::NotPlanned { argument, feature }),
+impl Need {
+    /// Elements that kernels load 16 bytes at a time.
+    pub(crate) const fn tensor(argument: &'static str, feature: &'static str, needed: bool, bytes: u64) -> Self {
+        Need { argument, feature, needed, alignment: 16, bytes }
+    }
+
+    /// Words of 32 bits.
+    pub(crate) const fn words(argument: &'static str, feature: &'static str, needed: bool, words: u64) -> Self {
+        Need { argument, feature, needed, alignment: 4, bytes: words.saturating_mul(4) }
+    }
+
+    /// Refuses it where it is absent and needed, and where it is there and not planned.
+    pub(crate) fn check_presence(&self, present: bool) -> Result<(), Error> {
+        let Need { argument, feature, needed, .. } = *self;
+        match present {
+            false if needed => Err(Error::Missing { argument, feature }),
+            true if !needed => Err(Error::NotPlanned { argument, feature }),
             _ => Ok(()),
         }
     }
 
-    /// Where it is, if it is there.
-    pub(crate) fn placed(&self) -> Option<Placed> {
-        let Extra { argument, address, alignment, bytes, .. } = *self;
-        Some(Placed { argument, address: address?.0, alignment, bytes })
-    }
-}
-
-impl Tensors {
-    /// What there may be beside Q, K, V, O, LSE and the workspace.
-    pub(crate) fn extras(&self, problem: &Problem) -> [Extra; 10] {
-        let (serving, shape) = (&problem.serving, &problem.shape);
-        let extra = |argument, address, feature, needed, words: u64| Extra {
-            argument,
-            address,
-            feature,
-            needed,
-            alignment: 4,
-            bytes: words.saturating_mul(4),
-        };
-        let (batch, packed_q, packed_k) = (shape.batch, serving.packed_q.is_some(), serving.packed_k.is_some());
-        let table = serving.paged.map_or(0, |paged| paged.table_width.saturating_mul(batch));
-        let slopes = if serving.alibi == Some(Alibi::PerSequenceAndHead) { shape.heads * batch } else { shape.heads };
-        let factors = match serving.descales {
-            Some(Descales::PerSequenceAndHead) => shape.kv_heads * batch,
-            _ => shape.kv_heads,
-        };
-        let (scaled, all) = (serving.descales.is_some(), serving.float8 == Float8::All);
-        [
-            extra("cu_seqlens_q", self.cu_seqlens_q, "packed queries", packed_q, batch + 1),
-            extra("cu_seqlens_k", self.cu_seqlens_k, "packed keys", packed_k, batch + 1),
-            extra("seqused_q", self.seqused_q, "queries in use (seqused_q)", serving.seqused_q, batch),
-            extra("seqused_k", self.seqused_k, "keys in use (seqused_k)", serving.seqused_k, batch),
-            extra("page_table", self.page_table, "paged K and V", serving.paged.is_some(), table),
-            extra("sinks", self.sinks, "sinks", serving.sinks, shape.heads),
-            extra("alibi_slopes", self.alibi_slopes, "ALiBi", serving.alibi.is_some(), slopes),
-            extra("q_descale", self.q_descale, "factors (descales) of Q of 8 bits", scaled && all, factors),
-            extra("k_descale", self.k_descale, "factors (descales)", scaled, factors),
-            extra("v_descale", self.v_descale, "factors (descales)", scaled, factors),
-        ]
+    /// The tensor at an address.
+    pub(crate) fn at(&self, address: DevicePtr) -> Placed {
+        Placed { argument: self.argument, address: address.0, alignment: self.alignment, bytes: self.bytes }
     }
 }
 
@@ -171,7 +189,7 @@ impl Placed {
 impl Plan {
     /// Refuses tensors that are absent and needed, there and not planned, or not where they can be.
     pub(crate) fn check_tensors(&self, tensors: &Tensors) -> Result<(), Error> {
-        tensors.extras(&self.problem).iter().try_for_each(|extra| extra.check_presence(false))?;
+        tensors.extras(&self.problem).try_for_each(|(need, address)| need.check_presence(address.is_some()))?;
         if tensors.workspace.is_none() && self.workspace_bytes() > 0 {
             return Err(Error::Missing { argument: "workspace", feature: "packed queries or splits" });
         }
@@ -201,7 +219,7 @@ impl Plan {
             alignment: ALIGNMENT,
             bytes: self.workspace_bytes(),
         });
-        let extras = tensors.extras(&self.problem).into_iter().filter_map(|extra| extra.placed());
+        let extras = tensors.extras(&self.problem).filter_map(|(need, address)| Some(need.at(address?)));
         rows.into_iter().chain(lse).chain(workspace).chain(extras)
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use attn_host::cust::memory::{CopyDestination, DeviceBuffer};
 use attn_host::pipeline::{Batch, Done, HostBuffer, Options as Sizes, Pipeline};
-use attn_host::{DType, DevicePtr, PinnedBuffer, Plan, Problem, Shape, Tensors, simulator};
+use attn_host::{Arrays, DType, DevicePtr, PinnedBuffer, Plan, Problem, Shape, Tensors, simulator};
 
 use crate::compare;
 use crate::dense::{Dense, Dims};
@@ -170,12 +170,9 @@ impl Load {
             buffer.of_mut::<u16>().copy_from_slice(&values);
             Ok(buffer.into())
         };
-        Ok(Batch {
-            o: Some(place(o)?),
-            cu_seqlens_q: self.cu_seqlens(),
-            cu_seqlens_k: self.cu_seqlens(),
-            ..Batch::new(self.problem(), place(q)?, place(k)?, place(v)?)
-        })
+        let sums = self.cu_seqlens();
+        let arrays = Arrays { cu_seqlens_q: sums.clone(), cu_seqlens_k: sums, ..Arrays::default() };
+        Ok(Batch { o: Some(place(o)?), arrays, ..Batch::new(self.problem(), place(q)?, place(k)?, place(v)?) })
     }
 
     /// Checks some rows of a result against f64.

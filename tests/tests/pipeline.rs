@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use attn_host::pipeline::{Batch, Done, Options, Pipeline, Shutdown};
-use attn_host::{DType, Mask, Problem, Shape, simulator};
+use attn_host::{Arrays, DType, Mask, Problem, Shape, simulator};
 use attn_tests::compare;
 use attn_tests::dense::{Dense, Dims};
 use attn_tests::gpu::Gpu;
@@ -75,7 +75,8 @@ impl Sequences {
         let problem = if packed { problem.packed_q(rows).packed_k(rows) } else { problem };
         let sums = packed.then(|| (0..=self.lengths.len()).map(|i| self.start(i) as i32).collect::<Vec<_>>());
         let [q, k, v] = self.qkv.each_ref().map(in_memory);
-        Batch { lse: true, cu_seqlens_q: sums.clone(), cu_seqlens_k: sums, ..Batch::new(problem, q, k, v) }
+        let arrays = Arrays { cu_seqlens_q: sums.clone(), cu_seqlens_k: sums, ..Arrays::default() };
+        Batch { lse: true, arrays, ..Batch::new(problem, q, k, v) }
     }
 
     fn start(&self, sequence: usize) -> usize {

@@ -1,11 +1,10 @@
 //! Random tensors of any size.
 
-use attn_host::Float8;
+use attn_host::{Arrays, Float8};
 use attn_tests::dense::Dims;
 use attn_tests::input::normal;
 use attn_tests::precision::{Precision, float8};
 
-use crate::arrays::Arrays;
 use crate::job::{Bits, Job, Tensor};
 use crate::problem::Spec;
 

@@ -1,10 +1,10 @@
 //! Sets of problems to time.
 
+use attn_host::Arrays;
 use attn_tests::bench::shapes;
 use attn_tests::serve::lengths::Lengths;
 use clap::ValueEnum;
 
-use crate::arrays::Arrays;
 use crate::error::Failure;
 use crate::options::{Scores, Sizes};
 use crate::problem::Spec;
@@ -160,7 +160,7 @@ mod tests {
             let problems = mix.problems(&line.sizes, &line.scores).expect("possible");
             assert!(problems.len() >= 7, "{mix:?}");
             for (name, spec, arrays) in problems {
-                spec.check(&arrays).expect(&name);
+                arrays.check(&spec.problem(&arrays)).expect(&name);
                 for arch in Arch::ALL {
                     let device = DeviceInfo::nominal(arch);
                     supports(&spec.problem(&arrays), &device).unwrap_or_else(|e| panic!("{name}: {e}"));

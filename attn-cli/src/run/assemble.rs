@@ -1,9 +1,8 @@
 //! Tensors of files into a job.
 
-use attn_host::{Alibi, Descales, Float8, Mask, PagedKv, Shape};
+use attn_host::{Alibi, Arrays, Descales, Float8, Mask, PagedKv, Shape};
 use attn_tests::precision::Precision;
 
-use crate::arrays::Arrays;
 use crate::error::Failure;
 use crate::files::{Array, FileError, Tensors, Values};
 use crate::job::{Bits, Job, Tensor};
@@ -34,7 +33,9 @@ pub fn job(tensors: &Tensors, dtype: Option<Precision>, scores: &Scores) -> Resu
         seqused_k: integers(tensors, "seqused_k")?,
         sinks: floats(tensors, "sinks")?,
         alibi_slopes: floats(tensors, "alibi_slopes")?,
-        descales: [floats(tensors, "q_descale")?, floats(tensors, "k_descale")?, floats(tensors, "v_descale")?],
+        q_descale: floats(tensors, "q_descale")?,
+        k_descale: floats(tensors, "k_descale")?,
+        v_descale: floats(tensors, "v_descale")?,
         ..Arrays::default()
     };
     if let Some(sums) = &cu_q {
@@ -199,24 +200,14 @@ fn narrow(tensors: &Tensors, spec: &mut Spec, arrays: &mut Arrays, qkv: &[Bits; 
         (false, true, true) => Float8::Keys,
         (true, true, true) => Float8::All,
         _ => {
-            let name = if k && !v {
-                "v"
-            } else if v && !k {
-                "k"
-            } else {
-                "q"
+            // The one that is not like the others.
+            let (name, bits) = match (k, v) {
+                (true, false) => ("v", &qkv[2]),
+                (false, true) => ("k", &qkv[1]),
+                _ => ("q", &qkv[0]),
             };
-            let found = qkv[if name == "q" {
-                0
-            } else if name == "k" {
-                1
-            } else {
-                2
-            }]
-            .element()
-                * 8;
             let allowed = "8 bits in k and v, or in q, k and v, or in none".to_owned();
-            let found = format!("elements of {found} bits");
+            let found = format!("elements of {} bits", 8 * bits.element());
             return Err(tensors.wrong(name, FileError::Type { name: name.to_owned(), found, allowed }));
         }
     };
@@ -235,11 +226,11 @@ fn narrow(tensors: &Tensors, spec: &mut Spec, arrays: &mut Arrays, qkv: &[Bits; 
     spec.descales = Some(if own { Descales::PerSequenceAndHead } else { Descales::PerHead });
     // Those that are not there are 1.
     let count = if own { batch * kv_heads } else { kv_heads } as usize;
-    let needed = [spec.float8 == Float8::All, true, true];
-    for (array, needed) in arrays.descales.iter_mut().zip(needed) {
-        if needed && array.is_none() {
-            *array = Some(vec![1.0; count]);
-        }
+    let ones = |array: &mut Option<Vec<f32>>| *array = array.take().or(Some(vec![1.0; count]));
+    if spec.float8 == Float8::All {
+        ones(&mut arrays.q_descale);
     }
+    ones(&mut arrays.k_descale);
+    ones(&mut arrays.v_descale);
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::launch::{DevicePtr, Stream};
 use crate::plan::current_is;
 use crate::problem::Descales;
-use crate::tensors::{Extra, Placed};
+use crate::tensors::{Need, Placed};
 
 /// Where the tensors of a launch lie: `AppendTensors { seqlens_before: Some(lengths), ..AppendTensors::new(k, v, k_cache, v_cache) }`.
 ///
@@ -69,27 +69,11 @@ impl AppendTensors {
         }
     }
 
-    /// What only some launches have.
-    fn extras(&self, plan: &AppendPlan) -> [Extra; 10] {
+    /// What only some launches have, and where it is.
+    fn extras(&self, plan: &AppendPlan) -> [(Need, Option<DevicePtr>); 10] {
         let Append { shape, packed, seqused_new, seqlens_before, rotary, heads, cache, dtype, descales, .. } =
             plan.append;
         let (spans, sines) = (plan.spans(), &plan.layouts.sines);
-        let tensor = |argument, address, feature, needed, bytes| Extra {
-            argument,
-            address,
-            feature,
-            needed,
-            alignment: 16,
-            bytes,
-        };
-        let numbers = |argument, address, feature, needed, words: u64| Extra {
-            argument,
-            address,
-            feature,
-            needed,
-            alignment: 4,
-            bytes: words.saturating_mul(4),
-        };
         let table = match cache {
             Cache::Paged(paged) => paged.table_width.saturating_mul(shape.batch),
             Cache::Dense { .. } => 0,
@@ -98,20 +82,20 @@ impl AppendTensors {
             Some(Descales::PerSequenceAndHead) => shape.kv_heads * shape.batch,
             _ => shape.kv_heads,
         };
-        let scaled = descales.is_some();
-        let q_bytes = u64::from(dtype.bytes()) * spans.q;
-        let (rotated, batch) = (rotary.is_some(), shape.batch);
+        let (rotated, scaled, queries, batch) = (rotary.is_some(), descales.is_some(), heads > 0, shape.batch);
+        let [q, q_out] = [spans.q, spans.q_out].map(|span| u64::from(dtype.bytes()) * span);
+        let sines = sines.span * sines.element;
         [
-            tensor("q", self.q, "queries", heads > 0, q_bytes),
-            tensor("cos", self.cos, "rotary embedding", rotated, sines.span * sines.element),
-            tensor("sin", self.sin, "rotary embedding", rotated, sines.span * sines.element),
-            tensor("q_out", self.q_out, "queries", heads > 0, u64::from(dtype.bytes()) * spans.q_out),
-            numbers("cu_seqlens_new", self.cu_seqlens_new, "packed tokens", packed.is_some(), batch + 1),
-            numbers("seqused_new", self.seqused_new, "tokens in use (seqused_new)", seqused_new, batch),
-            numbers("seqlens_before", self.seqlens_before, "keys before (seqlens_before)", seqlens_before, batch),
-            numbers("page_table", self.page_table, "pages", matches!(cache, Cache::Paged(_)), table),
-            numbers("k_descale", self.k_descale, "factors (descales)", scaled, factors),
-            numbers("v_descale", self.v_descale, "factors (descales)", scaled, factors),
+            (Need::tensor("q", "queries", queries, q), self.q),
+            (Need::tensor("cos", "rotary embedding", rotated, sines), self.cos),
+            (Need::tensor("sin", "rotary embedding", rotated, sines), self.sin),
+            (Need::tensor("q_out", "queries", queries, q_out), self.q_out),
+            (Need::words("cu_seqlens_new", "packed tokens", packed.is_some(), batch + 1), self.cu_seqlens_new),
+            (Need::words("seqused_new", "tokens in use (seqused_new)", seqused_new, batch), self.seqused_new),
+            (Need::words("seqlens_before", "keys before (seqlens_before)", seqlens_before, batch), self.seqlens_before),
+            (Need::words("page_table", "pages", matches!(cache, Cache::Paged(_)), table), self.page_table),
+            (Need::words("k_descale", "factors (descales)", scaled, factors), self.k_descale),
+            (Need::words("v_descale", "factors (descales)", scaled, factors), self.v_descale),
         ]
     }
 }
@@ -147,9 +131,11 @@ impl AppendPlan {
 
     /// Refuses tensors that are absent and needed, there and not planned, or not where they can be.
     fn check_tensors(&self, tensors: &AppendTensors) -> Result<(), Error> {
-        let extras = tensors.extras(self);
-        // Without `q_out` queries are rotated where they are.
-        extras.iter().try_for_each(|extra| extra.check_presence(extra.argument == "q_out"))?;
+        for (need, address) in tensors.extras(self) {
+            // Without `q_out` queries are rotated where they are.
+            let in_place = need.argument == "q_out" && tensors.q_out.is_none();
+            need.check_presence(address.is_some() || (in_place && need.needed))?;
+        }
         if tensors.q_out.is_none() && self.layouts.q.is_some_and(|(q, q_out)| q != q_out) {
             return Err(Error::Missing { argument: "q_out", feature: "strides of its own for it" });
         }
@@ -180,7 +166,8 @@ impl AppendPlan {
             alignment: 16,
             bytes: span * u64::from(dtype.bytes()),
         });
-        rows.into_iter().chain(tensors.extras(self).into_iter().filter_map(|extra| extra.placed()))
+        let extras = tensors.extras(self).into_iter().filter_map(|(need, address)| Some(need.at(address?)));
+        rows.into_iter().chain(extras)
     }
 
     /// The parameters with a launch's addresses.

@@ -1,6 +1,7 @@
 //! Where a batch's tensors lie in its two blocks of device memory, one for what is read and one for what is written.
 
-use super::batch::{Batch, EXTRAS};
+use super::batch::Batch;
+use crate::arrays::Arrays;
 use crate::error::Error;
 use crate::launch::DevicePtr;
 use crate::plan::Plan;
@@ -18,9 +19,9 @@ pub(super) struct Part {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Arrangement {
     /// Arrays that only some problems have, side by side from the start of the inputs.
-    pub(super) extras: [Option<Part>; EXTRAS],
+    pub(super) arrays: Arrays<Part, Part>,
     /// Bytes of the inputs up to the end of these.
-    pub(super) extra_bytes: u64,
+    pub(super) array_bytes: u64,
     /// Q, K and V.
     pub(super) qkv: [Part; 3],
     workspace: Option<Part>,
@@ -54,11 +55,8 @@ impl Row {
 impl Arrangement {
     pub(super) fn of(batch: &Batch, plan: &Plan) -> Result<Self, Error> {
         let mut inputs = Row::default();
-        let mut extras = [None; EXTRAS];
-        for (part, array) in extras.iter_mut().zip(batch.extras()) {
-            *part = array.map(|array| inputs.place("an array", array.len() as u64)).transpose()?;
-        }
-        let extra_bytes = inputs.0;
+        let arrays = batch.array_bytes().try_each(|array| inputs.place("an array", array.len() as u64))?;
+        let array_bytes = inputs.0;
         let (spans, [q, k, v, o]) = (plan.spans(), plan.problem().types().map(|dtype| u64::from(dtype.bytes())));
         let qkv = [inputs.place("q", spans.q * q)?, inputs.place("k", spans.k * k)?, inputs.place("v", spans.v * v)?];
         let workspace = plan.workspace_bytes();
@@ -67,8 +65,8 @@ impl Arrangement {
         let o = outputs.place("o", spans.o * o)?;
         let lse = batch.lse.then(|| outputs.place("lse", spans.lse * 4)).transpose()?;
         Ok(Arrangement {
-            extras,
-            extra_bytes,
+            arrays,
+            array_bytes,
             qkv,
             workspace,
             input_bytes: inputs.0,
@@ -83,21 +81,11 @@ impl Arrangement {
     pub(super) fn tensors(&self, input: DevicePtr, output: DevicePtr) -> Tensors {
         let at = |part: &Part| DevicePtr(input.0 + part.offset);
         let [q, k, v] = self.qkv.each_ref().map(at);
-        let extra = |i: usize| self.extras[i].as_ref().map(at);
+        let tensors = Tensors::new(q, k, v, DevicePtr(output.0 + self.o.offset));
         Tensors {
             lse: self.lse.map(|lse| DevicePtr(output.0 + lse.offset)),
             workspace: self.workspace.as_ref().map(at),
-            cu_seqlens_q: extra(0),
-            cu_seqlens_k: extra(1),
-            seqused_q: extra(2),
-            seqused_k: extra(3),
-            page_table: extra(4),
-            sinks: extra(5),
-            alibi_slopes: extra(6),
-            q_descale: extra(7),
-            k_descale: extra(8),
-            v_descale: extra(9),
-            ..Tensors::new(q, k, v, DevicePtr(output.0 + self.o.offset))
+            ..tensors.with_arrays(self.arrays.as_ref().map(at, at))
         }
     }
 }
@@ -107,6 +95,6 @@ fn gaps(batch: &Batch, plan: &Plan) -> bool {
     let layouts = &plan.blueprint.layouts;
     let strided = [&layouts.o, &layouts.lse].iter().any(|layout| layout.dims.iter().product::<u64>() != layout.span);
     let total = plan.problem().serving.packed_q.unwrap_or(0);
-    let packed = batch.cu_seqlens_q.as_ref().and_then(|sums| sums.last());
-    strided || batch.seqused_q.is_some() || packed.is_some_and(|&end| u64::try_from(end) != Ok(total))
+    let packed = batch.arrays.cu_seqlens_q.as_ref().and_then(|sums| sums.last());
+    strided || batch.arrays.seqused_q.is_some() || packed.is_some_and(|&end| u64::try_from(end) != Ok(total))
 }

@@ -4,14 +4,14 @@ use std::fmt;
 use std::time::Duration;
 
 use super::buffer::{HostBuffer, bytes_of};
+use crate::arrays::Arrays;
 use crate::error::Error;
 use crate::problem::Problem;
 
 /// A problem with its tensors in host memory: `Batch { lse: true, ..Batch::new(problem, q, k, v) }`.
 ///
-/// Tensors are as the problem says, strides included; a buffer may be longer than its tensor. What only some problems have must be there for
-/// these and absent for all others, as in [`Tensors`](crate::Tensors). All is checked when the batch is submitted, lengths and page
-/// numbers too.
+/// Tensors are as the problem says, strides included; a buffer may be longer than its tensor. The arrays that only some problems have
+/// must be there for these and absent for all others. All is checked when the batch is submitted, lengths and page numbers too.
 #[derive(Debug)]
 pub struct Batch {
     /// What is to be computed.
@@ -26,68 +26,20 @@ pub struct Batch {
     pub o: Option<HostBuffer>,
     /// Whether LSE is wanted too.
     pub lse: bool,
-    /// Prefix sums of the lengths of packed queries.
-    pub cu_seqlens_q: Option<Vec<i32>>,
-    /// Prefix sums of the lengths of packed keys.
-    pub cu_seqlens_k: Option<Vec<i32>>,
-    /// Queries of each sequence.
-    pub seqused_q: Option<Vec<i32>>,
-    /// Keys of each sequence.
-    pub seqused_k: Option<Vec<i32>>,
-    /// Pages of each sequence.
-    pub page_table: Option<Vec<i32>>,
-    /// Sink of each query head.
-    pub sinks: Option<Vec<f32>>,
-    /// Slopes of ALiBi.
-    pub alibi_slopes: Option<Vec<f32>>,
-    /// Factors of 8-bit Q.
-    pub q_descale: Option<Vec<f32>>,
-    /// Factors of 8-bit K.
-    pub k_descale: Option<Vec<f32>>,
-    /// Factors of 8-bit V.
-    pub v_descale: Option<Vec<f32>>,
+    /// What only some problems have.
+    pub arrays: Arrays,
 }
-
-/// Arrays that only some problems have.
-pub(super) const EXTRAS: usize = 10;
 
 impl Batch {
     /// The tensors that every batch has, and none of the others.
     pub fn new(problem: Problem, q: impl Into<HostBuffer>, k: impl Into<HostBuffer>, v: impl Into<HostBuffer>) -> Self {
-        Batch {
-            problem,
-            q: q.into(),
-            k: k.into(),
-            v: v.into(),
-            o: None,
-            lse: false,
-            cu_seqlens_q: None,
-            cu_seqlens_k: None,
-            seqused_q: None,
-            seqused_k: None,
-            page_table: None,
-            sinks: None,
-            alibi_slopes: None,
-            q_descale: None,
-            k_descale: None,
-            v_descale: None,
-        }
+        let (q, k, v) = (q.into(), k.into(), v.into());
+        Batch { problem, q, k, v, o: None, lse: false, arrays: Arrays::default() }
     }
 
-    /// The arrays that only some problems have, in the order of [`Tensors`](crate::Tensors).
-    pub(super) fn extras(&self) -> [Option<&[u8]>; EXTRAS] {
-        [
-            self.cu_seqlens_q.as_deref().map(bytes_of),
-            self.cu_seqlens_k.as_deref().map(bytes_of),
-            self.seqused_q.as_deref().map(bytes_of),
-            self.seqused_k.as_deref().map(bytes_of),
-            self.page_table.as_deref().map(bytes_of),
-            self.sinks.as_deref().map(bytes_of),
-            self.alibi_slopes.as_deref().map(bytes_of),
-            self.q_descale.as_deref().map(bytes_of),
-            self.k_descale.as_deref().map(bytes_of),
-            self.v_descale.as_deref().map(bytes_of),
-        ]
+    /// The arrays' bytes.
+    pub(super) fn array_bytes(&self) -> Arrays<&[u8], &[u8]> {
+        self.arrays.as_ref().map(|array| bytes_of(array), |array| bytes_of(array))
     }
 }
 

@@ -227,12 +227,12 @@ fn copy_in_staged(lanes: &Lanes, job: &mut Job, stages: &mut Stages, to: u64) ->
     let Stages { arrangement, input, .. } = stages;
     let place = input.as_ref().map(|stage| stage.place());
     let stage: &mut [u8] = input.as_deref_mut().unwrap_or(&mut []);
-    for (part, array) in arrangement.extras.iter().zip(batch.extras()) {
+    for (part, array) in arrangement.arrays.as_ref().each().into_iter().zip(batch.array_bytes().each()) {
         if let (Some(part), Some(array)) = (part, array) {
             stage[part.offset as usize..][..array.len()].copy_from_slice(array);
         }
     }
-    let mut staged = arrangement.extra_bytes as usize;
+    let mut staged = arrangement.array_bytes as usize;
     let mut bytes_in = staged;
     if let Some(place) = place.filter(|_| staged > 0) {
         // SAFETY: the stage belongs to the flight until it lands; the block is the batch's, and its last user is waited for.

@@ -37,7 +37,7 @@ impl Stages {
         let staged: u64 = own.iter().zip(qkv).filter(|(b, _)| b.pinned().is_none()).map(|(_, part)| part.bytes).sum();
         let o = if batch.o.as_ref().and_then(HostBuffer::pinned).is_some() { 0 } else { arrangement.o.bytes };
         let take = |bytes: u64| (bytes > 0).then(|| pool.take(bytes as usize)).transpose();
-        let input = take(arrangement.extra_bytes + staged)?;
+        let input = take(arrangement.array_bytes + staged)?;
         let output = take(o + arrangement.lse.map_or(0, |lse| lse.bytes))?;
         Ok(Stages { arrangement, input, output })
     }

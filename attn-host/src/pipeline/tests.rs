@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::fake::machine::{answer, checksum};
-use crate::{DType, Problem, Shape, Splits, fake, select};
+use crate::{Arrays, DType, Problem, Shape, Splits, fake, select};
 
 #[cfg(feature = "tokio")]
 mod asynchronous;
@@ -52,11 +52,15 @@ fn dense(salt: u64, seqlen_q: u64) -> Batch {
 fn packed(salt: u64) -> Batch {
     let shape = Shape { batch: 3, seqlen_q: 4, seqlen_k: 6, ..SHAPE };
     let problem = Problem::new(DType::Bf16, shape).packed_q(7).packed_k(9).sinks().splits(Splits::Exactly(2));
-    Batch {
-        lse: true,
+    let arrays = Arrays {
         cu_seqlens_q: Some(vec![0, 4, 4, 7]),
         cu_seqlens_k: Some(vec![0, 2, 8, 9]),
         sinks: Some(vec![0.5, -0.5]),
+        ..Arrays::default()
+    };
+    Batch {
+        lse: true,
+        arrays,
         ..Batch::new(problem, values(7 * 2 * 8, salt), values(9 * 8, salt + 1), values(9 * 8, salt + 2))
     }
 }
@@ -64,7 +68,7 @@ fn packed(salt: u64) -> Batch {
 /// What the fake's kernels make of a batch: O.
 fn expected(batch: &Batch) -> Vec<u8> {
     let (q, k, v) = (batch.q.bytes(), batch.k.bytes(), batch.v.bytes());
-    let inputs = if batch.cu_seqlens_q.is_some() { [q, &k[..16], &v[..16]] } else { [q, k, v] };
+    let inputs = if batch.arrays.cu_seqlens_q.is_some() { [q, &k[..16], &v[..16]] } else { [q, k, v] };
     let mut o = vec![0; q.len()];
     answer(inputs.into_iter().fold(0, checksum), &mut o);
     o

@@ -81,7 +81,8 @@ fn what_no_query_writes_is_zero() {
         let pipeline = open(small()).expect("the fake works");
         let problem = Problem::new(DType::Bf16, SHAPE).seqused_q();
         let q = values(4 * 2 * 8, 0);
-        let batch = Batch { seqused_q: Some(vec![2]), ..Batch::new(problem, q, values(48, 1), values(48, 2)) };
+        let arrays = Arrays { seqused_q: Some(vec![2]), ..Arrays::default() };
+        let batch = Batch { arrays, ..Batch::new(problem, q, values(48, 1), values(48, 2)) };
         pipeline.submit(batch).expect("accepted").wait().expect("done");
         assert_eq!(fake::with(|state| state.calls.iter().filter(|&&call| call == "cuMemsetD8Async").count()), 1);
     });
@@ -97,17 +98,21 @@ fn wrong_batches_come_back_at_once() {
         };
         let short = Batch { q: values(63, 0).into(), ..dense(0, 4) };
         assert_eq!(refuse(short), "q has 63 elements; its shape and strides reach 64");
-        let missing = Batch { sinks: None, ..packed(0) };
+        let with = |mut batch: Batch, change: fn(&mut Arrays)| {
+            change(&mut batch.arrays);
+            batch
+        };
+        let missing = with(packed(0), |arrays| arrays.sinks = None);
         assert_eq!(refuse(missing), "sinks is absent; the problem has sinks, so it is needed");
-        let long = Batch { sinks: Some(vec![0.0; 3]), ..packed(0) };
+        let long = with(packed(0), |arrays| arrays.sinks = Some(vec![0.0; 3]));
         assert_eq!(refuse(long), "sinks has 3 entries; allowed: 2");
-        let unplanned = Batch { seqused_k: Some(vec![1]), ..dense(0, 4) };
+        let unplanned = with(dense(0, 4), |arrays| arrays.seqused_k = Some(vec![1]));
         assert!(refuse(unplanned).starts_with("seqused_k is given, but the problem has no"));
-        let falling = Batch { cu_seqlens_q: Some(vec![0, 4, 3, 7]), ..packed(0) };
+        let falling = with(packed(0), |arrays| arrays.cu_seqlens_q = Some(vec![0, 4, 3, 7]));
         assert_eq!(refuse(falling), "cu_seqlens_q[2] is 3; allowed: 4 to 7");
         let mut over = packed(0);
-        (over.problem, over.seqused_k) = (over.problem.seqused_k(), Some(vec![2, 6, 2]));
-        assert_eq!(refuse(over), "seqused_k[2] is 2; allowed: 0 to 1");
+        (over.problem, over.arrays.seqused_k) = (over.problem.seqused_k(), Some(vec![2, 6, 2]));
+        assert_eq!(refuse(over), "seqused_k[2] is 2; allowed: 0 to 1, the sequence's room");
         let mut wrong = dense(0, 4);
         wrong.problem = Problem::new(DType::Bf16, Shape { heads: 3, kv_heads: 2, ..SHAPE });
         assert_eq!(refuse(wrong), "heads is 3, which is not a multiple of kv_heads = 2");
