@@ -4,12 +4,13 @@ use std::fmt;
 
 use crate::problem::{DType, Descales, PagedKv, Strides, dtype_name};
 
-pub use launch::AppendTensors;
 pub use plan::{AppendPlan, AppendSpans};
+pub use tensors::AppendTensors;
 
 mod check;
 mod launch;
 mod plan;
+mod tensors;
 #[cfg(test)]
 mod tests;
 

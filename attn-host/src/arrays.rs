@@ -150,16 +150,16 @@ pub(crate) fn needs(problem: &Problem) -> [Need; COUNT] {
     };
     let (scaled, all) = (serving.descales.is_some(), serving.float8 == Float8::All);
     [
-        Need::words("cu_seqlens_q", "packed queries", packed_q, sums),
-        Need::words("cu_seqlens_k", "packed keys", packed_k, sums),
-        Need::words("seqused_q", "queries in use (seqused_q)", serving.seqused_q, batch),
-        Need::words("seqused_k", "keys in use (seqused_k)", serving.seqused_k, batch),
-        Need::words("page_table", "paged K and V", serving.paged.is_some(), table),
-        Need::words("sinks", "sinks", serving.sinks, shape.heads),
-        Need::words("alibi_slopes", "ALiBi", serving.alibi.is_some(), slopes),
-        Need::words("q_descale", "factors (descales) of Q of 8 bits", scaled && all, factors),
-        Need::words("k_descale", "factors (descales)", scaled, factors),
-        Need::words("v_descale", "factors (descales)", scaled, factors),
+        Need::integers("cu_seqlens_q", "packed queries", packed_q, sums),
+        Need::integers("cu_seqlens_k", "packed keys", packed_k, sums),
+        Need::integers("seqused_q", "queries in use (seqused_q)", serving.seqused_q, batch),
+        Need::integers("seqused_k", "keys in use (seqused_k)", serving.seqused_k, batch),
+        Need::integers("page_table", "paged K and V", serving.paged.is_some(), table),
+        Need::floats("sinks", "sinks", serving.sinks, shape.heads),
+        Need::floats("alibi_slopes", "ALiBi", serving.alibi.is_some(), slopes),
+        Need::floats("q_descale", "factors (descales) of Q of 8 bits", scaled && all, factors),
+        Need::floats("k_descale", "factors (descales)", scaled, factors),
+        Need::floats("v_descale", "factors (descales)", scaled, factors),
     ]
 }
 

@@ -85,13 +85,13 @@
 //!
 //! # With cust (feature `cust`, on by default)
 //!
-//! `Buffers` launches on cust's slices and streams with lengths and element types checked, and `attn_host::cust` is the very
-//! cust that it takes:
+//! `Plan::run` and `AppendPlan::run` take cust's slices and streams, with lengths and element types checked, and `attn_host::cust` is the very
+//! cust that they take:
 //!
 #![cfg_attr(feature = "cust", doc = "```no_run")]
 #![cfg_attr(not(feature = "cust"), doc = "```ignore")]
 //! use attn_host::cust::{self, memory::DeviceBuffer, stream::{Stream, StreamFlags}};
-//! use attn_host::{Buffers, DType, Device, Plan, Problem, Shape};
+//! use attn_host::{DType, Device, Plan, Problem, Shape, Tensors};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let _context = cust::quick_init()?;
@@ -102,7 +102,7 @@
 //!     let bits = vec![0u16; 331 * 12 * 32];
 //!     let (q, k, v) = (upload(&bits)?, upload(&bits)?, upload(&bits)?);
 //!     let mut o = DeviceBuffer::from_slice(&vec![0u16; plan.spans().o as usize])?;
-//!     plan.run(Buffers { q: &q, k: &k, v: &v, o: &mut o, lse: None }, &stream)?;
+//!     plan.run(Tensors::of(&q, &k, &v, &mut o), &stream)?;
 //!     println!("{:?}", &o.as_host_vec()?[..32]);
 //!     Ok(())
 //! }
@@ -122,8 +122,10 @@
 //!
 //! # With cudarc (feature `cudarc`)
 //!
-//! `Plan::launch_cudarc` takes cudarc's views and streams; `half`'s types are elements as they are. The program chooses the
-//! CUDA version of cudarc's bindings with a feature of cudarc (`cuda-12080`, say); any of 12.0 and above will do.
+//! `Plan::launch_cudarc` and `AppendPlan::launch_cudarc` take cudarc's slices, views and streams; `half`'s types are elements as they are:
+//! `plan.launch_cudarc(Tensors::of(&q, &k, &v, &mut o).page_table(&table).seqused_k(&lengths).workspace(&mut workspace), &stream)`. cudarc's
+//! events order the launch with other work on the buffers. The program chooses the CUDA version of cudarc's bindings with a feature of
+//! cudarc (`cuda-12080`, say); any of 12.0 and above will do.
 //!
 //! # Without a GPU (feature `simulator`)
 //!
@@ -181,9 +183,9 @@ pub use check::{check_cu_seqlens, check_page_table, check_seqused};
 #[cfg(feature = "cudarc")]
 pub use cudarc;
 #[cfg(feature = "cudarc")]
-pub use cudarc_launch::CudarcBuffers;
+pub use cudarc_launch::{CudarcAppendTensors, CudarcTensors, CudarcView, CudarcViewMut};
 #[cfg(feature = "cust")]
-pub use cust_launch::{Bf16, Buffers, F16};
+pub use cust_launch::{Bf16, CustAppendTensors, CustSlice, CustSliceMut, CustTensors, F16};
 pub use device::{Device, DeviceInfo};
 pub use error::{DriverVersion, Error, Unsupported};
 pub use kernels::{KERNEL_DIR, machine_code, prebuilt, ptx};

@@ -208,8 +208,7 @@ impl Plan {
     /// # Errors
     /// [`Error::NoContext`], [`Error::WrongContext`], [`Error::ContextGone`]; [`Error::Cuda`] when the driver fails.
     pub fn check_context(&self) -> Result<(), Error> {
-        current_is(self.driver, self.context)?;
-        if self.driver.context_id(self.context)? == self.context_id { Ok(()) } else { Err(Error::ContextGone) }
+        same_context(self.driver, self.context, self.context_id)
     }
 
     /// Elements that each tensor's buffer must hold at least: Q, K, V, O and LSE.
@@ -247,6 +246,12 @@ pub(crate) fn current_is(driver: &Driver, planned: Handle) -> Result<(), Error> 
         return Ok(());
     }
     Err(Error::WrongContext { planned: planned.0 as usize, current: current.0 as usize })
+}
+
+/// Checks that the calling thread's context is this one, and not a later one at its address.
+pub(crate) fn same_context(driver: &Driver, planned: Handle, id: u64) -> Result<(), Error> {
+    current_is(driver, planned)?;
+    if driver.context_id(planned)? == id { Ok(()) } else { Err(Error::ContextGone) }
 }
 
 impl fmt::Display for Plan {

@@ -1,55 +1,57 @@
-//! Where the tensors of a launch lie, and what a problem asks of them.
+//! Where the tensors of a launch lie.
 
-use crate::arrays::{Arrays, needs};
-use crate::driver::Driver;
-use crate::error::Error;
+use crate::arrays::Arrays;
 use crate::launch::DevicePtr;
-use crate::plan::Plan;
-use crate::problem::Problem;
-use crate::serve::ALIGNMENT;
 
-/// Where the tensors of a launch lie: `Tensors { lse: Some(lse), ..Tensors::new(q, k, v, o) }`.
+pub(crate) use check::{Holds, Need, Placed};
+
+mod check;
+
+/// The tensors of a launch: `Tensors { lse: Some(lse), ..Tensors::new(q, k, v, o) }`.
 ///
 /// What only some problems have must be there for these and absent for all others; only the workspace may be there without need.
+///
+/// [`Plan::launch`](crate::Plan::launch) takes them as device addresses. Typed launches take the slices and views of a library, `R` for what
+/// is read and `W` for what is written: `Tensors::of(&q, &k, &v, &mut o).lse(&mut lse)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tensors {
+pub struct Tensors<R = DevicePtr, W = R> {
     /// Q, read.
-    pub q: DevicePtr,
+    pub q: R,
     /// K, read.
-    pub k: DevicePtr,
+    pub k: R,
     /// V, read.
-    pub v: DevicePtr,
+    pub v: R,
     /// O, written.
-    pub o: DevicePtr,
+    pub o: W,
     /// LSE, written, f32; not computed when absent.
-    pub lse: Option<DevicePtr>,
-    /// [`Plan::workspace_bytes`] bytes, aligned to 256 bytes; may be absent when that is zero.
-    pub workspace: Option<DevicePtr>,
+    pub lse: Option<W>,
+    /// [`Plan::workspace_bytes`](crate::Plan::workspace_bytes) bytes, aligned to 256 bytes; may be absent when that is zero.
+    pub workspace: Option<W>,
     /// Prefix sums of the lengths of packed queries, `i32[batch + 1]` from 0: [`Problem::packed_q`](crate::Problem::packed_q).
-    pub cu_seqlens_q: Option<DevicePtr>,
+    pub cu_seqlens_q: Option<R>,
     /// Prefix sums of the lengths of packed keys, `i32[batch + 1]` from 0: [`Problem::packed_k`](crate::Problem::packed_k).
-    pub cu_seqlens_k: Option<DevicePtr>,
+    pub cu_seqlens_k: Option<R>,
     /// Queries of each sequence, `i32[batch]`: [`Problem::seqused_q`](crate::Problem::seqused_q).
-    pub seqused_q: Option<DevicePtr>,
+    pub seqused_q: Option<R>,
     /// Keys of each sequence, `i32[batch]`: [`Problem::seqused_k`](crate::Problem::seqused_k).
-    pub seqused_k: Option<DevicePtr>,
+    pub seqused_k: Option<R>,
     /// Pages of each sequence, `i32[batch][table_width]`: [`Problem::paged`](crate::Problem::paged).
-    pub page_table: Option<DevicePtr>,
+    pub page_table: Option<R>,
     /// Sink of each query head, `f32[heads]`: [`Problem::sinks`](crate::Problem::sinks).
-    pub sinks: Option<DevicePtr>,
+    pub sinks: Option<R>,
     /// Slopes, `f32[heads]` or `f32[batch][heads]`: [`Problem::alibi`](crate::Problem::alibi).
-    pub alibi_slopes: Option<DevicePtr>,
+    pub alibi_slopes: Option<R>,
     /// Factors of 8-bit Q, `f32[kv_heads]` or `f32[batch][kv_heads]`: [`Problem::descales`](crate::Problem::descales).
-    pub q_descale: Option<DevicePtr>,
+    pub q_descale: Option<R>,
     /// The same of K.
-    pub k_descale: Option<DevicePtr>,
+    pub k_descale: Option<R>,
     /// The same of V.
-    pub v_descale: Option<DevicePtr>,
+    pub v_descale: Option<R>,
 }
 
-impl Tensors {
+impl<R, W> Tensors<R, W> {
     /// The tensors that every launch has, and none of the others.
-    pub const fn new(q: DevicePtr, k: DevicePtr, v: DevicePtr, o: DevicePtr) -> Self {
+    pub const fn new(q: R, k: R, v: R, o: W) -> Self {
         Tensors {
             q,
             k,
@@ -69,11 +71,36 @@ impl Tensors {
             v_descale: None,
         }
     }
-}
 
-impl Tensors {
+    /// [`new`](Self::new) from whatever turns into `R` and `W`: references to a library's buffers.
+    pub fn of(q: impl Into<R>, k: impl Into<R>, v: impl Into<R>, o: impl Into<W>) -> Self {
+        Self::new(q.into(), k.into(), v.into(), o.into())
+    }
+
+    /// The same tensors as something else.
+    pub(crate) fn map<A, B>(self, mut read: impl FnMut(R) -> A, mut write: impl FnMut(W) -> B) -> Tensors<A, B> {
+        Tensors {
+            q: read(self.q),
+            k: read(self.k),
+            v: read(self.v),
+            o: write(self.o),
+            lse: self.lse.map(&mut write),
+            workspace: self.workspace.map(&mut write),
+            cu_seqlens_q: self.cu_seqlens_q.map(&mut read),
+            cu_seqlens_k: self.cu_seqlens_k.map(&mut read),
+            seqused_q: self.seqused_q.map(&mut read),
+            seqused_k: self.seqused_k.map(&mut read),
+            page_table: self.page_table.map(&mut read),
+            sinks: self.sinks.map(&mut read),
+            alibi_slopes: self.alibi_slopes.map(&mut read),
+            q_descale: self.q_descale.map(&mut read),
+            k_descale: self.k_descale.map(&mut read),
+            v_descale: self.v_descale.map(&mut read),
+        }
+    }
+
     /// The same with the arrays that only some problems have.
-    pub fn with_arrays(self, arrays: Arrays<DevicePtr, DevicePtr>) -> Self {
+    pub fn with_arrays(self, arrays: Arrays<R, R>) -> Self {
         let Arrays { cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k, page_table, sinks, alibi_slopes, .. } = arrays;
         let Arrays { q_descale, k_descale, v_descale, .. } = arrays;
         Tensors {
@@ -90,9 +117,11 @@ impl Tensors {
             ..self
         }
     }
+}
 
+impl<R: Copy, W: Copy> Tensors<R, W> {
     /// The arrays that only some problems have.
-    pub fn arrays(&self) -> Arrays<DevicePtr, DevicePtr> {
+    pub fn arrays(&self) -> Arrays<R, R> {
         let Tensors { cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k, page_table, sinks, alibi_slopes, .. } = *self;
         let Tensors { q_descale, k_descale, v_descale, .. } = *self;
         Arrays {
@@ -108,118 +137,37 @@ impl Tensors {
             v_descale,
         }
     }
-
-    /// What there may be beside Q, K, V, O, LSE and the workspace, and where it is.
-    fn extras(&self, problem: &Problem) -> impl Iterator<Item = (Need, Option<DevicePtr>)> + use<> {
-        needs(problem).into_iter().zip(self.arrays().each())
-    }
 }
 
-/// What a plan asks of a tensor that only some problems have.
-pub(crate) struct Need {
-    pub(crate) argument: &'static str,
-    /// What needs it.
-    pub(crate) feature: &'static str,
-    pub(crate) needed: bool,
-    pub(crate) alignment: u64,
-    pub(crate) bytes: u64,
+/// Methods that add a tensor, from whatever turns into `R` or `W`.
+macro_rules! setters {
+    ($tensors:ident: $($name:ident $side:ident,)*) => {
+        impl<R, W> $tensors<R, W> {
+            $(
+                #[doc = concat!("With [`", stringify!($name), "`](", stringify!($tensors), "#structfield.", stringify!($name), ").")]
+                #[must_use]
+                pub fn $name(self, $name: impl Into<$side>) -> Self {
+                    $tensors { $name: Some($name.into()), ..self }
+                }
+            )*
+        }
+    };
 }
 
-impl Need {
-    /// Elements that kernels load 16 bytes at a time.
-    pub(crate) const fn tensor(argument: &'static str, feature: &'static str, needed: bool, bytes: u64) -> Self {
-        Need { argument, feature, needed, alignment: 16, bytes }
-    }
+pub(crate) use setters;
 
-    /// Words of 32 bits.
-    pub(crate) const fn words(argument: &'static str, feature: &'static str, needed: bool, words: u64) -> Self {
-        Need { argument, feature, needed, alignment: 4, bytes: words.saturating_mul(4) }
-    }
-
-    /// Refuses it where it is absent and needed, and where it is there and not planned.
-    pub(crate) fn check_presence(&self, present: bool) -> Result<(), Error> {
-        let Need { argument, feature, needed, .. } = *self;
-        match present {
-            false if needed => Err(Error::Missing { argument, feature }),
-            true if !needed => Err(Error::NotPlanned { argument, feature }),
-            _ => Ok(()),
-        }
-    }
-
-    /// The tensor at an address.
-    pub(crate) fn at(&self, address: DevicePtr) -> Placed {
-        Placed { argument: self.argument, address: address.0, alignment: self.alignment, bytes: self.bytes }
-    }
-}
-
-/// One tensor of a launch: where it must lie and how far it reaches.
-pub(crate) struct Placed {
-    pub(crate) argument: &'static str,
-    pub(crate) address: u64,
-    pub(crate) alignment: u64,
-    pub(crate) bytes: u64,
-}
-
-impl Placed {
-    /// Refuses a null or misaligned address and a tensor that would pass the end of the address space.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        let Placed { argument, address, alignment, bytes } = *self;
-        if address == 0 {
-            return Err(Error::NullPointer { argument });
-        }
-        if address % alignment != 0 {
-            return Err(Error::Misaligned { argument, address, alignment });
-        }
-        if address.checked_add(bytes).is_none() {
-            return Err(Error::Overflow { argument, what: "the address", allowed: "at most 2^64 at its end" });
-        }
-        Ok(())
-    }
-
-    /// Refuses an address of another device.
-    pub(crate) fn check_device(&self, driver: &Driver, ordinal: i32) -> Result<(), Error> {
-        let Placed { argument, address, .. } = *self;
-        match driver.pointer_device(address)? {
-            found if found != ordinal => Err(Error::ForeignPointer { argument, address, found, allowed: ordinal }),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Plan {
-    /// Refuses tensors that are absent and needed, there and not planned, or not where they can be.
-    pub(crate) fn check_tensors(&self, tensors: &Tensors) -> Result<(), Error> {
-        tensors.extras(&self.problem).try_for_each(|(need, address)| need.check_presence(address.is_some()))?;
-        if tensors.workspace.is_none() && self.workspace_bytes() > 0 {
-            return Err(Error::Missing { argument: "workspace", feature: "packed queries or splits" });
-        }
-        self.placed(tensors).try_for_each(|tensor| tensor.check())
-    }
-
-    /// The tensors of a launch with what the plan asks of them.
-    pub(crate) fn placed(&self, tensors: &Tensors) -> impl Iterator<Item = Placed> {
-        let spans = self.spans();
-        let [q, k, v, o] = self.problem.types();
-        let rows = [
-            ("q", tensors.q, spans.q, q),
-            ("k", tensors.k, spans.k, k),
-            ("v", tensors.v, spans.v, v),
-            ("o", tensors.o, spans.o, o),
-        ];
-        let rows = rows.map(|(argument, address, span, dtype)| Placed {
-            argument,
-            address: address.0,
-            alignment: 16,
-            bytes: span * u64::from(dtype.bytes()),
-        });
-        let lse = tensors.lse.map(|lse| Placed { argument: "lse", address: lse.0, alignment: 4, bytes: spans.lse * 4 });
-        let workspace = tensors.workspace.filter(|_| self.workspace_bytes() > 0).map(|workspace| Placed {
-            argument: "workspace",
-            address: workspace.0,
-            alignment: ALIGNMENT,
-            bytes: self.workspace_bytes(),
-        });
-        let extras = tensors.extras(&self.problem).filter_map(|(need, address)| Some(need.at(address?)));
-        rows.into_iter().chain(lse).chain(workspace).chain(extras)
-    }
+setters! {
+    Tensors:
+    lse W,
+    workspace W,
+    cu_seqlens_q R,
+    cu_seqlens_k R,
+    seqused_q R,
+    seqused_k R,
+    page_table R,
+    sinks R,
+    alibi_slopes R,
+    q_descale R,
+    k_descale R,
+    v_descale R,
 }

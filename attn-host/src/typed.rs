@@ -1,136 +1,97 @@
-//! What typed buffers of any library have in common: element types and lengths are checked against the plan.
+//! What typed launches of any library have in common: element types and lengths are checked against the plan.
 
+use crate::append::{AppendPlan, AppendTensors};
 use crate::error::Error;
 use crate::launch::DevicePtr;
-use crate::plan::{Plan, Spans};
+use crate::plan::Plan;
 use crate::problem::{DType, dtype_name};
-use crate::tensors::Tensors;
+use crate::tensors::{Holds, Placed, Tensors};
 
-pub(crate) mod sealed {
-    pub trait Sealed {}
-    impl Sealed for u16 {}
-    impl Sealed for half::bf16 {}
-    impl Sealed for half::f16 {}
-}
+pub use element::Element;
+pub(crate) use element::Kind;
 
-/// Element types that a kernel reads and writes. `u16` stands for the bits of any 16-bit one.
-pub trait Element: sealed::Sealed {
-    /// The one element type that this is, `None` when it may be any.
-    const DTYPE: Option<DType>;
-}
+pub(crate) mod element;
+#[cfg(test)]
+mod tests;
 
-impl Element for u16 {
-    const DTYPE: Option<DType> = None;
-}
-
-impl Element for half::bf16 {
-    const DTYPE: Option<DType> = Some(DType::Bf16);
-}
-
-impl Element for half::f16 {
-    const DTYPE: Option<DType> = Some(DType::F16);
-}
-
-/// A buffer of any library: where it starts and how many elements it has.
-#[derive(Clone, Copy)]
+/// A buffer of any library: where it starts, how many elements it has, and of what type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) address: u64,
     pub(crate) elements: u64,
+    pub(crate) kind: Kind,
 }
 
-/// The buffers of a launch: Q, K, V, O and LSE.
-pub(crate) struct Extents {
-    pub(crate) q: Extent,
-    pub(crate) k: Extent,
-    pub(crate) v: Extent,
-    pub(crate) o: Extent,
-    pub(crate) lse: Option<Extent>,
-}
-
-impl Extents {
-    /// The addresses, when the plan is for elements `T` and every buffer is as long as its tensor reaches.
-    pub(crate) fn tensors<T: Element>(&self, plan: &Plan) -> Result<Tensors, Error> {
-        let dtype = plan.problem().dtype();
-        if let Some(found) = T::DTYPE.filter(|&found| found != dtype) {
-            let (found, allowed) = (dtype_name(found), dtype_name(dtype));
-            return Err(Error::ElementType { argument: "q, k, v and o", found, allowed });
-        }
-        // What is of 8 bits goes by address.
-        let narrow = ["q", "k", "v", "o"].into_iter().zip(plan.problem().types()).find(|(_, dtype)| dtype.bytes() == 1);
-        if let Some((argument, allowed)) = narrow {
-            let found = T::DTYPE.map_or("a type of 16 bits", dtype_name);
-            return Err(Error::ElementType { argument, found, allowed: dtype_name(allowed) });
-        }
-        let Spans { q, k, v, o, lse } = plan.spans();
-        let (q, k) = (reaching("q", self.q, q)?, reaching("k", self.k, k)?);
-        let (v, o) = (reaching("v", self.v, v)?, reaching("o", self.o, o)?);
-        let lse = self.lse.map(|extent| reaching("lse", extent, lse)).transpose()?;
-        Ok(Tensors { lse, ..Tensors::new(q, k, v, o) })
+impl Extent {
+    fn at(self) -> DevicePtr {
+        DevicePtr(self.address)
     }
 }
 
-fn reaching(argument: &'static str, extent: Extent, needed: u64) -> Result<DevicePtr, Error> {
-    let Extent { address, elements } = extent;
-    if elements < needed { Err(Error::BufferTooSmall { argument, elements, needed }) } else { Ok(DevicePtr(address)) }
+impl Plan {
+    /// The addresses of tensors, when exactly those that are needed are there, of the right type and as long as they reach.
+    pub(crate) fn addresses(&self, tensors: &Tensors<Extent>) -> Result<Tensors, Error> {
+        self.check_presence(tensors)?;
+        self.placed(tensors).try_for_each(|tensor| tensor.check_extent())?;
+        Ok(tensors.map(Extent::at, Extent::at))
+    }
+
+    /// Refuses what a function that is safe to call cannot answer for: prefix sums, which are in device memory, and where wrong make kernels
+    /// reach beyond buffers. Wrong lengths and pages do not.
+    pub(crate) fn check_trust(&self, allowed: &'static str) -> Result<(), Error> {
+        let serving = &self.problem.serving;
+        let first = match (serving.packed_q, serving.packed_k) {
+            (Some(_), _) => "packed queries (cu_seqlens_q)",
+            (None, Some(_)) => "packed keys (cu_seqlens_k)",
+            (None, None) => return Ok(()),
+        };
+        Err(Error::Combination { first, second: "a launch that is safe to call", allowed })
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Float8, Problem, Shape, fake, select};
-
-    const SHAPE: Shape =
-        Shape { batch: 1, seqlen_q: 10, seqlen_k: 20, heads: 2, kv_heads: 1, head_dim: 64, head_dim_v: 64 };
-    /// Elements of Q, K, V, O and LSE.
-    const EXACT: [u64; 5] = [1280, 1280, 1280, 1280, 20];
-
-    fn tensors<T: Element>(lengths: [u64; 5]) -> Result<Tensors, Error> {
-        tensors_of::<T>(&Problem::new(DType::Bf16, SHAPE), lengths)
-    }
-
-    fn tensors_of<T: Element>(problem: &Problem, lengths: [u64; 5]) -> Result<Tensors, Error> {
-        fake::reset();
-        let plan = Plan::with_loader(&fake::device(), problem, fake::code, select::choose).expect("valid");
-        let extent = |i: usize| Extent { address: 0x10000 * (i as u64 + 1), elements: lengths[i] };
-        Extents { q: extent(0), k: extent(1), v: extent(2), o: extent(3), lse: Some(extent(4)) }.tensors::<T>(&plan)
-    }
-
-    #[test]
-    fn buffers_of_the_exact_length_pass_with_their_addresses() {
-        for found in [tensors::<u16>(EXACT), tensors::<half::bf16>(EXACT)] {
-            let found = found.expect("valid");
-            assert_eq!([found.q, found.k, found.v, found.o].map(|p| p.0), [0x10000, 0x20000, 0x30000, 0x40000]);
-            assert_eq!(found.lse, Some(DevicePtr(0x50000)));
+impl AppendPlan {
+    /// As [`Plan::addresses`].
+    pub(crate) fn addresses(&self, tensors: &AppendTensors<Extent>) -> Result<AppendTensors, Error> {
+        self.check_presence(tensors)?;
+        if tensors.q.is_some() && tensors.q_out.is_none() {
+            let feature = "queries and `q` is only read (for rotation in place, give `q_out` alone)";
+            return Err(Error::Missing { argument: "q_out", feature });
         }
+        self.placed(tensors).try_for_each(|tensor| tensor.check_extent())?;
+        Ok(tensors.map(Extent::at, Extent::at))
     }
+}
 
-    #[test]
-    fn a_buffer_that_is_one_element_short_is_named() {
-        for (i, argument) in ["q", "k", "v", "o", "lse"].into_iter().enumerate() {
-            let mut lengths = EXACT;
-            lengths[i] -= 1;
-            let (elements, needed) = (lengths[i], EXACT[i]);
-            assert_eq!(tensors::<u16>(lengths), Err(Error::BufferTooSmall { argument, elements, needed }));
+impl Placed<Extent> {
+    /// Refuses elements of another type, and a buffer that is too short.
+    fn check_extent(&self) -> Result<(), Error> {
+        let Placed { argument, given: Extent { elements, kind, .. }, holds, bytes, .. } = *self;
+        if !kind.may_hold(holds) {
+            return Err(Error::ElementType { argument, found: kind.name(), allowed: name(holds) });
         }
+        let needed = bytes.div_ceil(kind.bytes());
+        if elements < needed { Err(Error::BufferTooSmall { argument, elements, needed }) } else { Ok(()) }
     }
+}
 
-    #[test]
-    fn tensors_of_8_bits_are_no_buffers_of_16() {
-        let problem = Problem::new(DType::Bf16, SHAPE);
-        for (float8, first) in [(Float8::Keys, "k"), (Float8::All, "q")] {
-            for found in [
-                tensors_of::<u16>(&problem.float8(float8), EXACT),
-                tensors_of::<half::bf16>(&problem.float8(float8), EXACT),
-            ] {
-                let Err(Error::ElementType { argument, allowed, .. }) = found else { panic!("{float8:?}: {found:?}") };
-                assert_eq!((argument, allowed), (first, "e4m3"));
-            }
+fn name(holds: Holds) -> &'static str {
+    match holds {
+        Holds::Tensor(dtype) => dtype_name(dtype),
+        Holds::F32 => "f32",
+        Holds::I32 => "i32",
+        Holds::Bytes => "bytes",
+    }
+}
+
+impl Kind {
+    fn may_hold(self, holds: Holds) -> bool {
+        match holds {
+            Holds::Tensor(DType::Bf16) => matches!(self, Kind::Bf16 | Kind::Bits16),
+            Holds::Tensor(DType::F16) => matches!(self, Kind::F16 | Kind::Bits16),
+            Holds::Tensor(dtype) => dtype.bytes() == 1 && self == Kind::Bits8,
+            Holds::F32 => self == Kind::F32,
+            Holds::I32 => matches!(self, Kind::I32 | Kind::U32),
+            Holds::Bytes => true,
         }
-    }
-
-    #[test]
-    fn the_other_element_type_is_refused() {
-        let found = tensors::<half::f16>(EXACT);
-        assert!(matches!(found, Err(Error::ElementType { found: "f16", allowed: "bf16", .. })), "{found:?}");
     }
 }

@@ -5,7 +5,7 @@ use attn_host::cust::memory::{CopyDestination, DeviceBuffer};
 use attn_host::cust::stream::{Stream, StreamFlags};
 use attn_host::cust::{self};
 use attn_host::simulator::{self, Arch, ConfigureError, Options};
-use attn_host::{Buffers, DType, Device, Mask, Plan, Problem, Shape};
+use attn_host::{DType, Device, Mask, Plan, Problem, Shape, Tensors};
 use half::bf16;
 
 fn install() -> Context {
@@ -32,7 +32,7 @@ fn a_plan_launches_on_the_simulated_device() {
     let bits = [0, 1, 2].map(|salt| values(SEQ * D, salt));
     let [q, k, v] = bits.each_ref().map(|bits| DeviceBuffer::from_slice(bits).expect("memory"));
     let mut o = DeviceBuffer::from_slice(&vec![0x7FFBu16; SEQ * D]).expect("memory");
-    plan.run(Buffers { q: &q, k: &k, v: &v, o: &mut o, lse: None }, &stream)
+    plan.run(Tensors::of(&q, &k, &v, &mut o), &stream)
         .unwrap_or_else(|e| panic!("{e}\n{:?}", simulator::last_report()));
     stream.synchronize().expect("done");
     let mut output = vec![0u16; SEQ * D];

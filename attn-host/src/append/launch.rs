@@ -5,72 +5,21 @@ use std::ffi::c_void;
 use attn_kernel::append::{AppendParams, Rows, THREADS};
 
 use super::plan::AppendPlan;
-use super::{Append, Cache};
+use super::{Append, AppendTensors, Cache, Sines};
 use crate::error::Error;
 use crate::launch::{DevicePtr, Stream};
 use crate::plan::current_is;
 use crate::problem::Descales;
-use crate::tensors::{Need, Placed};
+use crate::tensors::{Holds, Need, Placed};
 
-/// Where the tensors of a launch lie: `AppendTensors { seqlens_before: Some(lengths), ..AppendTensors::new(k, v, k_cache, v_cache) }`.
-///
-/// What only some plans have must be there for these and absent for all others; only `q_out` may be absent where there are queries, which are
-/// then rotated in place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AppendTensors {
-    /// New keys, read.
-    pub k: DevicePtr,
-    /// New values, read.
-    pub v: DevicePtr,
-    /// Cache of keys, written where new ones go.
-    pub k_cache: DevicePtr,
-    /// Cache of values, likewise.
-    pub v_cache: DevicePtr,
-    /// Queries: [`Append::queries`].
-    pub q: Option<DevicePtr>,
-    /// Rotated queries, written.
-    pub q_out: Option<DevicePtr>,
-    /// Cosines, `(positions, dim / 2)`: [`Append::rotary`].
-    pub cos: Option<DevicePtr>,
-    /// Sines, likewise.
-    pub sin: Option<DevicePtr>,
-    /// Prefix sums of the counts of packed tokens, `i32[batch + 1]` from 0: [`Append::packed`].
-    pub cu_seqlens_new: Option<DevicePtr>,
-    /// New tokens of each sequence, `i32[batch]`: [`Append::seqused_new`].
-    pub seqused_new: Option<DevicePtr>,
-    /// Keys that are in the cache already, `i32[batch]`: [`Append::seqlens_before`].
-    pub seqlens_before: Option<DevicePtr>,
-    /// Pages of each sequence, `i32[batch][table_width]`: [`Cache::Paged`].
-    pub page_table: Option<DevicePtr>,
-    /// Factors of K, `f32[kv_heads]` or `f32[batch][kv_heads]`: [`Append::descales`].
-    pub k_descale: Option<DevicePtr>,
-    /// Factors of V, likewise.
-    pub v_descale: Option<DevicePtr>,
-}
-
-impl AppendTensors {
-    /// The tensors that every launch has, and none of the others.
-    pub const fn new(k: DevicePtr, v: DevicePtr, k_cache: DevicePtr, v_cache: DevicePtr) -> Self {
-        AppendTensors {
-            k,
-            v,
-            k_cache,
-            v_cache,
-            q: None,
-            q_out: None,
-            cos: None,
-            sin: None,
-            cu_seqlens_new: None,
-            seqused_new: None,
-            seqlens_before: None,
-            page_table: None,
-            k_descale: None,
-            v_descale: None,
-        }
+impl<T: Copy> AppendTensors<T> {
+    /// The queries before they are rotated.
+    fn queries(&self) -> Option<T> {
+        self.q.or(self.q_out)
     }
 
-    /// What only some launches have, and where it is.
-    fn extras(&self, plan: &AppendPlan) -> [(Need, Option<DevicePtr>); 10] {
+    /// What only some launches have, and what is given for it.
+    fn extras(&self, plan: &AppendPlan) -> [(Need, Option<T>); 10] {
         let Append { shape, packed, seqused_new, seqlens_before, rotary, heads, cache, dtype, descales, .. } =
             plan.append;
         let (spans, sines) = (plan.spans(), &plan.layouts.sines);
@@ -84,18 +33,21 @@ impl AppendTensors {
         };
         let (rotated, scaled, queries, batch) = (rotary.is_some(), descales.is_some(), heads > 0, shape.batch);
         let [q, q_out] = [spans.q, spans.q_out].map(|span| u64::from(dtype.bytes()) * span);
-        let sines = sines.span * sines.element;
+        let elements = if rotary.is_some_and(|r| r.sines == Sines::F32) { Holds::F32 } else { Holds::Tensor(dtype) };
+        let sines = |argument| Need::rows(argument, "rotary embedding", rotated, elements, sines.span * sines.element);
+        let rows = |argument, bytes| Need::rows(argument, "queries", queries, Holds::Tensor(dtype), bytes);
+        let before = "keys before (seqlens_before)";
         [
-            (Need::tensor("q", "queries", queries, q), self.q),
-            (Need::tensor("cos", "rotary embedding", rotated, sines), self.cos),
-            (Need::tensor("sin", "rotary embedding", rotated, sines), self.sin),
-            (Need::tensor("q_out", "queries", queries, q_out), self.q_out),
-            (Need::words("cu_seqlens_new", "packed tokens", packed.is_some(), batch + 1), self.cu_seqlens_new),
-            (Need::words("seqused_new", "tokens in use (seqused_new)", seqused_new, batch), self.seqused_new),
-            (Need::words("seqlens_before", "keys before (seqlens_before)", seqlens_before, batch), self.seqlens_before),
-            (Need::words("page_table", "pages", matches!(cache, Cache::Paged(_)), table), self.page_table),
-            (Need::words("k_descale", "factors (descales)", scaled, factors), self.k_descale),
-            (Need::words("v_descale", "factors (descales)", scaled, factors), self.v_descale),
+            (rows("q", q), self.queries()),
+            (rows("q_out", q_out), self.q_out),
+            (sines("cos"), self.cos),
+            (sines("sin"), self.sin),
+            (Need::integers("cu_seqlens_new", "packed tokens", packed.is_some(), batch + 1), self.cu_seqlens_new),
+            (Need::integers("seqused_new", "tokens in use (seqused_new)", seqused_new, batch), self.seqused_new),
+            (Need::integers("seqlens_before", before, seqlens_before, batch), self.seqlens_before),
+            (Need::integers("page_table", "pages", matches!(cache, Cache::Paged(_)), table), self.page_table),
+            (Need::floats("k_descale", "factors (descales)", scaled, factors), self.k_descale),
+            (Need::floats("v_descale", "factors (descales)", scaled, factors), self.v_descale),
         ]
     }
 }
@@ -131,15 +83,28 @@ impl AppendPlan {
 
     /// Refuses tensors that are absent and needed, there and not planned, or not where they can be.
     fn check_tensors(&self, tensors: &AppendTensors) -> Result<(), Error> {
-        for (need, address) in tensors.extras(self) {
-            // Without `q_out` queries are rotated where they are.
-            let in_place = need.argument == "q_out" && tensors.q_out.is_none();
-            need.check_presence(address.is_some() || (in_place && need.needed))?;
-        }
-        if tensors.q_out.is_none() && self.layouts.q.is_some_and(|(q, q_out)| q != q_out) {
-            return Err(Error::Missing { argument: "q_out", feature: "strides of its own for it" });
-        }
+        self.check_presence(tensors)?;
         self.placed(tensors).try_for_each(|tensor| tensor.check())
+    }
+
+    /// Refuses tensors that are absent and needed, or there and not planned.
+    pub(crate) fn check_presence<T: Copy>(&self, tensors: &AppendTensors<T>) -> Result<(), Error> {
+        for (need, given) in tensors.extras(self) {
+            // Without one of `q` and `q_out` queries are rotated where they are.
+            let in_place = need.argument == "q_out" && tensors.q_out.is_none();
+            need.check_presence(given.is_some() || (in_place && need.needed))?;
+        }
+        let absent = match tensors {
+            AppendTensors { q_out: None, .. } => "q_out",
+            AppendTensors { q: None, .. } => "q",
+            _ => return Ok(()),
+        };
+        match self.layouts.q {
+            Some((q, q_out)) if q != q_out => {
+                Err(Error::Missing { argument: absent, feature: "strides of its own for it" })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks that every tensor lies on the plan's device. A few hundred nanoseconds for each, so [`launch`](Self::launch)
@@ -152,7 +117,7 @@ impl AppendPlan {
     }
 
     /// The tensors of a launch with what the plan asks of them.
-    fn placed(&self, tensors: &AppendTensors) -> impl Iterator<Item = Placed> {
+    pub(crate) fn placed<T: Copy>(&self, tensors: &AppendTensors<T>) -> impl Iterator<Item = Placed<T>> {
         let (spans, new, cache) = (self.spans(), self.append.dtype, self.append.cache_dtype());
         let rows = [
             ("k", tensors.k, spans.k, new),
@@ -160,13 +125,14 @@ impl AppendPlan {
             ("k_cache", tensors.k_cache, spans.k_cache, cache),
             ("v_cache", tensors.v_cache, spans.v_cache, cache),
         ];
-        let rows = rows.map(|(argument, address, span, dtype)| Placed {
+        let rows = rows.map(|(argument, given, span, dtype)| Placed {
             argument,
-            address: address.0,
+            given,
+            holds: Holds::Tensor(dtype),
             alignment: 16,
             bytes: span * u64::from(dtype.bytes()),
         });
-        let extras = tensors.extras(self).into_iter().filter_map(|(need, address)| Some(need.at(address?)));
+        let extras = tensors.extras(self).into_iter().filter_map(|(need, given)| Some(need.met_by(given?)));
         rows.into_iter().chain(extras)
     }
 
@@ -177,7 +143,7 @@ impl AppendPlan {
         AppendParams {
             k: rows(tensors.k.0, self.params.k),
             v: rows(tensors.v.0, self.params.v),
-            q: rows(at(tensors.q), self.params.q),
+            q: rows(at(tensors.queries()), self.params.q),
             q_out: rows(at(tensors.q_out.or(tensors.q)), self.params.q_out),
             k_cache: rows(tensors.k_cache.0, self.params.k_cache),
             v_cache: rows(tensors.v_cache.0, self.params.v_cache),

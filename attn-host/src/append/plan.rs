@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::kernels;
 use crate::layout::Layout;
 use crate::module;
-use crate::plan::current_is;
+use crate::plan::{current_is, same_context};
 use crate::problem::{DType, Descales};
 use crate::select;
 use crate::sys::Handle;
@@ -28,8 +28,9 @@ use crate::sys::Handle;
 /// beyond the kernel's code.
 #[derive(Clone)]
 pub struct AppendPlan {
-    pub(super) driver: &'static Driver,
+    pub(crate) driver: &'static Driver,
     pub(super) context: Handle,
+    context_id: u64,
     pub(super) ordinal: i32,
     pub(super) function: Handle,
     pub(super) append: Append,
@@ -87,6 +88,7 @@ impl AppendPlan {
         Ok(AppendPlan {
             driver: device.driver,
             context: device.context,
+            context_id: device.context_id,
             ordinal: device.info().ordinal,
             function: module::entry_point(device, &kernel, find)?,
             append: *append,
@@ -117,6 +119,14 @@ impl AppendPlan {
     /// Threads of a block.
     pub fn block(&self) -> (u32, u32, u32) {
         (THREADS, 1, 1)
+    }
+
+    /// Checks that the context that is current is the one that the plan was made in, and not a later one at its address.
+    ///
+    /// # Errors
+    /// Those of [`Plan::check_context`](crate::Plan::check_context).
+    pub fn check_context(&self) -> Result<(), Error> {
+        same_context(self.driver, self.context, self.context_id)
     }
 
     /// Elements that each tensor's buffer must hold at least.
