@@ -64,7 +64,9 @@ fn heading(text: &str) {
 /// times slower otherwise.
 fn cargo_tests() -> Result<u32> {
     let mut command = process::cargo();
-    command.args(["test", "--release", "--workspace", "--features", "attn-host/cudarc", "--no-fail-fast"]).stdout(Stdio::piped());
+    command
+        .args(["test", "--release", "--workspace", "--features", "attn-host/cudarc", "--no-fail-fast"])
+        .stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot start cargo")?;
     let lines = BufReader::new(child.stdout.take().context("cargo has an output")?).lines();
     let (mut passed, mut failed) = (0, 0);
