@@ -78,7 +78,7 @@ impl<R, W> Tensors<R, W> {
     }
 
     /// The same tensors as something else.
-    pub(crate) fn map<A, B>(self, mut read: impl FnMut(R) -> A, mut write: impl FnMut(W) -> B) -> Tensors<A, B> {
+    pub fn map<A, B>(self, mut read: impl FnMut(R) -> A, mut write: impl FnMut(W) -> B) -> Tensors<A, B> {
         Tensors {
             q: read(self.q),
             k: read(self.k),

@@ -69,7 +69,7 @@ impl<R, W> AppendTensors<R, W> {
     }
 
     /// The same tensors as something else.
-    pub(crate) fn map<A, B>(self, mut read: impl FnMut(R) -> A, mut write: impl FnMut(W) -> B) -> AppendTensors<A, B> {
+    pub fn map<A, B>(self, mut read: impl FnMut(R) -> A, mut write: impl FnMut(W) -> B) -> AppendTensors<A, B> {
         AppendTensors {
             k: read(self.k),
             v: read(self.v),

@@ -81,6 +81,7 @@ pub(crate) enum Holds {
 pub(crate) struct Placed<T = DevicePtr> {
     pub(crate) argument: &'static str,
     pub(crate) given: T,
+    #[cfg_attr(not(any(feature = "cust", feature = "cudarc")), expect(dead_code, reason = "addresses have no type"))]
     pub(crate) holds: Holds,
     pub(crate) alignment: u64,
     pub(crate) bytes: u64,
