@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Every failure of this crate. A variant about an argument names it, its value and what is allowed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -56,6 +57,14 @@ pub enum Error {
     Thread {
         /// What the operating system said.
         reason: String,
+    },
+    /// A batch of a pipeline did not come to its end in time.
+    #[error("batch {batch} was not done after {after:?}; its memory is kept, since the device may still use it")]
+    Stuck {
+        /// The batch's number.
+        batch: u64,
+        /// For how long nothing had come to its end.
+        after: Duration,
     },
     /// The calling thread has no current CUDA context.
     #[error("no CUDA context is current on this thread; make one current first (cuCtxSetCurrent or a wrapper's means)")]

@@ -475,18 +475,29 @@ unsafe extern "C" fn launch_kernel(
     })
 }
 
-/// The device does nothing, and who waits for it waits, as long as this lives.
+/// The device does nothing, or something on it does not end, and who waits for it waits, as long as this lives.
 pub(crate) struct Held(Shared);
 
 impl Drop for Held {
     fn drop(&mut self) {
-        lock(&self.0).machine.held = false;
+        let machine = &mut lock(&self.0).machine;
+        (machine.held, machine.endless) = (false, None);
     }
+}
+
+/// This thread's state, with a change to it.
+fn held(change: impl FnOnce(&mut Machine)) -> Held {
+    let state = STATE.with_borrow(|stack| stack.last().expect("there is always one").clone());
+    change(&mut lock(&state).machine);
+    Held(state)
 }
 
 /// Holds the device of this thread's context.
 pub(crate) fn hold() -> Held {
-    let state = STATE.with_borrow(|stack| stack.last().expect("there is always one").clone());
-    lock(&state).machine.held = true;
-    Held(state)
+    held(|machine| machine.held = true)
+}
+
+/// Of the work that is queued from now on, the one with this number does not end, nor does anything behind it in its stream.
+pub(crate) fn stick(number: usize) -> Held {
+    held(|machine| machine.endless = Some(machine.queued + number))
 }

@@ -77,9 +77,9 @@
 //! |---|---|---|
 //! | `attn_launches_total`, `attn_launch_errors_total` | counters | |
 //! | `attn_launch_seconds` | histogram: what a launch takes the CPU | |
-//! | `attn_batches_total` | counter | `outcome`: done, failed, cancelled, shut down, device lost |
+//! | `attn_batches_total` | counter | `outcome`: done, failed, cancelled, shut down, device lost, stuck |
 //! | `attn_batch_seconds` | histogram: from submission to result | `outcome` |
-//! | `attn_rejected_total` | counter of batches that were not accepted | `reason`: queue full, invalid, shut down, device lost |
+//! | `attn_rejected_total` | counter of batches that were not accepted | `reason`: queue full, invalid, shut down, device lost, stuck |
 //! | `attn_bytes_in_total`, `attn_bytes_out_total` | counters: copied to and from the device | |
 //! | `attn_queue_depth`, `attn_batches_in_flight` | gauges, of the pipeline that changed last | |
 //!

@@ -100,6 +100,12 @@ pub(crate) fn failed(span: &Span, failure: &Failure) {
     span.0.in_scope(|| tracing::warn!(%failure, "the batch has no result"));
 }
 
+/// A pipeline gives up what it has in flight, whose memory it keeps.
+pub(crate) fn stuck(error: &Error, in_flight: usize) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(%error, in_flight, "the pipeline is closed");
+}
+
 /// A batch was not accepted.
 pub(crate) fn rejected(reason: &Reason) {
     let word = match reason {
@@ -107,6 +113,7 @@ pub(crate) fn rejected(reason: &Reason) {
         Reason::Invalid(_) => "invalid",
         Reason::ShutDown => "shut down",
         Reason::DeviceLost(_) => "device lost",
+        Reason::Stuck { .. } => "stuck",
     };
     #[cfg(feature = "metrics")]
     metrics::counter!("attn_rejected_total", "reason" => word).increment(1);

@@ -46,8 +46,8 @@
 //! A pipeline is used through `&Pipeline` by as many threads as like, whatever context is current there. Batches are computed in the order in
 //! which they were accepted, and tickets get their results in that order, failed and cancelled batches included. [`submit`](Pipeline::submit)
 //! waits while the queue is full (back-pressure), [`try_submit`](Pipeline::try_submit) does not and hands the batch back, and with the
-//! feature `tokio` `submit_async` awaits. A [`Ticket`] can be waited for or awaited, by any executor. The pipeline has two threads of its own,
-//! which sleep when there is nothing to do.
+//! feature `tokio` `submit_async` awaits. A [`Ticket`] can be waited for or awaited, by any executor. The pipeline has three threads of its
+//! own, which sleep when there is nothing to do.
 //!
 //! # Cancellation
 //!
@@ -64,13 +64,26 @@
 //! - [`Pipeline::shutdown`] either drains the queue or ends what has not been started with [`Failure::ShutDown`]. Dropping the pipeline drains
 //!   it. Every batch that was accepted is reported exactly once, whatever happens.
 //!
+//! # What never ends
+//!
+//! A kernel that does not end, or a copy that a broken bus swallows, cannot be taken back, and what waits for it in the driver waits for ever.
+//! The caller's threads never do. When no batch has come to its end for [`Options::timeout`], or for [`Options::shutdown_timeout`] once the
+//! pipeline is shut down or dropped, the pipeline gives up: every batch ends with [`Failure::Stuck`], none is accepted any more, and waiting
+//! for the end returns [`Error::Stuck`].
+//!
+//! The device may then still read and write what belongs to batches in flight. Their device and pinned memory, the caller's own pinned buffers
+//! among it, is therefore neither freed nor used again, and they do not come back with the error. [`Statistics`] goes on counting it, as in
+//! use and in flight. Where the device gets done after all, all of it is given back; where it does not, it goes with the process, which may end
+//! while threads of the pipeline wait in the driver. Other calls of the driver in the same context may wait as well, those that free
+//! memory above all, so the thing to do is to end the process.
+//!
 //! The device's context must live as long as the pipeline; where it is destroyed before, the device counts as lost.
 
 use std::cell::Cell;
 use std::fmt;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::device::Device;
 use crate::error::Error;
@@ -80,7 +93,7 @@ use crate::pool::{DevicePool, PinnedBuffer, PinnedPool, PoolStatistics};
 
 pub use batch::{Batch, Done, Failed, Failure, Reason, Rejected};
 pub use buffer::HostBuffer;
-use control::{Control, Counts, Patience};
+use control::{Control, Counts, Limits, Patience};
 use engine::Shared;
 use job::Job;
 pub use ticket::{Canceller, Outcome, Ticket};
@@ -115,11 +128,25 @@ pub struct Options {
     pub pinned_bytes: u64,
     /// Plans that are kept.
     pub plans: usize,
+    /// The longest that a batch may take from when it is the first in line until it is done, plans and loading of kernels included, before the
+    /// pipeline [gives up](self#what-never-ends). Without it only a shutdown does.
+    pub timeout: Option<Duration>,
+    /// The same once the pipeline is shut down or dropped; from then on the shorter of the two holds. Without it both wait for ever.
+    pub shutdown_timeout: Option<Duration>,
 }
 
 impl Default for Options {
+    /// A depth of 2, a queue of 16, 4 GiB of either memory, 32 plans, no timeout, and 60 seconds of it once the pipeline is shut down.
     fn default() -> Self {
-        Options { depth: 2, queue: 16, device_bytes: 4 << 30, pinned_bytes: 4 << 30, plans: 32 }
+        Options {
+            depth: 2,
+            queue: 16,
+            device_bytes: 4 << 30,
+            pinned_bytes: 4 << 30,
+            plans: 32,
+            timeout: None,
+            shutdown_timeout: Some(Duration::from_secs(60)),
+        }
     }
 }
 
@@ -128,6 +155,10 @@ impl Options {
     /// never waits for the host.
     fn flights(&self) -> usize {
         2 * self.depth
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { batch: self.timeout, shutdown: self.shutdown_timeout }
     }
 
     fn checked(self) -> Result<Self, Error> {
@@ -158,7 +189,8 @@ pub struct Statistics {
     pub submitted: u64,
     /// Batches that wait.
     pub queued: usize,
-    /// Batches that have been started and have no result yet.
+    /// Batches that have been started and have not come to their end, those that were given up included: the device may use their memory, which
+    /// counts as in use below.
     pub in_flight: usize,
     /// The pool of device memory.
     pub device: PoolStatistics,
@@ -171,6 +203,7 @@ pub struct Pipeline {
     shared: Arc<Shared>,
     /// There until the handle is dropped.
     issuing: Option<JoinHandle<()>>,
+    watching: Option<JoinHandle<()>>,
 }
 
 thread_local! {
@@ -212,15 +245,17 @@ impl Pipeline {
     ) -> Result<Self, Error> {
         let options = options.checked()?;
         device_pool.check_context(device)?;
-        let control = Control::new(options.queue, options.flights());
+        let control = Control::new(options.queue, options.flights(), options.limits());
         let shared = Arc::new(Shared { control, device: device.clone(), options, device_pool, pinned_pool, make });
         let (ready, begun) = mpsc::sync_channel(1);
+        let mut pipeline = Pipeline { shared: shared.clone(), issuing: None, watching: None };
         let issuing = shared.clone();
-        let issuing = thread::Builder::new()
-            .name("attn-issue".to_owned())
-            .spawn(move || engine::run(&issuing, &ready))
-            .map_err(|error| Error::Thread { reason: error.to_string() })?;
-        let pipeline = Pipeline { shared, issuing: Some(issuing) };
+        pipeline.issuing = Some(start("attn-issue", move || engine::run(&issuing, &ready))?);
+        let watching = move || {
+            OWN.set(true);
+            shared.control.watch();
+        };
+        pipeline.watching = Some(start("attn-watch", watching)?);
         // A thread that ends without an answer has panicked.
         begun.recv().unwrap_or_else(|gone| Err(Error::Thread { reason: gone.to_string() }))?;
         Ok(pipeline)
@@ -303,11 +338,36 @@ impl Pipeline {
     /// [`Shutdown::Abandon`] ends it sooner. In a waker, which runs on a thread of the pipeline, it does not wait.
     ///
     /// # Errors
-    /// The cause, when the device is lost.
+    /// The cause, when the device is lost; [`Error::Stuck`] when no batch comes to its end for
+    /// [`shutdown_timeout`](Options::shutdown_timeout).
     pub fn shutdown(&self, how: Shutdown) -> Result<(), Error> {
-        self.shared.control.close(how == Shutdown::Abandon);
+        self.close(how, None)
+    }
+
+    /// The same, but waits no longer than this, whatever comes to its end meanwhile.
+    ///
+    /// # Errors
+    /// As [`shutdown`](Self::shutdown), and [`Error::Stuck`] when the time is up.
+    pub fn shutdown_timeout(&self, how: Shutdown, patience: Duration) -> Result<(), Error> {
+        self.close(how, Some(patience))
+    }
+
+    fn close(&self, how: Shutdown, patience: Option<Duration>) -> Result<(), Error> {
+        self.shut(how, patience);
         if OWN.get() { self.health() } else { self.shared.control.wait_for_end() }
     }
+
+    /// Lets no more batches in.
+    fn shut(&self, how: Shutdown, patience: Option<Duration>) {
+        let end = patience.and_then(|time| Instant::now().checked_add(time));
+        self.shared.control.close(how == Shutdown::Abandon, end);
+    }
+}
+
+/// Starts a thread of a pipeline.
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
+    let started = thread::Builder::new().name(name.to_owned()).spawn(work);
+    started.map_err(|error| Error::Thread { reason: error.to_string() })
 }
 
 /// Notes that a batch goes back.
@@ -319,11 +379,15 @@ fn refused(rejected: Rejected) -> Rejected {
 impl Drop for Pipeline {
     /// Drains the queue.
     fn drop(&mut self) {
-        // Batches have heard of a lost device by themselves.
-        let _ = self.shutdown(Shutdown::Drain);
-        if let Some(issuing) = self.issuing.take().filter(|_| !OWN.get()) {
-            // The thread has given everything back then. Batches have heard of its panic, too.
-            let _ = issuing.join();
+        // Batches have heard of what went wrong by themselves.
+        let ended = if self.issuing.is_some() { self.shutdown(Shutdown::Drain) } else { Ok(()) };
+        // Threads that may be waiting for the device for ever are left to themselves, and a process may end without them.
+        if OWN.get() || matches!(ended, Err(Error::Stuck { .. })) {
+            return;
+        }
+        for thread in [self.issuing.take(), self.watching.take()].into_iter().flatten() {
+            // The threads have given everything back then. Batches have heard of a panic, too.
+            let _ = thread.join();
         }
     }
 }

@@ -16,7 +16,7 @@ pub(crate) struct Machine {
     pub(crate) memory: BTreeMap<u64, Vec<u8>>,
     /// Pinned host memory: address and bytes.
     pub(crate) pinned: BTreeMap<usize, usize>,
-    pub(crate) streams: BTreeMap<usize, VecDeque<Work>>,
+    pub(crate) streams: BTreeMap<usize, VecDeque<(usize, Work)>>,
     pub(crate) events: HashMap<usize, Signal>,
     /// What no correct program does.
     pub(crate) violations: Vec<String>,
@@ -24,6 +24,12 @@ pub(crate) struct Machine {
     pub(crate) random: u64,
     /// The device does nothing.
     pub(crate) held: bool,
+    /// Work that is not done, by its number, and nothing behind it in its stream.
+    pub(crate) endless: Option<usize>,
+    /// What kind of work that was, once it is queued.
+    pub(crate) stuck: Option<&'static str>,
+    /// How much work was ever queued.
+    pub(crate) queued: usize,
     next_address: u64,
     next_handle: usize,
 }
@@ -52,6 +58,19 @@ pub(crate) enum Work {
     Wait { event: usize, count: u64 },
 }
 
+impl Work {
+    fn name(&self) -> &'static str {
+        match self {
+            Work::CopyIn { .. } => "copy in",
+            Work::CopyOut { .. } => "copy out",
+            Work::Clear { .. } => "clear",
+            Work::Attend { .. } => "attend",
+            Work::Record { .. } => "record",
+            Work::Wait { .. } => "wait",
+        }
+    }
+}
+
 impl Machine {
     pub(crate) fn new(seed: u64) -> Self {
         Machine {
@@ -63,6 +82,9 @@ impl Machine {
             violations: Vec::new(),
             random: seed,
             held: false,
+            endless: None,
+            stuck: None,
+            queued: 0,
             next_address: FIRST,
             next_handle: 0x10_0000,
         }
@@ -124,8 +146,13 @@ impl Machine {
 
     /// Queues work, and does some of what is there already.
     pub(crate) fn queue(&mut self, stream: usize, work: Work) {
+        let number = self.queued;
+        self.queued += 1;
+        if self.endless == Some(number) {
+            self.stuck = Some(work.name());
+        }
         match self.streams.get_mut(&stream) {
-            Some(queue) => queue.push_back(work),
+            Some(queue) => queue.push_back((number, work)),
             None => return self.violation(format!("work is queued on {stream:#x}, which is no stream")),
         }
         let steps = if self.held { 0 } else { self.draw(3) };
@@ -151,29 +178,40 @@ impl Machine {
         self.queue(stream, Work::Wait { event, count });
     }
 
-    /// Works until the event is reached.
-    pub(crate) fn finish_event(&mut self, event: usize) {
+    /// Works until the event is reached. Whether it was: not where the device is held or something does not end.
+    pub(crate) fn finish_event(&mut self, event: usize) -> bool {
         let Some(&Signal { recorded, .. }) = self.events.get(&event) else {
-            return self.violation(format!("{event:#x} is waited for and is no event"));
+            self.violation(format!("{event:#x} is waited for and is no event"));
+            return true;
         };
-        while self.events.get(&event).is_some_and(|signal| signal.reached < recorded) {
-            if !self.step() {
-                return self.violation("an event that is waited for is never reached".to_owned());
-            }
-        }
+        let done = |machine: &Self| machine.events.get(&event).is_none_or(|signal| signal.reached >= recorded);
+        self.work_until(done, "an event that is waited for is never reached")
     }
 
-    /// Works until the stream, or every one, has nothing to do.
-    pub(crate) fn finish(&mut self, stream: Option<usize>) {
+    /// Works until the stream, or every one, has nothing to do. Whether that is so, as above.
+    pub(crate) fn finish(&mut self, stream: Option<usize>) -> bool {
         let done = |machine: &Self| match stream {
             Some(stream) => machine.streams.get(&stream).is_none_or(VecDeque::is_empty),
             None => machine.streams.values().all(VecDeque::is_empty),
         };
-        while !done(self) {
+        self.work_until(done, "streams wait for each other")
+    }
+
+    fn work_until(&mut self, done: impl Fn(&Self) -> bool, otherwise: &str) -> bool {
+        while !self.held && !done(self) {
             if !self.step() {
-                return self.violation("streams wait for each other".to_owned());
+                if !self.is_stuck() {
+                    self.violation(otherwise.to_owned());
+                }
+                return !self.is_stuck();
             }
         }
+        !self.held
+    }
+
+    /// Whether there is work that does not end.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.endless.is_some() && self.stuck.is_some()
     }
 
     /// Does one thing that may be done next. Whether there was any.
@@ -181,7 +219,7 @@ impl Machine {
         let ready: Vec<usize> = self
             .streams
             .iter()
-            .filter(|(_, work)| work.front().is_some_and(|w| self.may(w)))
+            .filter(|(_, work)| work.front().is_some_and(|(number, work)| self.may(*number, work)))
             .map(|(s, _)| *s)
             .collect();
         if ready.is_empty() {
@@ -189,12 +227,13 @@ impl Machine {
         }
         let stream = ready[self.draw(ready.len())];
         let work = self.streams.get_mut(&stream).and_then(VecDeque::pop_front);
-        work.into_iter().for_each(|work| self.carry_out(work));
+        work.into_iter().for_each(|(_, work)| self.carry_out(work));
         true
     }
 
-    fn may(&self, work: &Work) -> bool {
+    fn may(&self, number: usize, work: &Work) -> bool {
         match work {
+            _ if self.endless == Some(number) => false,
             Work::Wait { event, count } => self.events.get(event).is_none_or(|signal| signal.reached >= *count),
             _ => true,
         }

@@ -2,8 +2,8 @@
 
 use std::ffi::c_void;
 
-use super::machine::{Host, Work};
-use super::{STATE, State, call, contexts, put, release};
+use super::machine::{Host, Machine, Work};
+use super::{STATE, State, call, contexts, put, release, with};
 use crate::sys::{self, Code, Handle};
 
 /// Contexts that were current before others were pushed. A thread's state is that of its current context.
@@ -31,30 +31,42 @@ pub(super) unsafe extern "C" fn ctx_pop(context: *mut Handle) -> Code {
     }
 }
 
-/// Sleeps while the device is held.
-fn until_let_go() {
-    while super::with(|state| state.machine.held) {
+/// Records a call that waits for the device, and sleeps until the machine says that it is done.
+fn wait(name: &'static str, done: impl Fn(&mut Machine) -> bool) -> Code {
+    if let Some(code) = with(|state| state.failure(name)) {
+        return code;
+    }
+    loop {
+        match with(|state| state.lost.or_else(|| done(&mut state.machine).then_some(sys::SUCCESS))) {
+            Some(code) => return code,
+            None => std::thread::sleep(std::time::Duration::from_micros(100)),
+        }
+    }
+}
+
+/// What allocates and frees waits for the device to be idle, as drivers may, where it does not come to be.
+fn until_not_stuck() {
+    while with(|state| state.lost.is_none() && state.machine.is_stuck()) {
         std::thread::sleep(std::time::Duration::from_micros(100));
     }
 }
 
 pub(super) unsafe extern "C" fn ctx_synchronize() -> Code {
-    until_let_go();
-    call("cuCtxSynchronize", |state| {
-        state.machine.finish(None);
-        sys::SUCCESS
-    })
+    wait("cuCtxSynchronize", |machine| machine.finish(None))
 }
 
 pub(super) unsafe extern "C" fn mem_alloc(address: *mut u64, bytes: usize) -> Code {
+    until_not_stuck();
     call("cuMemAlloc", |state| state.machine.allocate(bytes).map_or(sys::OUT_OF_MEMORY, |found| put(address, found)))
 }
 
 pub(super) unsafe extern "C" fn mem_free(address: u64) -> Code {
+    until_not_stuck();
     release("cuMemFree", |state| state.machine.free(address))
 }
 
 pub(super) unsafe extern "C" fn host_register(place: *mut c_void, bytes: usize, _: u32) -> Code {
+    until_not_stuck();
     call("cuMemHostRegister", |state| {
         state.machine.pinned.insert(place as usize, bytes);
         sys::SUCCESS
@@ -62,6 +74,7 @@ pub(super) unsafe extern "C" fn host_register(place: *mut c_void, bytes: usize, 
 }
 
 pub(super) unsafe extern "C" fn host_unregister(place: *mut c_void) -> Code {
+    until_not_stuck();
     release("cuMemHostUnregister", |state| {
         if state.machine.pinned.remove(&(place as usize)).is_none() {
             state.machine.violation(format!("{place:?} is unregistered and was not registered"));
@@ -103,11 +116,7 @@ pub(super) unsafe extern "C" fn stream_destroy(stream: Handle) -> Code {
 }
 
 pub(super) unsafe extern "C" fn stream_synchronize(stream: Handle) -> Code {
-    until_let_go();
-    call("cuStreamSynchronize", |state| {
-        state.machine.finish(Some(stream.0 as usize));
-        sys::SUCCESS
-    })
+    wait("cuStreamSynchronize", |machine| machine.finish(Some(stream.0 as usize)))
 }
 
 pub(super) unsafe extern "C" fn stream_wait_event(stream: Handle, event: Handle, _: u32) -> Code {
@@ -133,9 +142,5 @@ pub(super) unsafe extern "C" fn event_record(event: Handle, stream: Handle) -> C
 }
 
 pub(super) unsafe extern "C" fn event_synchronize(event: Handle) -> Code {
-    until_let_go();
-    call("cuEventSynchronize", |state| {
-        state.machine.finish_event(event.0 as usize);
-        sys::SUCCESS
-    })
+    wait("cuEventSynchronize", |machine| machine.finish_event(event.0 as usize))
 }

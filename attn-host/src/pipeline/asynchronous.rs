@@ -1,6 +1,7 @@
 //! The pipeline for those who await (feature `tokio`): of tokio only what threads and tasks wait with, whatever the runtime.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use super::batch::{Batch, Reason, Rejected};
 use super::control::Patience;
@@ -29,10 +30,22 @@ impl Pipeline {
     /// As [`shutdown`](Self::shutdown), awaited.
     ///
     /// # Errors
-    /// The cause, when the device is lost.
+    /// As [`shutdown`](Self::shutdown).
     pub async fn shutdown_async(&self, how: Shutdown) -> Result<(), Error> {
+        self.close_async(how, None).await
+    }
+
+    /// As [`shutdown_timeout`](Self::shutdown_timeout), awaited: the time is kept by a thread of the pipeline.
+    ///
+    /// # Errors
+    /// As [`shutdown_timeout`](Self::shutdown_timeout).
+    pub async fn shutdown_timeout_async(&self, how: Shutdown, patience: Duration) -> Result<(), Error> {
+        self.close_async(how, Some(patience)).await
+    }
+
+    async fn close_async(&self, how: Shutdown, patience: Option<Duration>) -> Result<(), Error> {
         let control = &self.shared.control;
-        control.close(how == Shutdown::Abandon);
+        self.shut(how, patience);
         loop {
             let ended = control.ended_async.notified();
             match control.has_ended() {

@@ -69,8 +69,9 @@ pub struct Failed {
     pub id: u64,
     /// Why.
     pub failure: Failure,
-    /// The batch as it was submitted; what its buffer for O holds is unspecified.
-    pub batch: Box<Batch>,
+    /// The batch as it was submitted; what its buffer for O holds is unspecified. Absent only after [`Failure::Stuck`], of batches that had
+    /// been started: the device may still read and write their memory.
+    pub batch: Option<Box<Batch>>,
 }
 
 /// Why an accepted batch has no result.
@@ -89,6 +90,27 @@ pub enum Failure {
     /// The device is lost: nothing more can be computed in its context.
     #[error("the device is lost: {0}")]
     DeviceLost(#[source] Error),
+    /// This batch, or one before it, did not come to its end in time: the pipeline is closed.
+    #[error("batch {batch} was not done after {after:?}, and nothing behind it is computed")]
+    Stuck {
+        /// The number of the batch that was not done.
+        batch: u64,
+        /// For how long nothing had come to its end.
+        after: Duration,
+    },
+}
+
+impl Failure {
+    /// A word for it.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Failure::Failed(_) => "failed",
+            Failure::Cancelled => "cancelled",
+            Failure::ShutDown => "shut down",
+            Failure::DeviceLost(_) => "device lost",
+            Failure::Stuck { .. } => "stuck",
+        }
+    }
 }
 
 impl fmt::Display for Failed {
@@ -132,6 +154,14 @@ pub enum Reason {
     /// The device is lost: make a new context and a new pipeline.
     #[error("the device is lost: {0}")]
     DeviceLost(#[source] Error),
+    /// A batch did not come to its end in time, and the pipeline is closed.
+    #[error("the pipeline is closed: batch {batch} was not done after {after:?}")]
+    Stuck {
+        /// The number of the batch that was not done.
+        batch: u64,
+        /// For how long nothing had come to its end.
+        after: Duration,
+    },
 }
 
 impl fmt::Display for Rejected {

@@ -1,25 +1,20 @@
-//! The queue, and how it ends: what submitters, the issuing and the landing thread have in common.
+//! The queue, and how it ends: what submitters and the pipeline's threads have in common.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::batch::{Failure, Reason};
 use super::job::Job;
+use super::ticket::Slot;
 use crate::error::Error;
 use crate::observe;
 
-/// Whether batches come in and go on.
-#[derive(Clone, Debug, PartialEq)]
-enum Door {
-    Open,
-    /// None comes in, those that are in go on.
-    Draining,
-    /// None comes in, none is started.
-    Abandoned,
-    /// Nothing works any more.
-    Lost(Error),
-}
+use door::Door;
+pub(super) use watch::Limits;
+
+mod door;
+mod watch;
 
 /// How long a submitter waits for room in the queue.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +31,9 @@ pub(super) struct Control {
     work: Condvar,
     /// The queue has room.
     room: Condvar,
-    /// The threads have ended.
+    /// What is watched may be due earlier than before.
+    watched: Condvar,
+    /// All have been told how their batches ended.
     ended: Condvar,
     /// The same for those who await.
     #[cfg(feature = "tokio")]
@@ -49,14 +46,26 @@ struct State {
     queue: VecDeque<Job>,
     /// Batches that may wait.
     capacity: usize,
-    /// Batches that have been taken from the queue and have not landed.
-    in_flight: usize,
+    /// Batches that have been taken from the queue and have not landed, the oldest first.
+    flying: VecDeque<Arc<Slot>>,
     /// The most of these.
     flights: usize,
     door: Door,
+    /// Whether the threads that compute have not ended.
     running: bool,
+    /// Every batch that was let in has its result, and none comes in any more.
+    over: bool,
     /// Numbers given to batches.
     submitted: u64,
+    limits: Limits,
+    /// Whether the watching thread sleeps until it is told.
+    unwatched: bool,
+    /// Since when nothing has landed, in so far as there was anything that could.
+    since: Instant,
+    /// Since when none comes in.
+    closed: Option<Instant>,
+    /// When whatever has not landed is given up.
+    end: Option<Instant>,
 }
 
 /// How many batches are where.
@@ -68,19 +77,26 @@ pub(super) struct Counts {
 }
 
 impl Control {
-    pub(super) fn new(capacity: usize, flights: usize) -> Self {
+    pub(super) fn new(capacity: usize, flights: usize, limits: Limits) -> Self {
         Control {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 capacity,
-                in_flight: 0,
+                flying: VecDeque::new(),
                 flights,
                 door: Door::Open,
                 running: true,
+                over: false,
                 submitted: 0,
+                limits,
+                unwatched: false,
+                since: Instant::now(),
+                closed: None,
+                end: None,
             }),
             work: Condvar::new(),
             room: Condvar::new(),
+            watched: Condvar::new(),
             ended: Condvar::new(),
             #[cfg(feature = "tokio")]
             room_async: tokio::sync::Notify::new(),
@@ -119,11 +135,17 @@ impl Control {
                 (_, None) => self.room.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }
+        if state.queue.is_empty() && state.flying.is_empty() {
+            state.since = Instant::now();
+        }
+        if state.limits.batch.is_some() && std::mem::take(&mut state.unwatched) {
+            self.watched.notify_one();
+        }
         // Numbers are in the order of the queue, since both are given under the lock.
         let (job, given) = job(state.submitted);
         state.submitted += 1;
         state.queue.push_back(job);
-        observe::queue(state.queue.len(), state.in_flight);
+        state.observe();
         drop(state);
         self.work.notify_one();
         Ok(given)
@@ -133,11 +155,11 @@ impl Control {
     pub(super) fn next(&self) -> Option<(Job, Option<Failure>)> {
         let mut state = self.lock();
         loop {
-            if state.in_flight < state.flights
+            if state.flying.len() < state.flights
                 && let Some(job) = state.queue.pop_front()
             {
-                state.in_flight += 1;
-                observe::queue(state.queue.len(), state.in_flight);
+                state.flying.push_back(job.slot.clone());
+                state.observe();
                 let verdict = state.door.verdict();
                 drop(state);
                 self.made_room();
@@ -150,18 +172,21 @@ impl Control {
         }
     }
 
-    /// A batch that was taken from the queue has its result.
+    /// The oldest batch that was taken from the queue has its result.
     pub(super) fn landed(&self) {
         let mut state = self.lock();
-        state.in_flight -= 1;
-        observe::queue(state.queue.len(), state.in_flight);
+        state.flying.pop_front();
+        state.since = Instant::now();
+        state.observe();
         drop(state);
         self.work.notify_one();
     }
 
-    /// Lets no more batches in; with `abandon`, none that waits is started.
-    pub(super) fn close(&self, abandon: bool) {
+    /// Lets no more batches in; with `abandon`, none that waits is started, and with an `end`, none that has not landed then is waited for.
+    pub(super) fn close(&self, abandon: bool, end: Option<Instant>) {
         let mut state = self.lock();
+        state.closed.get_or_insert_with(Instant::now);
+        state.end = [state.end, end].into_iter().flatten().min();
         match state.door {
             Door::Open | Door::Draining if abandon => state.door = Door::Abandoned,
             Door::Open => state.door = Door::Draining,
@@ -176,9 +201,13 @@ impl Control {
         let mut state = self.lock();
         let cause = match &state.door {
             Door::Lost(first) => first.clone(),
-            _ => cause,
+            Door::Stuck(_) => cause,
+            _ => {
+                state.door = Door::Lost(cause.clone());
+                cause
+            }
         };
-        state.door = Door::Lost(cause.clone());
+        state.closed.get_or_insert_with(Instant::now);
         drop(state);
         self.told_all();
         cause
@@ -187,47 +216,53 @@ impl Control {
     /// Notes that nothing lands any more. Flights are not counted from then on, so that the issuing thread comes to its end.
     pub(super) fn ground(&self) {
         self.lock().flights = usize::MAX;
-        self.close(true);
+        self.close(true, None);
     }
 
     /// Notes that the threads have ended, and fails what is left, which is nothing unless one of them panicked.
     pub(super) fn end(&self) {
-        self.close(true);
+        self.close(true, None);
         let mut state = self.lock();
         state.running = false;
         let left = std::mem::take(&mut state.queue);
         drop(state);
         drop(left);
         self.told_all();
+        self.all_reported(&mut self.lock());
+    }
+
+    /// Notes that every batch has its result.
+    fn all_reported(&self, state: &mut State) {
+        state.over = true;
         self.ended.notify_all();
         #[cfg(feature = "tokio")]
         self.ended_async.notify_waiters();
     }
 
-    /// Waits until the threads have ended. The cause, if the device is lost.
+    /// Waits until every batch has its result. The cause, if nothing works any more.
     pub(super) fn wait_for_end(&self) -> Result<(), Error> {
         let mut state = self.lock();
-        while state.running {
+        while !state.over {
             state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.door.cause()
     }
 
-    /// The same where the threads have ended already.
+    /// The same where every batch has its result already.
     #[cfg(feature = "tokio")]
     pub(super) fn has_ended(&self) -> Option<Result<(), Error>> {
         let state = self.lock();
-        (!state.running).then(|| state.door.cause())
+        state.over.then(|| state.door.cause())
     }
 
-    /// The cause, if the device is lost.
+    /// The cause, if nothing works any more.
     pub(super) fn health(&self) -> Result<(), Error> {
         self.lock().door.cause()
     }
 
     pub(super) fn counts(&self) -> Counts {
-        let State { queue, in_flight, submitted, .. } = &*self.lock();
-        Counts { queued: queue.len(), in_flight: *in_flight, submitted: *submitted }
+        let State { queue, flying, submitted, .. } = &*self.lock();
+        Counts { queued: queue.len(), in_flight: flying.len(), submitted: *submitted }
     }
 
     fn made_room(&self) {
@@ -240,6 +275,7 @@ impl Control {
     fn told_all(&self) {
         self.work.notify_all();
         self.room.notify_all();
+        self.watched.notify_all();
         #[cfg(feature = "tokio")]
         {
             self.room_async.notify_waiters();
@@ -249,27 +285,8 @@ impl Control {
     }
 }
 
-impl Door {
-    fn accepts(&self) -> Result<(), Reason> {
-        match self {
-            Door::Open => Ok(()),
-            Door::Draining | Door::Abandoned => Err(Reason::ShutDown),
-            Door::Lost(cause) => Err(Reason::DeviceLost(cause.clone())),
-        }
-    }
-
-    fn verdict(&self) -> Option<Failure> {
-        match self {
-            Door::Open | Door::Draining => None,
-            Door::Abandoned => Some(Failure::ShutDown),
-            Door::Lost(cause) => Some(Failure::DeviceLost(cause.clone())),
-        }
-    }
-
-    fn cause(&self) -> Result<(), Error> {
-        match self {
-            Door::Lost(cause) => Err(cause.clone()),
-            _ => Ok(()),
-        }
+impl State {
+    fn observe(&self) {
+        observe::queue(self.queue.len(), self.flying.len());
     }
 }

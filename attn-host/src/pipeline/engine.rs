@@ -1,4 +1,4 @@
-//! The two threads: one queues the work of each batch in turn, the other waits for it and reports the results.
+//! The two threads that work: one queues the work of each batch in turn, the other waits for it and reports the results.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
@@ -58,12 +58,14 @@ pub(super) fn run(shared: &Arc<Shared>, ready: &SyncSender<Result<(), Error>>) {
         Ok(begun) => begun,
         Err(error) => return tell(ready, Err(error)),
     };
+    // Outside of the scope: what batches in flight use is given back once both threads are done with it.
+    let mut issuer = Issuer::new(shared, &lanes);
     thread::scope(|scope| {
         let (send, receive) = mpsc::channel();
         let landing = thread::Builder::new().name("attn-land".to_owned());
         let landing = landing.spawn_scoped(scope, move || land(shared, &receive, ready));
         match landing {
-            Ok(_) => Issuer::new(shared, &lanes).run(&send),
+            Ok(_) => issuer.run(&send),
             Err(error) => tell(ready, Err(Error::Thread { reason: error.to_string() })),
         }
     });
@@ -122,11 +124,11 @@ impl<'a> Issuer<'a> {
         Issuer { shared, lanes, inputs: Slots::new(depth), outputs: Slots::new(depth), plans, issued: 0 }
     }
 
-    fn run(mut self, landing: &Sender<Passage<'a>>) {
+    fn run(&mut self, landing: &Sender<Passage<'a>>) {
         while let Some((job, verdict)) = self.shared.control.next() {
             let passage = match verdict {
                 Some(failure) => Passage::Failed(job, failure),
-                None if job.is_cancelled() => Passage::Failed(job, Failure::Cancelled),
+                None if job.slot.is_cancelled() => Passage::Failed(job, Failure::Cancelled),
                 None => self.start(job),
             };
             // When the other thread is gone, the passage ends here.
@@ -138,7 +140,7 @@ impl<'a> Issuer<'a> {
 
     fn start(&mut self, mut job: Job) -> Passage<'a> {
         job.start();
-        let span = job.span.clone();
+        let span = job.slot.span.clone();
         let _entered = span.enter();
         let mut flight = Flight::new(self.lanes, job);
         let mut issued = self.issue(&mut flight);

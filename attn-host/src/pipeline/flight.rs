@@ -59,7 +59,7 @@ impl<'a> Flight<'a> {
         // Nothing uses its memory any more, whatever the result is.
         let (Some(job), stages) = (self.job.take(), self.stages.take()) else { return };
         match (result, stages) {
-            (Ok(()), Some(stages)) if !job.is_cancelled() => finish(job, stages),
+            (Ok(()), Some(stages)) if job.slot.is_wanted() => finish(job, stages),
             // Pinned memory is back in its pool before anybody hears of the batch, who may submit the next one.
             (result, stages) => {
                 drop(stages);
@@ -98,7 +98,7 @@ impl Drop for Flight<'_> {
 
 /// Hands the outputs over.
 fn finish(mut job: Job, stages: Box<Stages>) {
-    let span = job.span.clone();
+    let span = job.slot.span.clone();
     let (o, lse) = {
         let _entered = span.enter();
         outputs(job.batch(), &stages)

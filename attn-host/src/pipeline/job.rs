@@ -3,32 +3,23 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::batch::{Batch, Done, Failed, Failure};
+use super::batch::{Batch, Done, Failure};
 use super::buffer::HostBuffer;
 use super::ticket::{Slot, Ticket};
 use crate::observe;
 
 /// A batch and its ticket's other end.
 pub(super) struct Job {
-    id: u64,
+    pub(super) slot: Arc<Slot>,
     /// There until the ticket has heard of it.
     batch: Option<Box<Batch>>,
-    slot: Arc<Slot>,
-    submitted: Instant,
     started: Option<Instant>,
-    pub(super) span: observe::Span,
 }
 
 impl Job {
     pub(super) fn new(id: u64, batch: Box<Batch>) -> (Self, Ticket) {
-        let slot = Arc::<Slot>::default();
-        let span = observe::batch(id, &batch.problem);
-        let job = Job { id, batch: Some(batch), slot: slot.clone(), submitted: Instant::now(), started: None, span };
-        (job, Ticket::new(id, slot))
-    }
-
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.slot.is_cancelled()
+        let slot = Arc::new(Slot::new(id, observe::batch(id, &batch.problem)));
+        (Job { slot: slot.clone(), batch: Some(batch), started: None }, Ticket::new(slot))
     }
 
     /// Notes that the batch's turn has come.
@@ -42,9 +33,10 @@ impl Job {
     }
 
     pub(super) fn succeed(mut self, o: HostBuffer, lse: Option<Vec<f32>>) {
-        let Some(batch) = self.batch.take() else { return };
-        let (id, total) = (self.id, self.submitted.elapsed());
-        let queued = self.started.map_or(total, |started| started - self.submitted);
+        let Some(batch) = self.batch.take().filter(|_| self.slot.claim()) else { return };
+        let Slot { id, submitted, .. } = *self.slot;
+        let total = submitted.elapsed();
+        let queued = self.started.map_or(total, |started| started - submitted);
         observe::ended("done", total);
         self.slot.put(Ok(Done { id, batch, o, lse, queued, total }));
     }
@@ -53,17 +45,11 @@ impl Job {
         self.report(failure);
     }
 
+    /// A batch that was given up has been reported already, and ends here.
     fn report(&mut self, failure: Failure) {
-        let Some(batch) = self.batch.take() else { return };
-        let outcome = match failure {
-            Failure::Failed(_) => "failed",
-            Failure::Cancelled => "cancelled",
-            Failure::ShutDown => "shut down",
-            Failure::DeviceLost(_) => "device lost",
-        };
-        observe::ended(outcome, self.submitted.elapsed());
-        observe::failed(&self.span, &failure);
-        self.slot.put(Err(Failed { id: self.id, failure, batch }));
+        if let Some(batch) = self.batch.take().filter(|_| self.slot.claim()) {
+            self.slot.fail(failure, Some(batch));
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod asynchronous;
 mod faults;
 mod interleavings;
 mod ordinary;
+mod stuck;
 
 /// Longer than anything here takes, under Miri too.
 const WATCHDOG: Duration = Duration::from_secs(if cfg!(miri) { 600 } else { 60 });

@@ -8,7 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use super::batch::{Done, Failed};
+use super::batch::{Batch, Done, Failed, Failure};
+use crate::observe;
 
 /// What a batch ended with.
 pub type Outcome = Result<Done, Failed>;
@@ -20,7 +21,6 @@ pub type Outcome = Result<Done, Failed>;
 #[derive(Debug)]
 #[must_use = "dropping a ticket cancels its batch"]
 pub struct Ticket {
-    id: u64,
     slot: Arc<Slot>,
 }
 
@@ -29,9 +29,14 @@ pub struct Ticket {
 pub struct Canceller(Arc<Slot>);
 
 /// What a ticket and its batch have in common.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Slot {
+    pub(super) id: u64,
+    pub(super) submitted: Instant,
+    pub(super) span: observe::Span,
     cancelled: AtomicBool,
+    /// Whether somebody is about to put the result, or has.
+    claimed: AtomicBool,
     result: Mutex<Arrival>,
     arrived: Condvar,
 }
@@ -43,14 +48,44 @@ enum Arrival {
     Taken,
 }
 
-impl Default for Arrival {
-    fn default() -> Self {
-        Arrival::Awaited(None)
-    }
-}
-
 impl Slot {
-    /// Puts the result where the ticket finds it.
+    pub(super) fn new(id: u64, span: observe::Span) -> Self {
+        Slot {
+            id,
+            submitted: Instant::now(),
+            span,
+            cancelled: AtomicBool::new(false),
+            claimed: AtomicBool::new(false),
+            result: Mutex::new(Arrival::Awaited(None)),
+            arrived: Condvar::new(),
+        }
+    }
+
+    /// Whether the caller is the one whose result it gets.
+    pub(super) fn claim(&self) -> bool {
+        // Relaxed: the result itself is behind a lock.
+        !self.claimed.swap(true, Ordering::Relaxed)
+    }
+
+    /// Puts a failure, which the caller has claimed to do.
+    pub(super) fn fail(&self, failure: Failure, batch: Option<Box<Batch>>) {
+        observe::ended(failure.word(), self.submitted.elapsed());
+        observe::failed(&self.span, &failure);
+        self.put(Err(Failed { id: self.id, failure, batch }));
+    }
+
+    /// Gives the batch up, unless it has a result. When this returns it has one.
+    pub(super) fn strand(&self, failure: Failure) {
+        if self.claim() {
+            return self.fail(failure, None);
+        }
+        let mut arrival = self.lock();
+        while matches!(*arrival, Arrival::Awaited(_)) {
+            arrival = self.arrived.wait(arrival).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Puts the result, which the caller has claimed to do, where the ticket finds it.
     pub(super) fn put(&self, outcome: Outcome) {
         let before = std::mem::replace(&mut *self.lock(), Arrival::There(Box::new(outcome)));
         self.arrived.notify_all();
@@ -63,6 +98,12 @@ impl Slot {
     pub(super) fn is_cancelled(&self) -> bool {
         // Relaxed: nothing else is read because of it.
         self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody would look at a result.
+    pub(super) fn is_wanted(&self) -> bool {
+        // Relaxed: as above.
+        !self.is_cancelled() && !self.claimed.load(Ordering::Relaxed)
     }
 
     fn cancel(&self) {
@@ -86,13 +127,13 @@ impl Slot {
 }
 
 impl Ticket {
-    pub(super) fn new(id: u64, slot: Arc<Slot>) -> Self {
-        Ticket { id, slot }
+    pub(super) fn new(slot: Arc<Slot>) -> Self {
+        Ticket { slot }
     }
 
     /// The batch's number: later ones have higher ones.
     pub fn id(&self) -> u64 {
-        self.id
+        self.slot.id
     }
 
     /// Waits for the result.

@@ -51,6 +51,9 @@ pub struct PoolStatistics {
 /// A pool of blocks from a source.
 pub(super) struct Pool<S: Source> {
     source: S,
+    /// Held by the one who asks the source. That may take long, and with a kernel that never ends for ever, and whoever gives a block back or
+    /// takes one that is kept does not wait for it.
+    asking: Mutex<()>,
     kept: Mutex<Kept<S::Place>>,
 }
 
@@ -63,7 +66,7 @@ struct Kept<P> {
 impl<S: Source> Pool<S> {
     pub(super) fn new(source: S, limit: u64) -> Arc<Self> {
         let statistics = PoolStatistics { limit, ..PoolStatistics::default() };
-        Arc::new(Pool { source, kept: Mutex::new(Kept { free: BTreeMap::new(), statistics }) })
+        Arc::new(Pool { source, asking: Mutex::new(()), kept: Mutex::new(Kept { free: BTreeMap::new(), statistics }) })
     }
 
     pub(super) fn source(&self) -> &S {
@@ -72,42 +75,58 @@ impl<S: Source> Pool<S> {
 
     /// A place for `bytes` bytes, and the bytes of its class.
     pub(super) fn take(&self, bytes: u64) -> Result<(S::Place, u64), Error> {
-        let mut kept = self.lock();
-        // Held all the while: the driver is asked rarely, and the limit holds at every moment.
-        let found = self.take_from(&mut kept, bytes);
-        let statistics = &mut kept.statistics;
-        match found {
-            Ok((_, class)) => {
-                statistics.in_use += class;
-                statistics.peak = statistics.peak.max(statistics.in_use);
+        let class = {
+            let mut kept = self.lock();
+            let class = class_of(bytes).min(kept.statistics.limit);
+            if let Some(place) = kept.again(class, bytes) {
+                return Ok((place, class));
             }
+            class
+        };
+        let place = {
+            let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+            self.ask(bytes, class)
+        };
+        let statistics = &mut self.lock().statistics;
+        match &place {
+            Ok(_) => statistics.peak = statistics.peak.max(statistics.in_use),
             Err(_) => statistics.refused += 1,
         }
-        found
+        Ok((place?, class))
     }
 
-    fn take_from(&self, kept: &mut Kept<S::Place>, bytes: u64) -> Result<(S::Place, u64), Error> {
-        let PoolStatistics { limit, in_use, .. } = kept.statistics;
-        let refused = Error::PoolLimit { pool: S::NAME, bytes, in_use, limit };
-        if bytes.max(1) > limit {
-            return Err(refused);
-        }
-        let class = class_of(bytes).min(limit);
-        if let Some(place) = kept.pop(class) {
-            kept.statistics.reused += 1;
-            return Ok((place, class));
-        }
-        let Some(room) = limit.checked_sub(class).filter(|room| *room >= in_use) else { return Err(refused) };
-        self.evict(kept, room - in_use);
-        let place = match self.source.obtain(class) {
-            Err(Error::OutOfMemory { .. }) if kept.statistics.kept > 0 => {
-                self.evict(kept, 0);
-                self.source.obtain(class)
+    /// A place from the source, in the room that the limit leaves or that kept blocks make. The books say at every moment at least what the
+    /// source has given: room is taken before it is asked, and nobody else asks meanwhile.
+    fn ask(&self, bytes: u64, class: u64) -> Result<S::Place, Error> {
+        let leaving = {
+            let mut kept = self.lock();
+            if let Some(place) = kept.again(class, bytes) {
+                return Ok(place);
             }
+            let PoolStatistics { limit, in_use, .. } = kept.statistics;
+            let room =
+                limit.checked_sub(class).and_then(|room| room.checked_sub(in_use)).filter(|_| bytes.max(1) <= limit);
+            let room = room.ok_or(Error::PoolLimit { pool: S::NAME, bytes, in_use, limit })?;
+            kept.statistics.in_use += class;
+            kept.leave(room)
+        };
+        self.release(leaving);
+        let obtained = match self.source.obtain(class) {
+            Err(error @ Error::OutOfMemory { .. }) => match self.lock().leave(0) {
+                none if none.is_empty() => Err(error),
+                leaving => {
+                    self.release(leaving);
+                    self.source.obtain(class)
+                }
+            },
             other => other,
-        }?;
-        kept.statistics.allocated += 1;
-        Ok((place, class))
+        };
+        let statistics = &mut self.lock().statistics;
+        match &obtained {
+            Ok(_) => statistics.allocated += 1,
+            Err(_) => statistics.in_use -= class,
+        }
+        obtained
     }
 
     /// Keeps a block for the next.
@@ -118,12 +137,9 @@ impl<S: Source> Pool<S> {
         kept.free.entry(class).or_default().push(place);
     }
 
-    /// Frees kept blocks, the largest first, until no more than `most` bytes are kept.
-    fn evict(&self, kept: &mut Kept<S::Place>, most: u64) {
-        while kept.statistics.kept > most {
-            let Some((&class, _)) = kept.free.last_key_value() else { return };
-            let Some(place) = kept.pop(class) else { return };
-            kept.statistics.evicted += 1;
+    /// Frees blocks.
+    fn release(&self, leaving: Vec<(S::Place, u64)>) {
+        for (place, class) in leaving {
             // SAFETY: it was in nobody's hands but the pool's, and has left it.
             unsafe { self.source.release(place, class) };
         }
@@ -131,7 +147,9 @@ impl<S: Source> Pool<S> {
 
     /// Frees all that is kept.
     pub(super) fn trim(&self) {
-        self.evict(&mut self.lock(), 0);
+        let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let leaving = self.lock().leave(0);
+        self.release(leaving);
     }
 
     pub(super) fn statistics(&self) -> PoolStatistics {
@@ -145,6 +163,29 @@ impl<S: Source> Pool<S> {
 }
 
 impl<P> Kept<P> {
+    /// A kept block, which is in use from now on.
+    fn again(&mut self, class: u64, bytes: u64) -> Option<P> {
+        let place = if bytes.max(1) > self.statistics.limit { None } else { self.pop(class) }?;
+        let statistics = &mut self.statistics;
+        statistics.reused += 1;
+        statistics.in_use += class;
+        statistics.peak = statistics.peak.max(statistics.in_use);
+        Some(place)
+    }
+
+    /// Takes out the largest blocks until no more than `most` bytes are kept, to be freed.
+    fn leave(&mut self, most: u64) -> Vec<(P, u64)> {
+        let mut leaving = Vec::new();
+        while self.statistics.kept > most
+            && let Some((&class, _)) = self.free.last_key_value()
+            && let Some(place) = self.pop(class)
+        {
+            self.statistics.evicted += 1;
+            leaving.push((place, class));
+        }
+        leaving
+    }
+
     fn pop(&mut self, class: u64) -> Option<P> {
         let blocks = self.free.get_mut(&class)?;
         let place = blocks.pop();

@@ -105,3 +105,47 @@ fn who_awaits_room_hears_of_the_end() {
         });
     }
 }
+
+#[test]
+fn who_awaits_hears_of_what_does_not_end() {
+    in_time("awaiting what does not end".to_owned(), || {
+        let options = Options { queue: 1, depth: 1, shutdown_timeout: Some(Duration::from_millis(200)), ..small() };
+        let pipeline = Arc::new(open(options).expect("the fake works"));
+        // Behind three copies, their event and the wait for it: the first kernel.
+        let held = fake::stick(5);
+        run(async {
+            let tasks: Vec<_> = (0..6)
+                .map(|salt| {
+                    let pipeline = pipeline.clone();
+                    tokio::task::spawn_local(async move {
+                        match pipeline.submit_async(dense(salt, 4)).await {
+                            Ok(ticket) => Err(ticket.await.expect_err("it does not end").failure),
+                            Err(rejected) => Ok(rejected.reason),
+                        }
+                    })
+                })
+                .collect();
+            while pipeline.statistics().submitted < 3 {
+                tokio::task::yield_now().await;
+            }
+            let error = if cfg!(miri) {
+                pipeline.shutdown_async(Shutdown::Drain).await
+            } else {
+                pipeline.shutdown_timeout_async(Shutdown::Drain, Duration::from_millis(50)).await
+            };
+            assert!(matches!(error, Err(Error::Stuck { batch: 0, .. })), "{error:?}");
+            assert_eq!(pipeline.shutdown_async(Shutdown::Abandon).await, error);
+            let (mut refused, mut stuck) = (0, 0);
+            for task in tasks {
+                match task.await.expect("no panic") {
+                    Ok(Reason::ShutDown | Reason::Stuck { .. }) => refused += 1,
+                    Err(Failure::Stuck { batch: 0, .. }) => stuck += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!((refused, stuck), (3, 3));
+        });
+        drop(pipeline);
+        drop(held);
+    });
+}

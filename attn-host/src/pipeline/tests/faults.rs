@@ -68,7 +68,7 @@ fn judge(what: &str, outcome: Outcome, code: Code, sticky: bool) -> Option<Failu
         }
         Err(Failed { failure: Failure::Cancelled, .. }) => None,
         Err(Failed { failure, batch, .. }) => {
-            assert!(!batch.q.bytes().is_empty(), "{what}: the batch comes back");
+            assert!(batch.is_some_and(|batch| !batch.q.bytes().is_empty()), "{what}: the batch comes back");
             match &failure {
                 Failure::DeviceLost(Error::Cuda { code: found, .. }) if sticky => assert_eq!(*found, code, "{what}"),
                 Failure::Failed(Error::Cuda { code: found, .. }) if !sticky => assert_eq!(*found, code, "{what}"),

@@ -214,7 +214,7 @@ fn cancelled_batches_come_back_in_their_turn() {
         drop(held);
         for (i, ticket) in tickets.into_iter().enumerate() {
             match (i, ticket.wait()) {
-                (0 | 4, Err(Failed { failure: Failure::Cancelled, batch, id, .. })) => {
+                (0 | 4, Err(Failed { failure: Failure::Cancelled, batch: Some(batch), id, .. })) => {
                     assert_eq!((id, expected(&batch)), (i as u64, expected(&dense(i as u64, 4))));
                 }
                 (1 | 2 | 3 | 5, Ok(done)) => check_done(&done),
