@@ -137,6 +137,7 @@
 //! Prebuilt kernels travel inside the crate: machine code, and PTX that a driver compiles where it does not take the machine
 //! code. The environment variable [`KERNEL_DIR`] names a folder whose kernels are used instead.
 
+mod allocation;
 mod append;
 mod arrays;
 mod blueprint;
@@ -175,6 +176,7 @@ mod tests;
 #[cfg(any(feature = "cust", feature = "cudarc"))]
 mod typed;
 
+pub use allocation::Allocation;
 pub use append::{Append, AppendPlan, AppendShape, AppendSpans, AppendTensors, Cache, Pairs, Rotary, Sines};
 pub use arrays::Arrays;
 pub use attn_kernel::forward::{Arch, DType, Float8, Kernel};
