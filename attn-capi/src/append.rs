@@ -1,16 +1,17 @@
-//! Appending to a cache, as C fills and launches it.
+//! What is appended to a cache, as C fills it.
 
-use std::ffi::c_void;
-use std::{mem, ptr};
+use std::mem;
 
-use attn_host::{
-    AppendPlan as HostPlan, AppendShape, Cache, Descales, Device, DevicePtr, PagedKv, Pairs, Rotary, Sines, Stream,
-};
+use attn_host::{AppendShape, Cache, PagedKv, Pairs, Rotary, Sines};
 
-use crate::problem::{Strides, dtype, read};
-use crate::serving::{ATTN_DESCALES_NONE, ATTN_DESCALES_PER_HEAD, ATTN_DESCALES_PER_SEQUENCE_AND_HEAD};
+use crate::pointers::{read, write};
+use crate::problem::{Strides, dtype};
+use crate::serving::{ATTN_DESCALES_NONE, descales};
 use crate::status::{Failure, Status, guarded};
 
+pub use plan::{AppendPlan, AppendTensors, attn_append_plan_create, attn_append_plan_destroy, attn_append_plan_launch};
+
+mod plan;
 #[cfg(test)]
 mod tests;
 
@@ -91,48 +92,6 @@ pub struct Append {
     pub v_cache: Strides,
 }
 
-/// Where the tensors of a launch that appends lie in device memory; those that the plan does not need are 0.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AppendTensors {
-    /// sizeof(attn_append_tensors).
-    pub struct_size: usize,
-    /// New keys, read.
-    pub k: u64,
-    /// New values, read.
-    pub v: u64,
-    /// Cache of keys, written where new ones go.
-    pub k_cache: u64,
-    /// Cache of values, likewise.
-    pub v_cache: u64,
-    /// Queries.
-    pub q: u64,
-    /// Rotated queries, written; 0: where the queries are.
-    pub q_out: u64,
-    /// Cosines, (positions, rotary_dim / 2).
-    pub cos: u64,
-    /// Sines, likewise.
-    pub sin: u64,
-    /// int32[batch + 1], sums of the counts of new tokens before each sequence, from 0.
-    pub cu_seqlens_new: u64,
-    /// int32[batch].
-    pub seqused_new: u64,
-    /// int32[batch].
-    pub seqlens_before: u64,
-    /// int32[batch][table_width].
-    pub page_table: u64,
-    /// f32[kv_heads], or f32[batch][kv_heads].
-    pub k_descale: u64,
-    /// f32[kv_heads], or f32[batch][kv_heads].
-    pub v_descale: u64,
-}
-
-/// A checked attn_append with its kernel, in one CUDA context. It never changes and may be used by several threads.
-#[derive(Debug)]
-pub struct AppendPlan {
-    host: HostPlan,
-}
-
 impl Append {
     fn new(dtype: u32, batch: u64, new_tokens: u64, kv_heads: u64, head_dim: u64, head_dim_v: u64) -> Self {
         let none = Strides { batch: 0, seq: 0, head: 0 };
@@ -198,7 +157,6 @@ impl Append {
             ("pairs", self.pairs, ATTN_PAIRS_INTERLEAVED),
             ("sines", self.sines, ATTN_SINES_AS_TENSORS),
             ("float8", self.float8, 1),
-            ("descales", self.descales, ATTN_DESCALES_PER_SEQUENCE_AND_HEAD),
         ] {
             if value > most {
                 return Err(Failure::problem(format!("{name} is {value}; allowed: 0 to {most}")));
@@ -235,31 +193,10 @@ impl Append {
         if self.float8 == 1 {
             host = host.float8_cache();
         }
-        Ok(match self.descales {
-            ATTN_DESCALES_NONE => host,
-            ATTN_DESCALES_PER_HEAD => host.descales(Descales::PerHead),
-            _ => host.descales(Descales::PerSequenceAndHead),
+        Ok(match descales(self.descales)? {
+            Some(descales) => host.descales(descales),
+            None => host,
         })
-    }
-}
-
-impl AppendTensors {
-    fn to_host(self) -> attn_host::AppendTensors {
-        let some = |address: u64| (address != 0).then_some(DevicePtr(address));
-        let [k, v, k_cache, v_cache] = [self.k, self.v, self.k_cache, self.v_cache].map(DevicePtr);
-        attn_host::AppendTensors {
-            q: some(self.q),
-            q_out: some(self.q_out),
-            cos: some(self.cos),
-            sin: some(self.sin),
-            cu_seqlens_new: some(self.cu_seqlens_new),
-            seqused_new: some(self.seqused_new),
-            seqlens_before: some(self.seqlens_before),
-            page_table: some(self.page_table),
-            k_descale: some(self.k_descale),
-            v_descale: some(self.v_descale),
-            ..attn_host::AppendTensors::new(k, v, k_cache, v_cache)
-        }
     }
 }
 
@@ -277,14 +214,9 @@ pub unsafe extern "C" fn attn_append_init(
     head_dim: u64,
     head_dim_v: u64,
 ) -> Status {
-    guarded(|| {
-        if append.is_null() {
-            return Err(Failure::null("append"));
-        }
-        // SAFETY: a place for the structure (caller), wherever C put it.
-        unsafe { append.write_unaligned(Append::new(dtype, batch, new_tokens, kv_heads, head_dim, head_dim_v)) };
-        Ok(())
-    })
+    let filled = Append::new(dtype, batch, new_tokens, kv_heads, head_dim, head_dim_v);
+    // SAFETY: as the caller promises.
+    guarded(|| unsafe { write("append", append, filled) })
 }
 
 /// Sets all strides to those of contiguous tensors of the sizes that have been filled in.
@@ -295,71 +227,6 @@ pub unsafe extern "C" fn attn_append_init(
 pub unsafe extern "C" fn attn_append_contiguous(append: *mut Append) -> Status {
     guarded(|| {
         // SAFETY: null or the caller's structure, to which it is written back.
-        unsafe {
-            let filled = read("append", append.cast_const())?;
-            append.write_unaligned(filled.contiguous());
-        }
-        Ok(())
-    })
-}
-
-/// Makes a plan to append in the CUDA context that is current on this thread. On failure *plan is null.
-///
-/// # Safety
-/// `append` is null or an `attn_append`; `plan` is null or a place for a pointer.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn attn_append_plan_create(append: *const Append, plan: *mut *mut AppendPlan) -> Status {
-    guarded(|| {
-        if plan.is_null() {
-            return Err(Failure::null("plan"));
-        }
-        // SAFETY: a place for a pointer (caller). Null until there is a plan, so that it may be destroyed whatever happens.
-        unsafe { plan.write(ptr::null_mut()) };
-        // SAFETY: null or the caller's structure.
-        let append = unsafe { read("append", append) }?.to_host()?;
-        let host = HostPlan::new(&Device::current()?, &append)?;
-        // SAFETY: as above.
-        unsafe { plan.write(Box::into_raw(Box::new(AppendPlan { host }))) };
-        Ok(())
-    })
-}
-
-/// Destroys a plan to append; null is allowed. Launches of it that are still queued go on.
-///
-/// # Safety
-/// `plan` is null or a plan that has not been destroyed and that no thread uses.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn attn_append_plan_destroy(plan: *mut AppendPlan) {
-    guarded(|| {
-        if !plan.is_null() {
-            // SAFETY: made by `attn_append_plan_create` from a box, and nobody else's (caller).
-            drop(unsafe { Box::from_raw(plan) });
-        }
-        Ok(())
-    });
-}
-
-/// Queues the kernel that appends on a CUstream (null: the legacy default stream) and returns: no allocation, no wait, no lock. May be captured
-/// into a graph, which then holds these addresses.
-///
-/// # Safety
-/// `plan` is null or a plan to append; `tensors` is null or an `attn_append_tensors`. Each address is memory of the plan's device for as many
-/// elements as sizes and strides reach; until the stream has passed the kernel, nothing writes what it reads, nothing else touches what it
-/// writes, and none is freed. The caches and q_out overlap none of the others, but q_out may be q. No page belongs to two sequences that
-/// append to it; sums of counts begin with 0, never fall and end with no more than all new tokens. The stream belongs to the plan's context,
-/// which has not been destroyed.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn attn_append_plan_launch(
-    plan: *const AppendPlan,
-    tensors: *const AppendTensors,
-    stream: *mut c_void,
-) -> Status {
-    guarded(|| {
-        // SAFETY: a plan if not null (caller).
-        let plan = unsafe { plan.as_ref() }.ok_or_else(|| Failure::null("plan"))?;
-        // SAFETY: null or the caller's structure.
-        let tensors = unsafe { read("tensors", tensors) }?.to_host();
-        // SAFETY: the caller promises what `launch` asks for.
-        Ok(unsafe { plan.host.launch(&tensors, Stream(stream)) }?)
+        unsafe { write("append", append, read("append", append.cast_const())?.contiguous()) }
     })
 }

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use attn_host::{DevicePtr, Stream};
 
 use crate::plan::Plan;
-use crate::problem::read;
+use crate::pointers::{lent, read};
 use crate::serving::ServingTensors;
 use crate::status::{Failure, Status, guarded};
 
@@ -30,12 +30,16 @@ pub struct Tensors {
 }
 
 impl Tensors {
-    fn to_host(self) -> attn_host::Tensors {
-        let some = |address: u64| (address != 0).then_some(DevicePtr(address));
+    pub(crate) fn to_host(self) -> attn_host::Tensors {
         let Tensors { q, k, v, o, lse, workspace, .. } = self;
         let [q, k, v, o] = [q, k, v, o].map(DevicePtr);
-        attn_host::Tensors { lse: some(lse), workspace: some(workspace), ..attn_host::Tensors::new(q, k, v, o) }
+        attn_host::Tensors { lse: present(lse), workspace: present(workspace), ..attn_host::Tensors::new(q, k, v, o) }
     }
+}
+
+/// An address that is 0 where there is none.
+pub(crate) fn present(address: u64) -> Option<DevicePtr> {
+    (address != 0).then_some(DevicePtr(address))
 }
 
 /// Queues the kernel on a CUstream (null: the legacy default stream) and returns: no allocation, no wait, no lock. May be
@@ -49,7 +53,7 @@ impl Tensors {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn attn_plan_launch(plan: *const Plan, tensors: *const Tensors, stream: *mut c_void) -> Status {
     // SAFETY: as the caller promises.
-    guarded(|| unsafe { launch(plan, tensors, |tensors| tensors, stream) })
+    guarded(|| unsafe { launch(plan, &read("tensors", tensors)?.to_host(), stream) })
 }
 
 /// Queues the kernels of a plan of attn_plan_create_serving, as attn_plan_launch does.
@@ -65,25 +69,21 @@ pub unsafe extern "C" fn attn_plan_launch_serving(
     stream: *mut c_void,
 ) -> Status {
     guarded(|| {
-        // SAFETY: null or the caller's structure.
-        let arrays = unsafe { read("serving", serving) }?;
-        // SAFETY: as the caller promises.
-        unsafe { launch(plan, tensors, |tensors| arrays.with(tensors), stream) }
+        // SAFETY: null or the caller's structures; the rest as the caller promises.
+        unsafe {
+            let (arrays, tensors) = (read("serving", serving)?, read("tensors", tensors)?);
+            launch(plan, &arrays.with(tensors.to_host()), stream)
+        }
     })
 }
 
 /// # Safety
 /// As `attn_plan_launch` asks.
-unsafe fn launch(
+pub(crate) unsafe fn launch(
     plan: *const Plan,
-    tensors: *const Tensors,
-    complete: impl FnOnce(attn_host::Tensors) -> attn_host::Tensors,
+    tensors: &attn_host::Tensors,
     stream: *mut c_void,
 ) -> Result<(), Failure> {
-    // SAFETY: a plan if not null (caller).
-    let plan = unsafe { plan.as_ref() }.ok_or_else(|| Failure::null("plan"))?;
-    // SAFETY: null or the caller's structure.
-    let tensors = complete(unsafe { read("tensors", tensors) }?.to_host());
-    // SAFETY: the caller promises what `launch` asks for.
-    Ok(unsafe { plan.host.launch(&tensors, Stream(stream)) }?)
+    // SAFETY: a plan if not null; the caller promises what `launch` asks for.
+    Ok(unsafe { lent("plan", plan)?.host.launch(tensors, Stream(stream)) }?)
 }

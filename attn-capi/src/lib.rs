@@ -23,6 +23,7 @@
 mod append;
 mod launch;
 mod plan;
+mod pointers;
 mod problem;
 mod serving;
 mod status;

@@ -5,7 +5,8 @@ use std::ptr;
 
 use attn_host::{Device, Plan as HostPlan};
 
-use crate::problem::{Problem, read};
+use crate::pointers::{destroy, give, lent, read, write};
+use crate::problem::Problem;
 use crate::serving::Serving;
 use crate::status::{Failure, Status, guarded};
 
@@ -13,14 +14,46 @@ use crate::status::{Failure, Status, guarded};
 #[derive(Debug)]
 pub struct Plan {
     pub(crate) host: HostPlan,
+    pub(crate) asked: Asked,
+    /// The number of its device.
+    pub(crate) device: i32,
     kernel: CString,
     description: CString,
 }
 
 impl Plan {
-    fn new(host: HostPlan) -> Result<Self, Failure> {
+    fn new(host: HostPlan, asked: Asked, device: i32) -> Result<Self, Failure> {
         let text = |text: String| CString::new(text).map_err(|e| Failure::argument(e.to_string()));
-        Ok(Plan { kernel: text(host.kernel().name.to_owned())?, description: text(host.to_string())?, host })
+        let (kernel, description) = (text(host.kernel().name.to_owned())?, text(host.to_string())?);
+        Ok(Plan { host, asked, device, kernel, description })
+    }
+}
+
+/// What a plan is asked to compute.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) problem: Problem,
+    /// What makes it more than a dense problem.
+    pub(crate) serving: Option<Serving>,
+}
+
+impl Asked {
+    /// # Safety
+    /// `problem` and `serving` are null or what they are called. Without `serving` the problem is a dense one.
+    unsafe fn read(problem: *const Problem, serving: *const Serving) -> Result<Self, Failure> {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let problem = read("problem", problem)?;
+            let serving = if serving.is_null() { None } else { Some(read("serving", serving)?) };
+            Ok(Asked { problem, serving })
+        }
+    }
+
+    fn to_host(self) -> Result<attn_host::Problem, Failure> {
+        match self.serving {
+            None => self.problem.to_host(),
+            Some(serving) => serving.of(self.problem),
+        }
     }
 }
 
@@ -34,29 +67,13 @@ unsafe fn create(
     kernel: *const c_char,
     plan: *mut *mut Plan,
 ) -> Result<(), Failure> {
-    if plan.is_null() {
-        return Err(Failure::null("plan"));
-    }
-    // SAFETY: a place for a pointer (caller). Null until there is a plan, so that it may be destroyed whatever happens.
-    unsafe { plan.write(ptr::null_mut()) };
-    // SAFETY: as the caller promises.
-    let problem = unsafe { host_problem(problem, serving) }?;
-    // SAFETY: as above.
-    let made = Plan::new(unsafe { make(&Device::current()?, &problem, kernel) }?)?;
-    // SAFETY: as above.
-    unsafe { plan.write(Box::into_raw(Box::new(made))) };
-    Ok(())
-}
-
-/// The problem for attn-host: a dense one without an `attn_serving`.
-///
-/// # Safety
-/// `problem` and `serving` are null or what they are called.
-unsafe fn host_problem(problem: *const Problem, serving: *const Serving) -> Result<attn_host::Problem, Failure> {
     // SAFETY: as the caller promises.
     unsafe {
-        let problem = read("problem", problem)?;
-        if serving.is_null() { problem.to_host() } else { read("serving", serving)?.of(problem) }
+        give("plan", plan, || {
+            let asked = Asked::read(problem, serving)?;
+            let (problem, device) = (asked.to_host()?, Device::current()?);
+            Plan::new(make(&device, &problem, kernel)?, asked, device.info().ordinal)
+        })
     }
 }
 
@@ -136,7 +153,7 @@ pub unsafe extern "C" fn attn_plan_create_serving(
 pub unsafe extern "C" fn attn_supports(problem: *const Problem, serving: *const Serving) -> Status {
     guarded(|| {
         // SAFETY: as the caller promises.
-        let problem = unsafe { host_problem(problem, serving) }?;
+        let problem = unsafe { Asked::read(problem, serving) }?.to_host()?;
         Ok(attn_host::supports(&problem, Device::current()?.info())?)
     })
 }
@@ -148,10 +165,8 @@ pub unsafe extern "C" fn attn_supports(problem: *const Problem, serving: *const 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn attn_plan_destroy(plan: *mut Plan) {
     guarded(|| {
-        if !plan.is_null() {
-            // SAFETY: made by `create` from a box, and nobody else's (caller).
-            drop(unsafe { Box::from_raw(plan) });
-        }
+        // SAFETY: as the caller promises.
+        unsafe { destroy(plan) };
         Ok(())
     });
 }
@@ -163,14 +178,8 @@ pub unsafe extern "C" fn attn_plan_destroy(plan: *mut Plan) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn attn_plan_workspace_bytes(plan: *const Plan, bytes: *mut u64) -> Status {
     guarded(|| {
-        // SAFETY: a plan if not null (caller).
-        let plan = unsafe { plan.as_ref() }.ok_or_else(|| Failure::null("plan"))?;
-        if bytes.is_null() {
-            return Err(Failure::null("bytes"));
-        }
-        // SAFETY: a place for a number (caller).
-        unsafe { bytes.write(plan.host.workspace_bytes()) };
-        Ok(())
+        // SAFETY: a plan and a place for a number, if not null (caller).
+        unsafe { write("bytes", bytes, lent("plan", plan)?.host.workspace_bytes()) }
     })
 }
 

@@ -4,6 +4,7 @@ use std::mem;
 
 use attn_host::{DType, Mask, Shape};
 
+use crate::pointers::write;
 use crate::status::{Failure, Status, guarded};
 
 /// Q, K, V and O are bfloat16.
@@ -89,7 +90,7 @@ impl From<Strides> for attn_host::Strides {
 
 impl Problem {
     /// A problem on contiguous tensors without a mask, scaled by `1 / sqrt(head_dim)`.
-    fn contiguous(dtype: u32, shape: Shape) -> Self {
+    pub(crate) fn contiguous(dtype: u32, shape: Shape) -> Self {
         let Shape { batch, seqlen_q, seqlen_k, heads, kv_heads, head_dim, head_dim_v } = shape;
         let strides = |seq, heads, dim| attn_host::Strides::contiguous(seq, heads, dim).into();
         let lse = attn_host::Strides::contiguous(heads, 1, seqlen_q);
@@ -160,24 +161,6 @@ fn mask(code: u32, window: Option<Mask>) -> Result<Mask, Failure> {
     }
 }
 
-/// Copies a structure that C filled, when its first field says that it is the structure of this library.
-///
-/// # Safety
-/// `from` is null or points to a readable `usize`, and to a `T` when that is `size_of::<T>()`. `T` starts with that field.
-pub(crate) unsafe fn read<T: Copy>(argument: &str, from: *const T) -> Result<T, Failure> {
-    if from.is_null() {
-        return Err(Failure::null(argument));
-    }
-    // SAFETY: not null, so a `usize` can be read (caller); C may have placed it anywhere.
-    let size = unsafe { from.cast::<usize>().read_unaligned() };
-    if size != mem::size_of::<T>() {
-        let needed = mem::size_of::<T>();
-        return Err(Failure::argument(format!("struct_size of {argument} is {size}; allowed: {needed}, its size")));
-    }
-    // SAFETY: of the size of a `T`, so it is one (caller).
-    Ok(unsafe { from.read_unaligned() })
-}
-
 /// Fills a problem: contiguous tensors, no mask, scale 1 / sqrt(head_dim). Nothing is checked before a plan is made.
 ///
 /// # Safety
@@ -195,13 +178,9 @@ pub unsafe extern "C" fn attn_problem_init(
     head_dim_v: u64,
 ) -> Status {
     guarded(|| {
-        if problem.is_null() {
-            return Err(Failure::null("problem"));
-        }
         let shape = Shape { batch, seqlen_q, seqlen_k, heads, kv_heads, head_dim, head_dim_v };
-        // SAFETY: a place for a problem (caller), wherever C put it.
-        unsafe { problem.write_unaligned(Problem::contiguous(dtype, shape)) };
-        Ok(())
+        // SAFETY: as the caller promises.
+        unsafe { write("problem", problem, Problem::contiguous(dtype, shape)) }
     })
 }
 

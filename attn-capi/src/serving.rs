@@ -2,9 +2,11 @@
 
 use std::mem;
 
-use attn_host::{Alibi, Descales, DevicePtr, Float8, Mask, PagedKv, Splits};
+use attn_host::{Alibi, Descales, Float8, Mask, PagedKv, Splits};
 
-use crate::problem::{Problem, Strides, read};
+use crate::launch::present;
+use crate::pointers::{read, write};
+use crate::problem::{Problem, Strides};
 use crate::status::{Failure, Status, guarded};
 
 #[cfg(test)]
@@ -107,7 +109,7 @@ pub struct ServingTensors {
 }
 
 impl Serving {
-    const NONE: Serving = Serving {
+    pub(crate) const NONE: Serving = Serving {
         struct_size: mem::size_of::<Serving>(),
         total_q: 0,
         total_k: 0,
@@ -125,6 +127,25 @@ impl Serving {
         float8: ATTN_FLOAT8_NONE,
         descales: ATTN_DESCALES_NONE,
     };
+
+    /// The problem with the strides of contiguous tensors.
+    pub(crate) fn contiguous(&self, problem: Problem) -> Problem {
+        let Problem { seqlen_q, seqlen_k, heads, kv_heads, head_dim, head_dim_v, .. } = problem;
+        let first = |sizes: &[u64]| sizes.iter().copied().find(|&size| size != 0).unwrap_or(0);
+        let queries = first(&[self.total_q, seqlen_q]);
+        let keys = first(&[self.page_size, self.total_k, seqlen_k]);
+        let rows = |rows, heads, dim| Strides::from(attn_host::Strides::contiguous(rows, heads, dim));
+        let lse = rows(heads, 1, queries);
+        Problem {
+            q: rows(queries, heads, head_dim),
+            k: rows(keys, kv_heads, head_dim),
+            v: rows(keys, kv_heads, head_dim_v),
+            o: rows(queries, heads, head_dim_v),
+            lse_batch_stride: lse.batch,
+            lse_head_stride: lse.head,
+            ..problem
+        }
+    }
 
     /// The problem for attn-host, which checks the rest.
     pub(crate) fn of(self, problem: Problem) -> Result<attn_host::Problem, Failure> {
@@ -156,12 +177,9 @@ impl Serving {
             ATTN_FLOAT8_ALL => host.float8(Float8::All),
             code => return Err(Failure::problem(format!("float8 is {code}; allowed: ATTN_FLOAT8_* (0 to 2)"))),
         };
-        host = match self.descales {
-            ATTN_DESCALES_NONE => host,
-            ATTN_DESCALES_PER_HEAD => host.descales(Descales::PerHead),
-            ATTN_DESCALES_PER_SEQUENCE_AND_HEAD => host.descales(Descales::PerSequenceAndHead),
-            code => return Err(Failure::problem(format!("descales is {code}; allowed: ATTN_DESCALES_* (0 to 2)"))),
-        };
+        if let Some(descales) = descales(self.descales)? {
+            host = host.descales(descales);
+        }
         for (name, value, told) in [
             ("sinks", self.sinks, attn_host::Problem::sinks as fn(attn_host::Problem) -> attn_host::Problem),
             ("seqused_q", self.seqused_q, attn_host::Problem::seqused_q),
@@ -177,21 +195,30 @@ impl Serving {
     }
 }
 
+/// What an ATTN_DESCALES_* code stands for.
+pub(crate) fn descales(code: u32) -> Result<Option<Descales>, Failure> {
+    match code {
+        ATTN_DESCALES_NONE => Ok(None),
+        ATTN_DESCALES_PER_HEAD => Ok(Some(Descales::PerHead)),
+        ATTN_DESCALES_PER_SEQUENCE_AND_HEAD => Ok(Some(Descales::PerSequenceAndHead)),
+        _ => Err(Failure::problem(format!("descales is {code}; allowed: ATTN_DESCALES_* (0 to 2)"))),
+    }
+}
+
 impl ServingTensors {
     /// The tensors of a launch with these arrays.
     pub(crate) fn with(self, tensors: attn_host::Tensors) -> attn_host::Tensors {
-        let some = |address: u64| (address != 0).then_some(DevicePtr(address));
         attn_host::Tensors {
-            cu_seqlens_q: some(self.cu_seqlens_q),
-            cu_seqlens_k: some(self.cu_seqlens_k),
-            seqused_q: some(self.seqused_q),
-            seqused_k: some(self.seqused_k),
-            page_table: some(self.page_table),
-            sinks: some(self.sinks),
-            alibi_slopes: some(self.alibi_slopes),
-            q_descale: some(self.q_descale),
-            k_descale: some(self.k_descale),
-            v_descale: some(self.v_descale),
+            cu_seqlens_q: present(self.cu_seqlens_q),
+            cu_seqlens_k: present(self.cu_seqlens_k),
+            seqused_q: present(self.seqused_q),
+            seqused_k: present(self.seqused_k),
+            page_table: present(self.page_table),
+            sinks: present(self.sinks),
+            alibi_slopes: present(self.alibi_slopes),
+            q_descale: present(self.q_descale),
+            k_descale: present(self.k_descale),
+            v_descale: present(self.v_descale),
             ..tensors
         }
     }
@@ -203,14 +230,8 @@ impl ServingTensors {
 /// `serving` is null or a place for an `attn_serving`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn attn_serving_init(serving: *mut Serving) -> Status {
-    guarded(|| {
-        if serving.is_null() {
-            return Err(Failure::null("serving"));
-        }
-        // SAFETY: a place for the structure (caller), wherever C put it.
-        unsafe { serving.write_unaligned(Serving::NONE) };
-        Ok(())
-    })
+    // SAFETY: as the caller promises.
+    guarded(|| unsafe { write("serving", serving, Serving::NONE) })
 }
 
 /// Sets a problem's strides to those of contiguous tensors that are packed and paged as `serving` says; attn_problem_init sets those of dense
@@ -221,21 +242,10 @@ pub unsafe extern "C" fn attn_serving_init(serving: *mut Serving) -> Status {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn attn_serving_contiguous(serving: *const Serving, problem: *mut Problem) -> Status {
     guarded(|| {
-        // SAFETY: null or the caller's structures.
-        let (serving, mut changed) = unsafe { (read("serving", serving)?, read("problem", problem.cast_const())?) };
-        let Problem { seqlen_q, seqlen_k, heads, kv_heads, head_dim, head_dim_v, .. } = changed;
-        let first = |sizes: &[u64]| sizes.iter().copied().find(|&size| size != 0).unwrap_or(0);
-        let queries = first(&[serving.total_q, seqlen_q]);
-        let keys = first(&[serving.page_size, serving.total_k, seqlen_k]);
-        let rows = |rows, heads, dim| Strides::from(attn_host::Strides::contiguous(rows, heads, dim));
-        changed.q = rows(queries, heads, head_dim);
-        changed.k = rows(keys, kv_heads, head_dim);
-        changed.v = rows(keys, kv_heads, head_dim_v);
-        changed.o = rows(queries, heads, head_dim_v);
-        let lse = rows(heads, 1, queries);
-        (changed.lse_batch_stride, changed.lse_head_stride) = (lse.batch, lse.head);
-        // SAFETY: it was read from there.
-        unsafe { problem.write_unaligned(changed) };
-        Ok(())
+        // SAFETY: null or the caller's structures, the second one's place too.
+        unsafe {
+            let (serving, filled) = (read("serving", serving)?, read("problem", problem.cast_const())?);
+            write("problem", problem, serving.contiguous(filled))
+        }
     })
 }

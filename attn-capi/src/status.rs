@@ -56,6 +56,10 @@ impl Failure {
         Failure { status: Status::InvalidProblem, text }
     }
 
+    pub(crate) fn address(text: String) -> Self {
+        Failure { status: Status::InvalidAddress, text }
+    }
+
     #[cfg(test)]
     pub(crate) fn text(&self) -> &str {
         &self.text

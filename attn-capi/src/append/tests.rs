@@ -1,7 +1,8 @@
 //! What C fills reaches attn-host.
 
 use super::*;
-use attn_host::DType;
+use crate::serving::ATTN_DESCALES_PER_SEQUENCE_AND_HEAD;
+use attn_host::{DType, Descales, DevicePtr};
 
 fn filled() -> Append {
     let sizes = Append::new(crate::ATTN_DTYPE_BF16, 2, 3, 4, 64, 32);

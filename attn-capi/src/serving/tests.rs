@@ -3,6 +3,7 @@
 use super::*;
 use crate::problem::{ATTN_DTYPE_BF16, ATTN_MASK_WINDOW, attn_problem_init};
 use crate::status::attn_last_error;
+use attn_host::DevicePtr;
 
 fn problem() -> Problem {
     let mut problem = mem::MaybeUninit::uninit();
