@@ -6,6 +6,7 @@
     o = attn.forward(q, k, v, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k, causal=True)      # packed: (total, heads, head_dim)
     attn.append(k, v, cache_k, cache_v, seqlens_before=lengths, page_table=table)     # into pages, behind what they hold
     o = attn.forward(q, cache_k, cache_v, seqused_k=lengths + 1, page_table=table)    # one token each, say, against pages
+    o = attn.forward_dlpack(q, k, v, causal=True)     # tensors of any library that has __dlpack__; o goes to any from_dlpack
 
 The work is queued on PyTorch's current stream in PyTorch's own context and can be captured into a graph. Strides are honoured,
 so views of (batch, heads, seq, head_dim) tensors need no copy; the last dimension must be contiguous. Forward only.
@@ -17,11 +18,13 @@ attn_abi.py, are the C interface with errors as exceptions and work without PyTo
 from collections import namedtuple
 from ctypes import byref
 
+import attn_dlpack
 from attn_abi import ARRAYS, DTYPES, PAIRS, UNLIMITED, AppendPlan, AttnError, Library, Plan, Problem, Serving, Strides
 
-__all__ = ["AppendPlan", "AttnError", "Library", "Plan", "Problem", "Serving", "append", "forward", "library", "plan"]
+__all__ = ["AppendPlan", "AttnError", "Library", "Plan", "Problem", "Serving", "append", "forward", "forward_dlpack", "library", "plan"]
 
 _library = None
+_dlpack = None
 _plans = {}
 
 
@@ -203,6 +206,14 @@ def forward(
             **{name: array.data_ptr() for name, array in arrays},
         )
     return (o, lse) if return_lse else o
+
+
+def forward_dlpack(q, k, v, *options, **named):
+    """attn_dlpack.forward with the library: `forward` for tensors of any library that speaks DLPack."""
+    global _dlpack
+    if _dlpack is None:
+        _dlpack = attn_dlpack.Interface(library())
+    return attn_dlpack.forward(_dlpack, q, k, v, *options, **named)
 
 
 def append(

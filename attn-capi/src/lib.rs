@@ -13,6 +13,8 @@
 //! attn_plan_destroy(plan);
 //! ```
 //!
+//! `include/attn_dlpack.h` has the same for tensors in the form of DLPack, and results in that form.
+//!
 //! Every structure starts with its own size, so that a later library knows what an earlier program has filled. The library's
 //! soname has the number of the ABI, [`attn_abi_version`] returns it, and every symbol begins with `attn_`.
 //!
@@ -21,6 +23,7 @@
 #![allow(rustdoc::broken_intra_doc_links, reason = "shapes stand in brackets, in texts that are the header's too")]
 
 mod append;
+mod dlpack;
 mod launch;
 mod plan;
 mod pointers;
@@ -34,6 +37,12 @@ pub use append::{
     ATTN_PAIRS_HALVES, ATTN_PAIRS_INTERLEAVED, ATTN_SINES_AS_TENSORS, ATTN_SINES_F32, Append, AppendPlan,
     AppendTensors, attn_append_contiguous, attn_append_init, attn_append_plan_create, attn_append_plan_destroy,
     attn_append_plan_launch,
+};
+pub use dlpack::{
+    ATTN_OUTPUT_LSE, ATTN_OUTPUT_O, ATTN_OUTPUT_WORKSPACE, DLDataType, DLDevice, DLManagedTensor,
+    DLManagedTensorVersioned, DLPackVersion, DLTensor, DlpackTensors, attn_dlpack_capsule_destroy,
+    attn_dlpack_capsule_init, attn_dlpack_launch, attn_dlpack_output, attn_dlpack_problem, attn_dlpack_share,
+    attn_dlpack_share_unversioned,
 };
 pub use launch::{Tensors, attn_plan_launch, attn_plan_launch_serving};
 pub use plan::{

@@ -23,6 +23,8 @@ static BUILT: LazyLock<Built> = LazyLock::new(|| {
     let (libraries, driver) = (target.join("release"), scratch.join("driver"));
     fs::create_dir_all(&driver).expect("a writable target folder");
     fs::copy(libraries.join("libattn_sim_driver.so"), driver.join("libcuda.so.1")).expect("built above");
+    // A program asks for the soname.
+    fs::copy(libraries.join("libattn.so"), scratch.join("libattn.so.1")).expect("built above");
     Built { libraries, driver, scratch }
 });
 
@@ -52,21 +54,23 @@ fn there(tool: &str) -> bool {
     found
 }
 
-/// Compiles the C program against a form of the library and runs it.
-fn compile_and_run(name: &str, link: impl FnOnce(&mut Command, &Built)) {
+/// Compiles a C program against a form of the library and runs it.
+fn compile_and_run(program: &str, name: &str, link: impl FnOnce(&mut Command, &Built)) {
     if !there("cc") {
         return;
     }
-    let program = BUILT.scratch.join(name);
+    let binary = BUILT.scratch.join(name);
     let mut cc = Command::new("cc");
     cc.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-I"])
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("include"))
-        .arg(source("forward.c"))
+        .arg("-I")
+        .arg(source(""))
+        .arg(source(program))
         .arg("-o")
-        .arg(&program);
+        .arg(&binary);
     link(&mut cc, &BUILT);
     succeed(cc.arg(BUILT.driver.join("libcuda.so.1")).args(["-lpthread", "-ldl", "-lm"]));
-    let mut run = Command::new(&program);
+    let mut run = Command::new(&binary);
     assert_eq!(succeed(run.env("LD_LIBRARY_PATH", search(&BUILT.driver, &BUILT.scratch))), "right\n");
 }
 
@@ -74,46 +78,55 @@ fn search(first: &Path, second: &Path) -> std::ffi::OsString {
     env::join_paths([first, second]).expect("no colon in a path")
 }
 
+fn shared(cc: &mut Command, built: &Built) {
+    cc.arg(built.libraries.join("libattn.so"));
+}
+
+fn r#static(cc: &mut Command, built: &Built) {
+    cc.arg(built.libraries.join("libattn.a"));
+}
+
 #[test]
 fn c_with_the_shared_library() {
-    compile_and_run("forward-shared", |cc, built| {
-        // The program asks for the soname.
-        fs::copy(built.libraries.join("libattn.so"), built.scratch.join("libattn.so.1")).expect("built");
-        cc.arg(built.libraries.join("libattn.so"));
-    });
+    compile_and_run("forward.c", "forward-shared", shared);
 }
 
 #[test]
 fn c_with_the_static_library() {
-    compile_and_run("forward-static", |cc, built| {
-        cc.arg(built.libraries.join("libattn.a"));
-    });
+    compile_and_run("forward.c", "forward-static", r#static);
+}
+
+#[test]
+fn c_with_tensors_of_dlpack() {
+    compile_and_run("dlpack.c", "dlpack", shared);
+}
+
+/// Runs a Python program with the modules of `bench`; what it said, which has these parts.
+fn python(program: &str, parts: &[&str]) {
+    if !there("python3") {
+        return;
+    }
+    let bench = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench");
+    let mut python = Command::new("python3");
+    python.arg("-B").arg(source(program)).arg(bench);
+    python.env("LD_LIBRARY_PATH", &BUILT.driver).env("ATTN_LIBRARY", BUILT.libraries.join("libattn.so"));
+    let said = succeed(&mut python);
+    assert!(parts.iter().all(|part| said.contains(part)), "{said}");
 }
 
 #[test]
 fn python_with_the_module_of_bench() {
-    if !there("python3") {
-        return;
-    }
-    let bench = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench");
-    let mut python = Command::new("python3");
-    python.arg("-B").arg(source("forward.py")).arg(bench);
-    python.env("LD_LIBRARY_PATH", &BUILT.driver).env("ATTN_LIBRARY", BUILT.libraries.join("libattn.so"));
-    let said = succeed(&mut python);
-    assert!(said.starts_with("right: fwd_sm90_bf16_d32_causal: bf16 b=1"), "{said}");
+    python("forward.py", &["right: fwd_sm90_bf16_d32_causal: bf16 b=1"]);
 }
 
 #[test]
 fn python_with_packed_and_paged_sequences() {
-    if !there("python3") {
-        return;
-    }
-    let bench = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench");
-    let mut python = Command::new("python3");
-    python.arg("-B").arg(source("serving.py")).arg(bench);
-    python.env("LD_LIBRARY_PATH", &BUILT.driver).env("ATTN_LIBRARY", BUILT.libraries.join("libattn.so"));
-    let said = succeed(&mut python);
-    assert!(said.starts_with("right: ") && said.contains("_sm90_bf16_d64"), "{said}");
+    python("serving.py", &["right: ", "_sm90_bf16_d64"]);
+}
+
+#[test]
+fn python_with_tensors_of_dlpack() {
+    python("dlpack.py", &["right: "]);
 }
 
 #[test]
@@ -126,7 +139,9 @@ fn only_the_headers_symbols_are_exported() {
         succeed(Command::new("nm").args(["--dynamic", "--defined-only", "--format=just-symbols"]).arg(&library));
     let mut symbols: Vec<&str> = listed.lines().map(str::trim).collect();
     symbols.sort_unstable();
-    let header = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("include/attn.h")).expect("committed");
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("include");
+    let header =
+        ["attn.h", "attn_dlpack.h"].map(|name| fs::read_to_string(include.join(name)).expect("committed")).concat();
     let mut declared: Vec<&str> = header
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '('))
         .filter_map(|word| word.split_once('(').map(|(name, _)| name))

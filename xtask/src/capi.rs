@@ -7,9 +7,10 @@ use anyhow::{Context, Result};
 use crate::{process, workspace};
 
 /// The benchmark's files, all in the repository's folder `bench`.
-pub const BENCH: [&str; 12] = [
+pub const BENCH: [&str; 13] = [
     "attn.py",
     "attn_abi.py",
+    "attn_dlpack.py",
     "backends.py",
     "check.py",
     "decode.py",

@@ -3,40 +3,9 @@
 
 #include "attn.h"
 
-#include <stdio.h>
-#include <string.h>
-
-// The driver's functions, declared here so that no CUDA header is needed.
-typedef unsigned long long device_address;
-extern int cuInit(unsigned);
-extern int cuDeviceGet(int *, int);
-extern int cuCtxCreate_v2(void **, unsigned, int);
-extern int cuCtxGetCurrent(void **);
-extern int cuCtxDestroy_v2(void *);
-extern int cuMemAlloc_v2(device_address *, size_t);
-extern int cuMemcpyHtoD_v2(device_address, const void *, size_t);
-extern int cuMemcpyDtoH_v2(void *, device_address, size_t);
-extern int cuCtxSynchronize(void);
+#include "common.h"
 
 enum { BATCH = 3, HEADS = 2, DIM = 64, ELEMENTS = BATCH * HEADS * DIM };
-
-#define CHECK(condition)                                                                                  \
-    do {                                                                                                  \
-        if (!(condition)) {                                                                               \
-            fprintf(stderr, "line %d: %s; %s\n", __LINE__, #condition, attn_last_error());                \
-            return 1;                                                                                     \
-        }                                                                                                 \
-    } while (0)
-
-static device_address upload(const uint16_t *bits) {
-    device_address address = 0;
-    if (cuMemAlloc_v2(&address, ELEMENTS * sizeof *bits) != 0) return 0;
-    return cuMemcpyHtoD_v2(address, bits, ELEMENTS * sizeof *bits) == 0 ? address : 0;
-}
-
-static int says(const char *part) {
-    return attn_last_error() != NULL && strstr(attn_last_error(), part) != NULL;
-}
 
 int main(void) {
     CHECK(attn_abi_version() == ATTN_ABI_VERSION && strlen(attn_version()) > 0);
@@ -92,7 +61,7 @@ int main(void) {
         v[i] = (uint16_t)(0x3f80 + i % 128); // 1.0 to 1.99
         o[i] = 0x7ffb;                       // NaN
     }
-    attn_tensors tensors = {sizeof tensors, upload(q), upload(q), upload(v), upload(o), 0, 0};
+    attn_tensors tensors = {sizeof tensors, upload(q, sizeof q), upload(q, sizeof q), upload(v, sizeof v), upload(o, sizeof o), 0, 0};
     CHECK(tensors.q && tensors.k && tensors.v && tensors.o);
     CHECK(attn_plan_launch(plan, &tensors, NULL) == ATTN_STATUS_OK);
     CHECK(cuCtxSynchronize() == 0 && cuMemcpyDtoH_v2(o, tensors.o, sizeof o) == 0);
