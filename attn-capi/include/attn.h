@@ -518,7 +518,8 @@ attn_status attn_serving_init(struct attn_serving *serving);
 attn_status attn_serving_contiguous(const struct attn_serving *serving,
                                     struct attn_problem *problem);
 
-// What the last failure on this thread was about, null before the first. Valid until the next failure on this thread.
+// What the last failure on this thread was about, null before the first and while the thread ends. Valid until the next failure on this
+// thread.
 const char *attn_last_error(void);
 
 #ifdef __cplusplus

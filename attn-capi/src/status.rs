@@ -106,14 +106,17 @@ pub(crate) fn guarded(body: impl FnOnce() -> Result<(), Failure>) -> Status {
     let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(Failure::panic(&*payload)));
     let Err(Failure { status, text }) = outcome else { return Status::Ok };
     let text = CString::new(text.replace('\0', "?")).unwrap_or_default();
-    LAST.with_borrow_mut(|last| *last = Some(text));
+    // While the thread ends there may be no place for it any more.
+    let _ = LAST.try_with(|last| last.replace(Some(text)));
     status
 }
 
-/// What the last failure on this thread was about, null before the first. Valid until the next failure on this thread.
+/// What the last failure on this thread was about, null before the first and while the thread ends. Valid until the next failure on this
+/// thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn attn_last_error() -> *const c_char {
-    LAST.with_borrow(|last| last.as_ref().map_or(ptr::null(), |text| text.as_ptr()))
+    let text = LAST.try_with(|last| last.borrow().as_ref().map_or(ptr::null(), |text| text.as_ptr()));
+    text.unwrap_or(ptr::null())
 }
 
 #[cfg(test)]
@@ -142,6 +145,33 @@ mod tests {
         assert_eq!(last(), "first?second");
         let elsewhere = std::thread::spawn(|| attn_last_error().is_null());
         assert!(elsewhere.join().expect("no panic"));
+    }
+
+    /// Fails and asks why when its thread ends.
+    struct Late;
+
+    impl Drop for Late {
+        fn drop(&mut self) {
+            assert_eq!(guarded(|| Err(Failure::null("late"))), Status::InvalidArgument);
+            let text = attn_last_error();
+            // SAFETY: this thread's text, and no call failed since.
+            assert!(text.is_null() || unsafe { CStr::from_ptr(text) } == c"late is a null pointer");
+        }
+    }
+
+    #[test]
+    fn a_thread_that_ends_may_still_fail() {
+        thread_local! {
+            static BEFORE: Late = const { Late };
+            static AFTER: Late = const { Late };
+        }
+        // One is dropped before the last error is, the other behind it. A panic there would end the process.
+        let ended = std::thread::spawn(|| {
+            BEFORE.with(|_| ());
+            assert_eq!(guarded(|| Err(Failure::null("first"))), Status::InvalidArgument);
+            AFTER.with(|_| ());
+        });
+        ended.join().expect("no panic");
     }
 
     #[test]
