@@ -13,5 +13,7 @@ fn main() {
         // A build of the whole workspace turns features on whose crates define the driver's own symbols. They come in archives,
         // which this hides: a process that loads this library must go on finding the driver's.
         println!("cargo::rustc-cdylib-link-arg=-Wl,--exclude-libs,ALL");
+        // A program may close the library while others hold tensors that its code deletes.
+        println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
     }
 }

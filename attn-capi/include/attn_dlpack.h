@@ -96,10 +96,10 @@ attn_status attn_dlpack_launch(const attn_plan *plan,
 //
 // The tensor is the caller's to delete, or a consumer's that it is handed to: by its deleter, once, on any thread. What it holds is
 // whatever the memory held. Deleting frees the memory in its own context (cuMemFree, which waits for what the device does with it) unless
-// others share it, and frees nothing but the structure when that context has been destroyed.
+// others share it, and frees nothing but the structure when that context has been destroyed. libattn.so stays loaded for it when it is closed.
 //
 // # Safety
-// `plan` is null or a plan, `tensor` null or a place for a pointer. The library stays loaded until the deleter has returned.
+// `plan` is null or a plan, `tensor` null or a place for a pointer.
 attn_status attn_dlpack_output(const attn_plan *plan,
                                uint32_t output,
                                DLManagedTensorVersioned **tensor);

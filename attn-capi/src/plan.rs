@@ -5,6 +5,7 @@ use std::ptr;
 
 use attn_host::{Device, Plan as HostPlan};
 
+use crate::append::AppendPlan;
 use crate::pointers::{destroy, give, lent, read, write};
 use crate::problem::Problem;
 use crate::serving::Serving;
@@ -28,6 +29,13 @@ impl Plan {
         Ok(Plan { host, asked, device, kernel, description })
     }
 }
+
+// Any thread may use and destroy one.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<Plan>();
+    shared::<AppendPlan>();
+};
 
 /// What a plan is asked to compute.
 #[derive(Clone, Copy, Debug)]

@@ -71,6 +71,7 @@ fn compile_and_run(program: &str, name: &str, link: impl FnOnce(&mut Command, &B
     link(&mut cc, &BUILT);
     succeed(cc.arg(BUILT.driver.join("libcuda.so.1")).args(["-lpthread", "-ldl", "-lm"]));
     let mut run = Command::new(&binary);
+    run.arg(BUILT.scratch.join("libattn.so.1"));
     assert_eq!(succeed(run.env("LD_LIBRARY_PATH", search(&BUILT.driver, &BUILT.scratch))), "right\n");
 }
 
@@ -94,6 +95,12 @@ fn c_with_the_shared_library() {
 #[test]
 fn c_with_the_static_library() {
     compile_and_run("forward.c", "forward-static", r#static);
+}
+
+#[test]
+fn c_with_several_threads() {
+    // Linked to nothing of the library: the program opens it, and closes it.
+    compile_and_run("threads.c", "threads", |_, _| ());
 }
 
 #[test]
