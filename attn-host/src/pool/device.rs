@@ -37,6 +37,7 @@ pub struct DevicePool(Arc<Pool<DeviceMemory>>);
 pub(super) struct DeviceMemory {
     driver: &'static Driver,
     context: Handle,
+    context_id: u64,
 }
 
 impl Source for DeviceMemory {
@@ -52,6 +53,10 @@ impl Source for DeviceMemory {
         // Where the context cannot be entered, tried twice because nobody would free the block later, it is gone or lost, and its memory with
         // it. The same holds of a failure to free.
         let Ok(_entered) = self.driver.enter(self.context).or_else(|_| self.driver.enter(self.context)) else { return };
+        // Another context may have come to the handle since, the primary one above all. What lies at the address there is not the pool's.
+        if self.driver.context_id(self.context).is_ok_and(|id| id != self.context_id) {
+            return;
+        }
         // SAFETY: the caller's promise.
         let _ = unsafe { self.driver.free(address) };
     }
@@ -60,7 +65,8 @@ impl Source for DeviceMemory {
 impl DevicePool {
     /// A pool that holds at most `limit` bytes of the device's memory. Nothing is allocated yet.
     pub fn new(device: &Device, limit: u64) -> Self {
-        DevicePool(Pool::new(DeviceMemory { driver: device.driver, context: device.context }, limit))
+        let Device { driver, context, context_id, .. } = *device;
+        DevicePool(Pool::new(DeviceMemory { driver, context, context_id }, limit))
     }
 
     /// A block of at least `bytes` bytes, which holds whatever its last user left.

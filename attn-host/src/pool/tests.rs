@@ -137,6 +137,15 @@ fn a_pool_asks_in_its_own_context() {
 }
 
 #[test]
+fn a_later_context_with_the_same_handle_keeps_its_memory() {
+    let pool = pool(1 << 20);
+    drop(pool.take(1).expect("fits"));
+    fake::with(|state| state.context_id += 1000);
+    drop(pool);
+    assert_eq!(held(), (1, 0), "it is the later context's");
+}
+
+#[test]
 fn many_threads_share_a_pool() {
     let pool = pool(64 << 10);
     let rounds = if cfg!(miri) { 5 } else { 200 };
