@@ -225,6 +225,15 @@ impl Append {
         self.packed.map_or((self.shape.batch, self.shape.new), |total| (1, total))
     }
 
+    /// Bytes of the new keys and values, and of the queries that are rotated, as many as there is room for. The sizes have been checked.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn new_bytes(&self) -> u64 {
+        let AppendShape { kv_heads, head_dim, head_dim_v, .. } = self.shape;
+        let (entries, rows) = self.entries();
+        let row = kv_heads * (head_dim + head_dim_v) + self.heads * head_dim;
+        entries * rows * row * u64::from(self.dtype.bytes())
+    }
+
     /// The element type of the caches.
     pub(crate) fn cache_dtype(&self) -> DType {
         if self.float8 { DType::E4m3 } else { self.dtype }

@@ -70,13 +70,15 @@
 //!
 //! # What a service sees
 //!
-//! With the feature `tracing` every launch is a span `attn.launch` and every batch of a pipeline, from its submission to its result, a span
+//! With the feature `tracing` every launch is a span `attn.launch`, or `attn.append` where it appends to a cache, and every batch of a pipeline, from its submission to its result, a span
 //! `attn.batch`. With the feature `metrics` launches and pipelines tell the recorder that the program installs for the crate `metrics`:
 //!
 //! | metric | kind | labels |
 //! |---|---|---|
 //! | `attn_launches_total`, `attn_launch_errors_total` | counters | |
 //! | `attn_launch_seconds` | histogram: what a launch takes the CPU | |
+//! | `attn_appends_total`, `attn_append_errors_total`, `attn_append_seconds` | the same of launches that append to a cache | |
+//! | `attn_append_bytes_total` | counter: new keys and values, and queries that are rotated, as planned | |
 //! | `attn_batches_total` | counter | `outcome`: done, failed, cancelled, shut down, device lost, stuck |
 //! | `attn_batch_seconds` | histogram: from submission to result | `outcome` |
 //! | `attn_rejected_total` | counter of batches that were not accepted | `reason`: queue full, invalid, shut down, device lost, stuck |

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::append::AppendPlan;
 use crate::error::Error;
 use crate::pipeline::{Failure, Reason};
 use crate::plan::Plan;
@@ -40,26 +41,44 @@ pub(crate) fn batch(id: u64, problem: &Problem) -> Span {
     )
 }
 
+/// Counts a launch, and says why it failed. Names are literals and without labels: a launch would have to allocate others.
+macro_rules! counted {
+    ($launch:expr, $total:literal, $seconds:literal, $errors:literal) => {{
+        #[cfg(feature = "metrics")]
+        let start = std::time::Instant::now();
+        let result = $launch();
+        #[cfg(feature = "metrics")]
+        {
+            metrics::counter!($total).increment(1);
+            metrics::histogram!($seconds).record(start.elapsed());
+            if result.is_err() {
+                metrics::counter!($errors).increment(1);
+            }
+        }
+        #[cfg(feature = "tracing")]
+        if let Err(error) = &result {
+            tracing::warn!(%error, "the launch failed");
+        }
+        result
+    }};
+}
+
 /// Queues a plan's kernels within a span, and counts them.
 pub(crate) fn launch(plan: &Plan, launch: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
     #[cfg(feature = "tracing")]
     let _entered =
         tracing::debug_span!("attn.launch", kernel = plan.kernel().name, problem = %plan.problem()).entered();
-    #[cfg(feature = "metrics")]
-    let start = std::time::Instant::now();
-    let result = launch();
-    #[cfg(feature = "metrics")]
-    {
-        // Without labels, which would be allocated by every launch.
-        metrics::counter!("attn_launches_total").increment(1);
-        metrics::histogram!("attn_launch_seconds").record(start.elapsed());
-        if result.is_err() {
-            metrics::counter!("attn_launch_errors_total").increment(1);
-        }
-    }
+    counted!(launch, "attn_launches_total", "attn_launch_seconds", "attn_launch_errors_total")
+}
+
+/// Queues the kernel that appends within a span, and counts it.
+pub(crate) fn append(plan: &AppendPlan, launch: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
     #[cfg(feature = "tracing")]
-    if let Err(error) = &result {
-        tracing::warn!(%error, "the launch failed");
+    let _entered = tracing::debug_span!("attn.append", append = %plan.append()).entered();
+    let result = counted!(launch, "attn_appends_total", "attn_append_seconds", "attn_append_errors_total");
+    #[cfg(feature = "metrics")]
+    if result.is_ok() {
+        metrics::counter!("attn_append_bytes_total").increment(plan.append().new_bytes());
     }
     result
 }

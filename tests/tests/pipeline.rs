@@ -1,7 +1,6 @@
 //! The pipeline on the simulated GPU: right numbers, and what spans and metrics say of them. One test, which counts all that its process does.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
 use attn_host::pipeline::{Batch, Done, Options, Pipeline, Shutdown};
 use attn_host::{Arrays, DType, Mask, Problem, Shape, simulator};
@@ -12,31 +11,8 @@ use attn_tests::input::normal;
 use attn_tests::oracle::{Attention, Window};
 use attn_tests::precision::Precision;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-use tracing::span;
 
-/// Names of the spans that were opened.
-static SPANS: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
-
-/// Notes the spans' names.
-struct Notes;
-
-impl tracing::Subscriber for Notes {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target().starts_with("attn_host")
-    }
-
-    fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
-        let mut spans = SPANS.lock().unwrap_or_else(PoisonError::into_inner);
-        spans.push(attributes.metadata().name());
-        span::Id::from_u64(spans.len() as u64)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn event(&self, _: &tracing::Event<'_>) {}
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
-}
+mod notes;
 
 /// Sequences of queries and keys, in f16, 4 heads for 2.
 struct Sequences {
@@ -120,7 +96,8 @@ fn batches_of_several_threads_are_right_and_are_told_of() {
     let recorder = DebuggingRecorder::new();
     let recorded = recorder.snapshotter();
     recorder.install().expect("the only one");
-    tracing::subscriber::set_global_default(Notes).expect("the only one");
+    let notes = notes::Notes::default();
+    tracing::subscriber::set_global_default(notes.clone()).expect("the only one");
     let gpu = Gpu::simulated(simulator::Options::default()).expect("one device in this process");
     let pipeline = Pipeline::new(gpu.device(), Options { queue: 2, ..Options::default() }).expect("it starts");
     let all = [vec![40], vec![17, 0, 30, 1], vec![40], vec![9, 25]];
@@ -142,9 +119,7 @@ fn batches_of_several_threads_are_right_and_are_told_of() {
         pipeline.shutdown_async(Shutdown::Drain).await.expect("nothing is lost");
     });
 
-    let spans = SPANS.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = |name: &str| spans.iter().filter(|span| **span == name).count();
-    assert_eq!((count("attn.batch"), count("attn.launch")), (5, 5));
+    assert_eq!((notes.count("attn.batch"), notes.count("attn.launch")), (5, 5));
     let metrics: HashMap<String, DebugValue> = recorded
         .snapshot()
         .into_vec()

@@ -4,10 +4,13 @@
 use attn_host::cust::memory::{CopyDestination, DeviceBuffer};
 use attn_host::simulator::{self, Options};
 use attn_host::{
-    Append, AppendPlan, AppendShape, AppendTensors, Cache, DType, Device, DevicePtr, Mask, PagedKv, Pairs, Plan,
+    Append, AppendPlan, AppendShape, AppendTensors, Cache, DType, Device, DevicePtr, Error, Mask, PagedKv, Pairs, Plan,
     Problem, Rotary, Shape, Sines, Splits, Stream, Tensors, cust,
 };
 use half::bf16;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+mod notes;
 
 const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
@@ -184,4 +187,41 @@ fn one_token_of_each_sequence() {
 fn prompts_and_steps_of_several_lengths_together() {
     step(&[0, 33, 16, 90, 7], &[20, 0, 1, 6, 3], 1);
     step(&[0, 33, 16, 90, 7], &[20, 0, 1, 6, 3], 2);
+}
+
+/// A launch that appends to what is nowhere.
+fn refused() {
+    let _context = cust::quick_init().expect("the simulator has a device");
+    let device = Device::current().expect("there is one");
+    let shape = AppendShape { batch: 1, new: 1, kv_heads: 1, head_dim: 64, head_dim_v: 64 };
+    let append = AppendPlan::new(&device, &Append::new(DType::F16, shape, Cache::Dense { rows: 8 }));
+    let nowhere = DevicePtr(0);
+    let tensors = AppendTensors::new(nowhere, nowhere, nowhere, nowhere);
+    // SAFETY: such addresses are refused before anything is launched.
+    let error = unsafe { append.expect("a kernel fits").launch(&tensors, Stream::DEFAULT) };
+    assert!(matches!(error, Err(Error::NullPointer { .. })), "{error:?}");
+}
+
+#[test]
+fn appending_is_told_of() {
+    let (notes, recorder) = (notes::Notes::default(), DebuggingRecorder::new());
+    let recorded = recorder.snapshotter();
+    tracing::subscriber::with_default(notes.clone(), || {
+        metrics::with_local_recorder(&recorder, || {
+            step(&[5, 40, 0, 79], &[1; 4], 1);
+            refused();
+        });
+    });
+    assert_eq!((notes.count("attn.append"), notes.count("attn.launch")), (2, 1));
+    let metrics = recorded.snapshot().into_vec();
+    let found = |name: &str| metrics.iter().find(|(key, ..)| key.key().name() == name).map(|(_, _, _, value)| value);
+    assert_eq!(found("attn_appends_total"), Some(&DebugValue::Counter(2)));
+    assert_eq!(found("attn_append_errors_total"), Some(&DebugValue::Counter(1)));
+    let bytes = 4 * (2 * KV_HEADS + HEADS) * D * 2;
+    assert_eq!(found("attn_append_bytes_total"), Some(&DebugValue::Counter(bytes as u64)));
+    assert!(matches!(found("attn_append_seconds"), Some(DebugValue::Histogram(times)) if times.len() == 2));
+    assert_eq!(
+        (found("attn_launches_total"), found("attn_launch_errors_total")),
+        (Some(&DebugValue::Counter(1)), None)
+    );
 }

@@ -8,6 +8,7 @@ use super::plan::AppendPlan;
 use super::{Append, AppendTensors, Cache, Sines};
 use crate::error::Error;
 use crate::launch::{DevicePtr, Stream};
+use crate::observe;
 use crate::plan::current_is;
 use crate::problem::Descales;
 use crate::tensors::{Holds, Need, Placed};
@@ -69,6 +70,15 @@ impl AppendPlan {
     ///    the cache: no page belongs to two sequences that append to it. Where this does not hold, keys and values are wrong, but nothing
     ///    outside the tensors is touched.
     pub unsafe fn launch(&self, tensors: &AppendTensors, stream: Stream) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        observe::append(self, || unsafe { self.queue(tensors, stream) })
+    }
+
+    /// Queues the kernel.
+    ///
+    /// # Safety
+    /// As [`launch`](Self::launch).
+    unsafe fn queue(&self, tensors: &AppendTensors, stream: Stream) -> Result<(), Error> {
         self.check_tensors(tensors)?;
         current_is(self.driver, self.context)?;
         if cfg!(debug_assertions) {

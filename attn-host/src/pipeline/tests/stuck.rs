@@ -6,8 +6,11 @@ use std::time::Instant;
 
 use super::*;
 
+/// How much longer things take.
+const SLOWER: u32 = if cfg!(miri) { 100 } else { 1 };
+
 /// Far longer than anything here takes that does end.
-const TIMEOUT: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(SLOWER as u64);
 
 /// Given up when nothing has ended for this long.
 fn impatient() -> Options {
@@ -227,10 +230,10 @@ fn who_waits_for_room_hears_of_it() {
 #[test]
 fn a_pipeline_that_was_idle_has_all_the_time_again() {
     in_time("an idle pipeline".to_owned(), || {
-        let timeout = Some(Duration::from_millis(300));
-        let pipeline = open(Options { timeout, ..small() }).expect("the fake works");
+        let timeout = Duration::from_millis(300) * SLOWER;
+        let pipeline = open(Options { timeout: Some(timeout), ..small() }).expect("the fake works");
         for salt in 0..3 {
-            thread::sleep(Duration::from_millis(400));
+            thread::sleep(timeout + timeout / 3);
             check_done(&pipeline.submit(dense(salt, 4)).expect("accepted").wait().expect("done"));
         }
         pipeline.shutdown(Shutdown::Drain).expect("nothing hangs");
