@@ -18,8 +18,8 @@ use tracing::{debug, warn};
 use crate::body;
 use crate::embed::{Embedded, How, Sentences, embed};
 use crate::error::ApiError;
-use crate::metrics;
 use crate::service::State;
+use crate::{memory, metrics};
 
 /// All routes.
 pub fn router(state: Arc<State>) -> Router {
@@ -168,5 +168,6 @@ async fn health(Of(state): Of<Arc<State>>) -> (StatusCode, Json<Value>) {
 }
 
 async fn prometheus(Of(state): Of<Arc<State>>) -> impl IntoResponse {
+    metrics::live(memory::live());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.prometheus.render())
 }

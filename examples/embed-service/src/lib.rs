@@ -9,6 +9,7 @@ pub mod config;
 pub mod embed;
 pub mod engine;
 pub mod error;
+pub mod memory;
 pub mod model;
 pub mod queue;
 pub mod service;

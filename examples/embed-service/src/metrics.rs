@@ -6,6 +6,8 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::memory::Live;
+
 const REQUESTS: &str = "embed_requests_total";
 const REQUEST_SECONDS: &str = "embed_request_seconds";
 const SENTENCES: &str = "embed_sentences_total";
@@ -17,6 +19,8 @@ const WAITED: &str = "embed_waited_seconds";
 const BATCH_SENTENCES: &str = "embed_batch_sentences";
 const BATCH_TOKENS: &str = "embed_batch_tokens";
 const BATCH_SECONDS: &str = "embed_batch_seconds";
+const LIVE_BYTES: &str = "embed_live_bytes";
+const LIVE_BLOCKS: &str = "embed_live_blocks";
 
 /// Installs the recorder of this process, once, and returns what renders it.
 ///
@@ -52,6 +56,8 @@ fn describe() {
     describe_histogram!(BATCH_SENTENCES, "Sentences of a batch");
     describe_histogram!(BATCH_TOKENS, "Word pieces of a batch");
     describe_histogram!(BATCH_SECONDS, "How long a batch was computed");
+    describe_gauge!(LIVE_BYTES, "Bytes that are allocated and not freed");
+    describe_gauge!(LIVE_BLOCKS, "Blocks that are allocated and not freed");
 }
 
 /// A request that has been answered.
@@ -79,6 +85,12 @@ pub fn batch(sentences: usize, tokens: usize, seconds: f64, waited: impl Iterato
     histogram!(BATCH_SECONDS).record(seconds);
     let histogram = histogram!(WAITED);
     waited.for_each(|waited| histogram.record(waited.as_secs_f64()));
+}
+
+/// What is allocated.
+pub fn live(Live { bytes, blocks }: Live) {
+    gauge!(LIVE_BYTES).set(bytes as f64);
+    gauge!(LIVE_BLOCKS).set(blocks as f64);
 }
 
 /// Sentences whose batch failed.

@@ -53,6 +53,19 @@ impl Client {
         serde_json::from_value(response.body["embeddings"].clone()).map_err(|error| error.to_string())
     }
 
+    /// Bytes and blocks that the service has allocated and not freed.
+    pub fn live(&self) -> Result<(u64, u64), String> {
+        let mut response =
+            self.agent.get(format!("http://{}/metrics", self.address)).call().map_err(|error| error.to_string())?;
+        let text = response.body_mut().read_to_string().map_err(|error| error.to_string())?;
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            let value = line.and_then(|value| value.parse::<f64>().ok());
+            value.map(|value| value as u64).ok_or(format!("/metrics has no {name}"))
+        };
+        Ok((value("embed_live_bytes")?, value("embed_live_blocks")?))
+    }
+
     /// Makes one request and counts what became of it.
     pub fn ask(&self, corpus: &Corpus, random: &mut Random, tally: &mut Tally) {
         match random.below(100) {

@@ -6,6 +6,7 @@
 
 mod client;
 mod corpus;
+mod memory;
 mod process;
 mod tally;
 
@@ -17,6 +18,7 @@ use clap::Parser;
 
 use client::Client;
 use corpus::{Corpus, Random};
+use memory::Memory;
 use process::Process;
 use tally::Tally;
 
@@ -27,6 +29,9 @@ struct Options {
     /// How long.
     #[arg(long, value_name = "S", default_value_t = 60)]
     seconds: u64,
+    /// Parts of this time, after each of which the service is left alone until it is idle.
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(3..))]
+    rounds: u32,
     /// Clients that ask at the same time.
     #[arg(long, value_name = "N", default_value_t = 16)]
     clients: u64,
@@ -60,26 +65,19 @@ fn run(options: &Options) -> Result<bool, String> {
     let mut random = Random::new(options.seed);
     let corpus = Corpus::alone(&Client::new(&process.address), &mut random, options.sentences as usize)?;
     println!("{} sentences embedded alone; {} clients for {} s", corpus.len(), options.clients, options.seconds);
-    let start = Instant::now();
-    let end = start + Duration::from_secs(options.seconds);
-    let (tally, memory) = thread::scope(|scope| {
-        let ask = |seed: u64| {
-            let (mut random, mut tally) = (Random::new(seed), Tally::new(options.tolerance));
-            let client = Client::new(&process.address);
-            while Instant::now() < end {
-                client.ask(&corpus, &mut random, &mut tally);
-            }
-            tally
-        };
-        let clients: Vec<_> =
-            (0..options.clients).map(|i| scope.spawn(move || ask(options.seed ^ (i + 1) << 32))).collect();
-        let memory = process.watch(end);
-        let tallies = clients.into_iter().map(|client| client.join().expect("a client does not panic"));
-        (tallies.fold(Tally::new(options.tolerance), Tally::and), memory)
-    });
-    let seconds = start.elapsed().as_secs_f64();
+    let mut memory = Memory::default();
+    let mut tally = Tally::new(options.tolerance);
+    let mut busy = Duration::ZERO;
+    for round in 0..options.rounds {
+        let start = Instant::now();
+        let end = start + Duration::from_secs(options.seconds) / options.rounds;
+        let part = load(options, &process, &corpus, u64::from(round), end);
+        busy += start.elapsed();
+        tally = tally.and(part);
+        memory.look(&Client::new(&process.address), process.id, tally.requests())?;
+    }
     let stopped = process.stop();
-    let passed = tally.report(seconds) & memory.report();
+    let passed = tally.report(busy.as_secs_f64()) & memory.report();
     match &stopped {
         Ok(()) => println!("stopped                  when told to, with status 0"),
         Err(error) => println!("stopped                  NOT as it should: {error}"),
@@ -87,4 +85,22 @@ fn run(options: &Options) -> Result<bool, String> {
     let passed = passed && stopped.is_ok();
     println!("{}", if passed { "PASSED" } else { "FAILED" });
     Ok(passed)
+}
+
+/// Has clients ask until `end`.
+fn load(options: &Options, process: &Process, corpus: &Corpus, round: u64, end: Instant) -> Tally {
+    let ask = |seed: u64| {
+        let (mut random, mut tally) = (Random::new(seed), Tally::new(options.tolerance));
+        let client = Client::new(&process.address);
+        while Instant::now() < end {
+            client.ask(corpus, &mut random, &mut tally);
+        }
+        tally
+    };
+    thread::scope(|scope| {
+        let seed = |client: u64| options.seed ^ (client + 1) << 32 ^ round << 16;
+        let clients: Vec<_> = (0..options.clients).map(|i| scope.spawn(move || ask(seed(i)))).collect();
+        let tallies = clients.into_iter().map(|client| client.join().expect("a client does not panic"));
+        tallies.fold(Tally::new(options.tolerance), Tally::and)
+    })
 }

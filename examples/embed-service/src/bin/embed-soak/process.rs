@@ -1,13 +1,9 @@
 //! The service's process: started, watched, stopped.
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// Memory that may come on top of what the service has once it is warm: a twentieth and this.
-const SLACK: u64 = 16 << 20;
 
 /// A running service.
 pub struct Process {
@@ -15,7 +11,7 @@ pub struct Process {
     /// Where it listens.
     pub address: String,
     /// Its own number, which is not the child's where another program runs it.
-    id: u32,
+    pub id: u32,
 }
 
 impl Process {
@@ -40,16 +36,6 @@ impl Process {
         // Whatever else is said, so that nobody waits for a full pipe.
         thread::spawn(move || lines.map_while(Result::ok).for_each(|line| println!("{line}")));
         Ok(Process { child, address, id })
-    }
-
-    /// Looks at the service's memory until `end`.
-    pub fn watch(&self, end: Instant) -> Memory {
-        let mut samples = Vec::new();
-        while Instant::now() < end {
-            samples.extend(resident(self.id));
-            thread::sleep(Duration::from_millis(500).min(end.saturating_duration_since(Instant::now())));
-        }
-        Memory { samples }
     }
 
     /// Tells the service to stop and waits for it.
@@ -80,41 +66,4 @@ impl Drop for Process {
 fn listening(line: &str) -> Option<(String, u32)> {
     let (address, process) = line.strip_prefix("listening on http://")?.split_once(" (process ")?;
     Some((address.to_owned(), process.strip_suffix(')')?.parse().ok()?))
-}
-
-/// Bytes of a process that are in memory.
-fn resident(id: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
-}
-
-/// The service's memory over time.
-pub struct Memory {
-    samples: Vec<u64>,
-}
-
-impl Memory {
-    /// Prints it. Whether it has not grown: medians of a tenth of the time, once the service is warm and at the end.
-    pub fn report(&self) -> bool {
-        let count = self.samples.len();
-        let median = |from: usize, to: usize| {
-            let mut part = self.samples[count * from / 10..count * to / 10].to_vec();
-            part.sort_unstable();
-            part.get(part.len() / 2).copied()
-        };
-        let (Some(warm), Some(end)) = (median(2, 3), median(9, 10)) else {
-            println!("memory                   not known: the time was too short, or /proc does not say");
-            return false;
-        };
-        let most = self.samples.iter().max().copied().unwrap_or_default();
-        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        println!(
-            "memory                   warm {:.1} MiB, end {:.1} MiB, most {:.1} MiB",
-            mib(warm),
-            mib(end),
-            mib(most)
-        );
-        end <= warm + warm / 20 + SLACK
-    }
 }

@@ -111,6 +111,12 @@ impl Tally {
         self
     }
 
+    /// Requests that had some outcome.
+    pub fn requests(&self) -> u64 {
+        let errors: u64 = self.errors.values().sum();
+        self.answered + self.refused + self.given_up + errors + (self.wrong.len() + self.lost.len()) as u64
+    }
+
     /// Prints the table. Whether everything was as it should be.
     pub fn report(mut self, seconds: f64) -> bool {
         self.times.sort_unstable();
