@@ -12,6 +12,7 @@ pub mod schedule;
 pub mod serve;
 pub mod sm100;
 pub mod sm90;
+pub mod source;
 pub mod tune;
 
 pub use combine::CombineParams;

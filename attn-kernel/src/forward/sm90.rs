@@ -127,22 +127,17 @@ unsafe fn forward<
     // SAFETY: the thread that initialises the barriers is the first to use them; every other one that does has met its arrival. Whole
     // warpgroups take a role, and `Plan::checked` has proven that their register budgets add up.
     unsafe {
-        if group == 0 {
-            if warp == 0 && warp::elect() {
-                // In the order of the first loads, which wait for them.
-                tma::prefetch_map(maps.k);
-                tma::prefetch_map(maps.q);
-                rings.init::<V>();
-                // For TMA, which completes on them; no data is written before it that would need a proxy fence.
-                fence::mbarrier_init();
-            } else if warp == 1 && warp::elect() {
-                tma::prefetch_map(maps.v);
-                tma::prefetch_map(maps.o);
+        // The producer's other warps wait too where they convert: all threads at the same instruction.
+        if const { V::PLAN.raw > 0 } {
+            if group == 0 {
+                prepare::<V, STAGES, QUERIES, RAW>(&maps, &rings, warp);
             }
-            // No wait: the lane that loads is the one that has made the barriers, since an election always has the same result.
-            if const { V::PLAN.raw > 0 } && warp > 0 {
-                ready.sync();
-            } else {
+            ready.sync();
+        }
+        if group == 0 {
+            if const { V::PLAN.raw == 0 } {
+                prepare::<V, STAGES, QUERIES, RAW>(&maps, &rings, warp);
+                // No wait: the lane that loads is the one that has made the barriers, since an election always has the same result.
                 ready.arrive();
             }
             V::enter_producer();
@@ -152,9 +147,37 @@ unsafe fn forward<
                 convert::convert::<V, STAGES, QUERIES, RAW>(rings, smem);
             }
         } else {
-            ready.sync();
+            if const { V::PLAN.raw == 0 } {
+                ready.sync();
+            }
             V::enter_consumer();
             consume::<V, S, O, P, STAGES, QUERIES, SPLIT, RAW>(&params, maps, rings, tiles, smem, group - 1);
+        }
+    }
+}
+
+/// Makes the barriers, and has the maps at hand.
+///
+/// # Safety
+/// Called by the producer warpgroup, before anything else; `warp` is the thread's.
+#[inline(always)]
+unsafe fn prepare<V: Variant, const STAGES: u32, const QUERIES: u32, const RAW: u32>(
+    maps: &Maps,
+    rings: &Rings<STAGES, QUERIES, RAW>,
+    warp: u32,
+) {
+    // SAFETY: one thread does each; the maps are the kernel's parameters.
+    unsafe {
+        if warp == 0 && warp::elect() {
+            // In the order of the first loads, which wait for them.
+            tma::prefetch_map(maps.k);
+            tma::prefetch_map(maps.q);
+            rings.init::<V>();
+            // For TMA, which completes on them; no data is written before it that would need a proxy fence.
+            fence::mbarrier_init();
+        } else if warp == 1 && warp::elect() {
+            tma::prefetch_map(maps.v);
+            tma::prefetch_map(maps.o);
         }
     }
 }

@@ -32,7 +32,7 @@ pub struct Entry {
 }
 
 /// Formats and head dimensions of the kernels.
-const PAIRS: [(Precision, usize, usize); 10] = [
+const PAIRS: [(Precision, usize, usize); 12] = [
     (Precision::Bf16, 128, 128),
     (Precision::F16, 64, 64),
     (Precision::Bf16, 192, 128),
@@ -43,12 +43,14 @@ const PAIRS: [(Precision, usize, usize); 10] = [
     (Precision::F16, 192, 128),
     (Precision::Bf16, 256, 256),
     (Precision::F16, 96, 96),
+    (Precision::Bf16, 32, 32),
+    (Precision::F16, 32, 32),
 ];
 
 /// Others, which kernels for more fill up with zeros.
 const NARROW: [(Precision, usize, usize); 6] = [
     (Precision::Bf16, 80, 80),
-    (Precision::F16, 32, 32),
+    (Precision::F16, 24, 24),
     (Precision::F16, 40, 64),
     (Precision::Bf16, 128, 64),
     (Precision::Bf16, 8, 8),

@@ -1,8 +1,12 @@
 //! The instantiations: a line each, and the entry point that it expands to.
 
-use super::{Dense, Maps, Plan, Ragged, Sequences, Variant, forward, tune};
+use super::{Dense, Plan, Ragged, Variant, tune};
+// What only entry points use, which other architectures do not have.
+#[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_100a", attn_arch = "sm_103a"))]
+use super::{Maps, Sequences, forward};
 use crate::attn::mask::{Causal, Full, Mask, Window};
 use crate::attn::scores::{Modified, Plain};
+#[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_100a", attn_arch = "sm_103a"))]
 use crate::forward::TensorMap;
 use crate::forward::plan::{AnyPlan, Arch, DType, Family, Float8, Kernel};
 use crate::mem::{Bf16, E4m3, F16};

@@ -181,31 +181,37 @@ kernels! {
 }
 
 serving_kernels! {
+    serve_sm90_bf16_d32: Bf16, 32, 32, serve, Plain, Family::Serve { modified: false };
     serve_sm90_bf16_d64: Bf16, 64, 64, serve, Plain, Family::Serve { modified: false };
     serve_sm90_bf16_d96: Bf16, 96, 96, serve, Plain, Family::Serve { modified: false };
     serve_sm90_bf16_d128: Bf16, 128, 128, serve, Plain, Family::Serve { modified: false };
     serve_sm90_bf16_d192_128: Bf16, 192, 128, serve, Plain, Family::Serve { modified: false };
     serve_sm90_bf16_d256: Bf16, 256, 256, serve, Plain, Family::Serve { modified: false };
+    serve_sm90_bf16_d32_mod: Bf16, 32, 32, serve, Modified, Family::Serve { modified: true };
     serve_sm90_bf16_d64_mod: Bf16, 64, 64, serve, Modified, Family::Serve { modified: true };
     serve_sm90_bf16_d96_mod: Bf16, 96, 96, serve, Modified, Family::Serve { modified: true };
     serve_sm90_bf16_d128_mod: Bf16, 128, 128, serve_mod, Modified, Family::Serve { modified: true };
     serve_sm90_bf16_d192_128_mod: Bf16, 192, 128, serve, Modified, Family::Serve { modified: true };
     serve_sm90_bf16_d256_mod: Bf16, 256, 256, serve, Modified, Family::Serve { modified: true };
+    decode_sm90_bf16_d32: Bf16, 32, 32, decode, Modified, Family::Decode;
     decode_sm90_bf16_d64: Bf16, 64, 64, decode, Modified, Family::Decode;
     decode_sm90_bf16_d96: Bf16, 96, 96, decode, Modified, Family::Decode;
     decode_sm90_bf16_d128: Bf16, 128, 128, decode, Modified, Family::Decode;
     decode_sm90_bf16_d192_128: Bf16, 192, 128, decode, Modified, Family::Decode;
     decode_sm90_bf16_d256: Bf16, 256, 256, decode, Modified, Family::Decode;
+    serve_sm90_f16_d32: F16, 32, 32, serve, Plain, Family::Serve { modified: false };
     serve_sm90_f16_d64: F16, 64, 64, serve, Plain, Family::Serve { modified: false };
     serve_sm90_f16_d96: F16, 96, 96, serve, Plain, Family::Serve { modified: false };
     serve_sm90_f16_d128: F16, 128, 128, serve, Plain, Family::Serve { modified: false };
     serve_sm90_f16_d192_128: F16, 192, 128, serve, Plain, Family::Serve { modified: false };
     serve_sm90_f16_d256: F16, 256, 256, serve, Plain, Family::Serve { modified: false };
+    serve_sm90_f16_d32_mod: F16, 32, 32, serve, Modified, Family::Serve { modified: true };
     serve_sm90_f16_d64_mod: F16, 64, 64, serve, Modified, Family::Serve { modified: true };
     serve_sm90_f16_d96_mod: F16, 96, 96, serve, Modified, Family::Serve { modified: true };
     serve_sm90_f16_d128_mod: F16, 128, 128, serve_mod, Modified, Family::Serve { modified: true };
     serve_sm90_f16_d192_128_mod: F16, 192, 128, serve, Modified, Family::Serve { modified: true };
     serve_sm90_f16_d256_mod: F16, 256, 256, serve, Modified, Family::Serve { modified: true };
+    decode_sm90_f16_d32: F16, 32, 32, decode, Modified, Family::Decode;
     decode_sm90_f16_d64: F16, 64, 64, decode, Modified, Family::Decode;
     decode_sm90_f16_d96: F16, 96, 96, decode, Modified, Family::Decode;
     decode_sm90_f16_d128: F16, 128, 128, decode, Modified, Family::Decode;

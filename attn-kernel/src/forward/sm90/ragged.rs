@@ -9,16 +9,17 @@ use super::sequences::{Sequences, Work};
 use super::{Maps, Variant, epilogue};
 use crate::attn::mask::{Lengths, Mask};
 use crate::attn::scores::{Modified, Scores};
-use crate::attn::sequence::{BOUND, Sequence, bounded, ragged};
+use crate::attn::sequence::{BOUND, Sequence, ragged};
 use crate::attn::softmax::{self, Knobs, Rows};
 use crate::attn::walk::Tile;
 use crate::entry;
 use crate::forward::plan::{Float8, ROWS};
 use crate::forward::serve::{ServeParams, Unit};
+use crate::forward::source::Source;
 use crate::forward::{TensorMap, serve};
 use crate::mem::{Smem, Swizzle};
 use crate::pipe::ring::{Consumer, Filling, Full};
-use crate::ptx::{fence, grid, ldst, special, tma, warp};
+use crate::ptx::{fence, grid, ldst, tma, warp};
 
 /// The head of no unit.
 const NONE: u32 = u32::MAX;
@@ -91,37 +92,14 @@ fn work_of<V: Variant<Sequences = Ragged>>(params: &ServeParams, unit: &Unit) ->
     Work { tile: Tile { m_block, head, batch }, lengths, mask, from, to, split, sequence }
 }
 
-/// The producer's view of a tile's K and V.
-struct Source<'a> {
+/// The producer's warp, and the K and V of its unit.
+struct Loader<'a> {
     params: &'a ServeParams,
     leads: bool,
-    /// The page of an unpaged batch entry.
-    page: u32,
-    /// Its pages.
-    table: *const i32,
-    sequence: Sequence,
-    kv_head: u32,
+    source: Source<'a>,
 }
 
-impl Source<'_> {
-    /// Page of the lane's chunk of block `block`.
-    ///
-    /// # Safety
-    /// The page table is as [`ServeParams`] says.
-    #[inline(always)]
-    unsafe fn page(&self, block: u32, bn: u32) -> u32 {
-        if self.params.pages.is_null() {
-            return self.page;
-        }
-        let offset = special::lane_id() * self.params.chunk;
-        let key = block * bn + offset;
-        if offset >= bn || key >= self.sequence.k_len {
-            return 0; // of which nothing is read
-        }
-        // SAFETY: the sequence has a page for each of its keys.
-        unsafe { ldst::ld_global_u32(self.table.wrapping_add((key >> self.params.page_shift) as usize).cast()) }
-    }
-
+impl Loader<'_> {
     /// Fills a stage with block `block`, a chunk and panel a copy; `page` is the lane's.
     ///
     /// # Safety
@@ -144,16 +122,14 @@ impl Source<'_> {
         while offset < bn {
             let page = warp::shfl_idx(page, lane);
             if self.leads {
-                let key = block * bn + offset;
-                // Of a page that does not exist, nothing.
-                let left = if page < self.params.page_count { self.sequence.k_len.saturating_sub(key) } else { 0 };
-                let row = self.sequence.k_start + (key & ((1 << self.params.page_shift) - 1));
-                let [a, c] = bounded(page * room + row, left, self.params.chunk);
+                let [a, c] = self.source.chunk(block * bn + offset, page, room);
                 let mut column = 0;
                 while column < d {
                     let target = tile.offset(column * bn * bytes + offset * span);
                     // SAFETY: the caller's promise.
-                    unsafe { tma::load(target, map, [column as i32, a, self.kv_head as i32, BOUND as i32, c], full) };
+                    unsafe {
+                        tma::load(target, map, [column as i32, a, self.source.kv_head as i32, BOUND as i32, c], full)
+                    };
                     column += span / bytes;
                 }
             }
@@ -241,19 +217,13 @@ impl Sequences for Ragged {
                     continue; // past the end of a sequence that uses less than its room
                 }
                 let work = work_of::<V>(params, &unit);
-                let source = Source {
-                    params,
-                    leads,
-                    page: unit.batch,
-                    table: params.pages.wrapping_add((unit.batch as u64 * params.page_stride) as usize),
-                    sequence: unit.sequence,
-                    kv_head: params.group.div_rem(unit.head).0,
-                };
+                let source = Source::of(params, &unit, unit.sequence.k_len);
+                let loader = Loader { params, leads, source };
                 let mut block = work.to;
                 let mut page = 0;
                 if block > work.from {
                     page = source.page(block - 1, plan.bn);
-                    source.load::<V>(targets.keys::<V>(leads), (maps.k, params.k_room), plan.d, block - 1, page);
+                    loader.load::<V>(targets.keys::<V>(leads), (maps.k, params.k_room), plan.d, block - 1, page);
                 }
                 let stage = q.acquire();
                 let slot = self.advance::<QUERIES>();
@@ -266,9 +236,9 @@ impl Sequences for Ragged {
                     // Asked for before the waits for a stage, behind which its answer hides.
                     let next = if block > work.from { source.page(block - 1, plan.bn) } else { 0 };
                     if block > work.from {
-                        source.load::<V>(targets.keys::<V>(leads), (maps.k, params.k_room), plan.d, block - 1, next);
+                        loader.load::<V>(targets.keys::<V>(leads), (maps.k, params.k_room), plan.d, block - 1, next);
                     }
-                    source.load::<V>(targets.values::<V>(leads), (maps.v, params.v_room), plan.dv, block, page);
+                    loader.load::<V>(targets.values::<V>(leads), (maps.v, params.v_room), plan.dv, block, page);
                     page = next;
                 }
             }

@@ -5,10 +5,11 @@ use super::super::block::Shared;
 use super::super::plan::{KEYS, ROWS};
 use super::super::{Maps, Variant};
 use super::{Ragged, Told};
-use crate::attn::sequence::{BOUND, bounded};
+use crate::attn::sequence::BOUND;
 use crate::entry;
 use crate::forward::TensorMap;
 use crate::forward::serve::{self, ServeParams, Unit};
+use crate::forward::source::Source;
 use crate::mem::{Smem, Swizzle};
 use crate::pipe::ring::{Filling, Producer, Tile};
 use crate::ptx::mbarrier::Mbarrier;
@@ -44,10 +45,13 @@ pub(super) unsafe fn run<V: Variant<Sequences = Ragged>, const TILES: u32, const
             }
             let told = Told::of::<V>(params, unit);
             tell(&shared, round, leads, &told);
-            let source = Source::of(params, leads, &told);
+            // None where the unit sees none, so that its block is zeros.
+            let keys = if told.sees { unit.sequence.k_len } else { 0 };
+            let source = Source::of(params, &unit, keys);
+            let loader = Loader { params, leads, source };
             let mut block = told.to - 1;
-            let mut page = source.page(block);
-            source.keys::<V, STAGES>(&mut kv, maps.k, block, page);
+            let mut page = source.page(block, KEYS);
+            loader.keys::<V, STAGES>(&mut kv, maps.k, block, page);
             let mut tile = 0;
             while tile < TILES {
                 let slot = shared.q(tile).split_at(round).0.acquire();
@@ -59,18 +63,18 @@ pub(super) unsafe fn run<V: Variant<Sequences = Ragged>, const TILES: u32, const
             // Two tiles multiply by V before they take the next K; one tile's next scores come first.
             while block > told.from {
                 // Asked for before the waits for a stage, behind which its answer hides.
-                let next = source.page(block - 1);
+                let next = source.page(block - 1, KEYS);
                 if const { TILES == 2 } {
-                    source.values::<V, STAGES>(&mut kv, maps.v, block, page);
-                    source.keys::<V, STAGES>(&mut kv, maps.k, block - 1, next);
+                    loader.values::<V, STAGES>(&mut kv, maps.v, block, page);
+                    loader.keys::<V, STAGES>(&mut kv, maps.k, block - 1, next);
                 } else {
-                    source.keys::<V, STAGES>(&mut kv, maps.k, block - 1, next);
-                    source.values::<V, STAGES>(&mut kv, maps.v, block, page);
+                    loader.keys::<V, STAGES>(&mut kv, maps.k, block - 1, next);
+                    loader.values::<V, STAGES>(&mut kv, maps.v, block, page);
                 }
                 page = next;
                 block -= 1;
             }
-            source.values::<V, STAGES>(&mut kv, maps.v, block, page);
+            loader.values::<V, STAGES>(&mut kv, maps.v, block, page);
             round += 1;
         }
         tell(&shared, round, leads, &Told::END);
@@ -121,54 +125,15 @@ unsafe fn queries<V: Variant>(params: &ServeParams, map: *const TensorMap, slot:
     }
 }
 
-/// A unit's K and V.
+/// The load warp, and the K and V of its unit.
 #[derive(Clone, Copy)]
-struct Source<'a> {
+struct Loader<'a> {
     params: &'a ServeParams,
     leads: bool,
-    /// The page of an unpaged batch entry.
-    page: u32,
-    /// Its pages.
-    table: *const i32,
-    /// First row of the sequence, or of each page.
-    start: u32,
-    /// Keys; none where the unit sees none, so that its block is zeros.
-    len: u32,
-    kv_head: u32,
+    source: Source<'a>,
 }
 
-impl<'a> Source<'a> {
-    #[inline(always)]
-    fn of(params: &'a ServeParams, leads: bool, Told { unit, sees, .. }: &Told) -> Self {
-        Source {
-            params,
-            leads,
-            page: unit.batch,
-            table: params.pages.wrapping_add((unit.batch as u64 * params.page_stride) as usize),
-            start: unit.sequence.k_start,
-            len: if *sees { unit.sequence.k_len } else { 0 },
-            kv_head: params.group.div_rem(unit.head).0,
-        }
-    }
-
-    /// Page of the lane's chunk of block `block`.
-    ///
-    /// # Safety
-    /// The page table is as [`ServeParams`] says.
-    #[inline(always)]
-    unsafe fn page(&self, block: u32) -> u32 {
-        if self.params.pages.is_null() {
-            return self.page;
-        }
-        let offset = special::lane_id() * self.params.chunk;
-        let key = block * KEYS + offset;
-        if offset >= KEYS || key >= self.len {
-            return 0; // of which nothing is read
-        }
-        // SAFETY: the sequence has a page for each of its keys.
-        unsafe { ldst::ld_global_u32(self.table.wrapping_add((key >> self.params.page_shift) as usize).cast()) }
-    }
-
+impl Loader<'_> {
     /// Loads a K block, a part of its head dimensions a stage; `page` is the lane's.
     ///
     /// # Safety
@@ -252,15 +217,11 @@ impl<'a> Source<'a> {
         while offset < to.rows {
             let page = warp::shfl_idx(page, lane);
             if self.leads {
-                let key = block * KEYS + first + offset;
-                // Of a page that does not exist, nothing.
-                let left = if page < self.params.page_count { self.len.saturating_sub(key) } else { 0 };
-                let row = page * room + self.start + (key & ((1 << self.params.page_shift) - 1));
-                let [a, c] = bounded(row, left, self.params.chunk);
+                let [a, c] = self.source.chunk(block * KEYS + first + offset, page, room);
                 let mut column = 0;
                 while column < to.columns.1 {
                     let target = to.tile.offset(column * to.rows * bytes + offset * to.panel * bytes);
-                    let coords = [(to.columns.0 + column) as i32, a, self.kv_head as i32, BOUND as i32, c];
+                    let coords = [(to.columns.0 + column) as i32, a, self.source.kv_head as i32, BOUND as i32, c];
                     // SAFETY: the caller's promise.
                     unsafe { tma::load(target, map, coords, to.full) };
                     column += to.panel;
