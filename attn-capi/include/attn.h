@@ -473,6 +473,7 @@ attn_status attn_supports(const struct attn_problem *problem,
 void attn_plan_destroy(struct attn_plan *plan);
 
 // Bytes of device memory that a launch needs beside its tensors, aligned to 256 bytes. Zero: no workspace.
+// Launches that may run at the same time, on two streams or in two branches of a graph, need one each.
 //
 // # Safety
 // `plan` is null or a plan; `bytes` is null or a place for a number.

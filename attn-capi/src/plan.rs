@@ -180,6 +180,7 @@ pub unsafe extern "C" fn attn_plan_destroy(plan: *mut Plan) {
 }
 
 /// Bytes of device memory that a launch needs beside its tensors, aligned to 256 bytes. Zero: no workspace.
+/// Launches that may run at the same time, on two streams or in two branches of a graph, need one each.
 ///
 /// # Safety
 /// `plan` is null or a plan; `bytes` is null or a place for a number.

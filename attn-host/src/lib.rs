@@ -59,8 +59,9 @@
 //! the query tiles of packed sequences are listed on the device, the longest sequences first: up to three kernels a launch. [`supports`] says
 //! whether a problem has a kernel; [`Arrays::check`] checks lengths and pages that the host knows.
 //!
-//! A sequence's result does not depend on the others in its batch, bit by bit, as long as the plan is the same. [`Splits::Auto`] chooses by
-//! the problem's sizes, [`Splits::Exactly`] fixes the count.
+//! A sequence's result does not depend on the others in its batch, bit by bit, as long as the plan is the same. With [`Splits::Exactly`] it is
+//! the same in every batch, of any size: the sequence's own lengths and the count say where its keys are split, and tiles of any shape
+//! compute a row alike. [`Splits::Auto`] chooses the count by the problem's sizes, and so does the choice among the kernels for dense problems.
 //!
 //! # Batches in host memory
 //!

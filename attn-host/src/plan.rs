@@ -187,7 +187,11 @@ impl Plan {
     }
 
     /// Bytes of device memory that a launch needs beside the tensors, aligned to 256: the list of tiles where queries are packed, and what the
-    /// splits of the keys have found. Nothing of it is kept from one launch to the next, but launches that may overlap need one each.
+    /// splits of the keys have found. Nothing of it is kept from one launch to the next, and nothing need be cleared.
+    ///
+    /// A workspace belongs to one launch at a time. Launches one behind the other in a stream, or in a graph, may share it; those that may run
+    /// at the same time, on two streams or in two branches of a graph, need one each. Nothing looks for that: a launch sees neither the other
+    /// nor who wrote the list and the parts that it finds, and their results would be mixed.
     pub fn workspace_bytes(&self) -> u64 {
         match &self.blueprint.work {
             Work::Dense(_) => 0,

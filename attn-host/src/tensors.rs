@@ -26,6 +26,7 @@ pub struct Tensors<R = DevicePtr, W = R> {
     /// LSE, written, f32; not computed when absent.
     pub lse: Option<W>,
     /// [`Plan::workspace_bytes`](crate::Plan::workspace_bytes) bytes, aligned to 256 bytes; may be absent when that is zero.
+    /// One launch's at a time.
     pub workspace: Option<W>,
     /// Prefix sums of the lengths of packed queries, `i32[batch + 1]` from 0: [`Problem::packed_q`](crate::Problem::packed_q).
     pub cu_seqlens_q: Option<R>,

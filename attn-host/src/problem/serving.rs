@@ -39,7 +39,7 @@ pub enum Descales {
     PerSequenceAndHead,
 }
 
-/// Into how many parts the keys of a tile are split, for multiprocessors that would have nothing to do otherwise. The parts' results go
+/// Into how many parts the keys of a sequence are split, for multiprocessors that would have nothing to do otherwise. The parts' results go
 /// through the workspace and are combined by a second kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -47,7 +47,8 @@ pub enum Splits {
     /// As many as should be fastest for the sizes that the problem says, with sequences as long as they may be.
     #[default]
     Auto,
-    /// As many as this, 1 to [`Splits::MOST`]. The result of a sequence then does not depend on the others in the batch, bit by bit.
+    /// As many as this, 1 to [`Splits::MOST`]. The result of a sequence is then its own, bit by bit: it depends neither on the others in the
+    /// batch nor on how many they are, how long they may be and which of them it is.
     Exactly(u32),
 }
 

@@ -1,4 +1,4 @@
-//! How many parts the keys of a tile are split into where the caller leaves it open.
+//! How many parts the keys of a sequence are split into where the caller leaves it open.
 //!
 //! Few tiles leave multiprocessors without work, and a split of the keys gives them some. Each part costs a tile's start and end again, and
 //! the parts must be combined; so the count is the smallest whose expected time is that of the best one, or nearly.
@@ -29,16 +29,17 @@ const NEAR: f64 = 1.01;
 pub(super) fn choose(kernel: &Kernel, problem: &Problem, cut: &Cut, device: &DeviceInfo) -> u32 {
     let work = Work {
         tiles: cut.entries.saturating_mul(cut.heads),
-        blocks: blocks(kernel, problem, cut),
+        blocks: blocks(kernel, problem, cut.of_tile.into()),
+        span: blocks(kernel, problem, problem.shape.seqlen_q),
         readers: cut.m_blocks.saturating_mul(cut.heads / problem.shape.kv_heads),
     };
     work.best(u64::from(device.sm_count.max(1)) * u64::from(kernel.launch.per_sm))
 }
 
-/// Key blocks of the longest tile.
-fn blocks(kernel: &Kernel, problem: &Problem, cut: &Cut) -> u64 {
+/// Key blocks that so many queries need, at most.
+fn blocks(kernel: &Kernel, problem: &Problem, queries: u64) -> u64 {
     let keys = match problem.mask.reach() {
-        (Some(left), Some(right)) => left.saturating_add(right).saturating_add(u64::from(cut.of_tile)),
+        (Some(left), Some(right)) => left.saturating_add(right).saturating_add(queries),
         _ => u64::MAX,
     };
     keys.min(problem.shape.seqlen_k).div_ceil(u64::from(kernel.launch.bn))
@@ -51,6 +52,8 @@ struct Work {
     tiles: u64,
     /// Key blocks of each.
     blocks: u64,
+    /// Key blocks of a sequence, which are what is split: those of all its tiles.
+    span: u64,
     /// Tiles that read the same keys.
     readers: u64,
 }
@@ -69,7 +72,7 @@ impl Work {
 
     /// The expected time with so many parts: rounds in which every multiprocessor has one, a last round of those that remain, and combining.
     fn time(&self, splits: u64, slots: u64) -> f64 {
-        let (parts, blocks) = (self.tiles * splits, self.blocks.div_ceil(splits) as f64);
+        let (parts, blocks) = (self.tiles * splits, self.span.div_ceil(splits).min(self.blocks) as f64);
         let round = |parts: u64| {
             let memory = FULL_MEMORY * parts as f64 / (slots * self.readers.max(1)) as f64;
             // The longer of both, and somewhat more where they are alike.
@@ -89,7 +92,7 @@ mod tests {
     const SLOTS: u64 = 132;
 
     fn best(tiles: u64, blocks: u64) -> u32 {
-        Work { tiles, blocks, readers: 1 }.best(SLOTS)
+        Work { tiles, blocks, span: blocks, readers: 1 }.best(SLOTS)
     }
 
     /// Microseconds of decoding on an H100, 128 keys a block, for each count of splits.
@@ -138,8 +141,16 @@ mod tests {
     #[test]
     fn tiles_that_share_keys_are_not_slowed_by_memory() {
         // 32 query tiles of one head: as many parts as fill the multiprocessors.
-        let shared = Work { tiles: 32, blocks: 512, readers: 32 };
+        let shared = Work { tiles: 32, blocks: 512, span: 512, readers: 32 };
         assert_eq!(shared.best(SLOTS), 4);
+    }
+
+    #[test]
+    fn windows_of_a_long_sequence_are_not_split() {
+        // Parts of the sequence's 512 blocks would have to be more than 56 to be shorter than a window.
+        assert_eq!(Work { tiles: 64, blocks: 9, span: 512, readers: 1 }.best(SLOTS), 1);
+        // Those of a chunk whose queries see nearly the same keys are.
+        assert_eq!(Work { tiles: 8, blocks: 64, span: 66, readers: 1 }.best(SLOTS), 11);
     }
 
     #[test]

@@ -16,6 +16,7 @@
 use core::mem::offset_of;
 
 use crate::attn::divide::Divisor;
+use crate::attn::mask::{Lengths, Mask};
 use crate::attn::sequence::{Sequence, Side};
 use crate::ptx::ldst;
 
@@ -146,7 +147,7 @@ pub struct Unit {
     pub head: u32,
     /// Batch entry.
     pub batch: u32,
-    /// Which of the splits of the tile's key blocks.
+    /// Which of the splits of the sequence's key blocks.
     pub split: u32,
     /// The sequence.
     pub sequence: Sequence,
@@ -277,12 +278,40 @@ pub const fn dealt(round: u32, block: u32, blocks: u32) -> u32 {
     round * blocks + if round.is_multiple_of(2) { block } else { blocks - 1 - block }
 }
 
-/// Split `split` of the key blocks `from..to`: neighbours, as many for each split, the last ones fewer or none.
+/// Key blocks of `bn` keys that a tile of the queries from `first` on needs of split `split`: neighbours, or none, as an empty range.
+///
+/// The blocks of all queries of the sequence are what is split, and not those of the tile: which of a query's keys go together must
+/// not depend on what else is in its tile, since a sequence's tiles are cut by what is known of its whole batch.
 #[inline(always)]
-pub fn part(from: u32, to: u32, split: u32, splits: Divisor) -> (u32, u32) {
+pub fn blocks<M: Mask>(
+    mask: M,
+    lengths: Lengths,
+    (first, queries): (u32, u32),
+    (split, splits): (u32, Divisor),
+    bn: u32,
+) -> (u32, u32) {
+    let (from, to) = needed(mask, lengths, first, queries, bn);
     if splits.get() == 1 {
         return (from, to);
     }
+    let (all_from, all_to) = needed(mask, lengths, 0, lengths.q, bn);
+    let (part_from, part_to) = part(all_from, all_to, split, splits);
+    let to = if to < part_to { to } else { part_to };
+    let from = if from > part_from { from } else { part_from };
+    (if from < to { from } else { to }, to)
+}
+
+/// Key blocks that `queries` queries from `first` on need.
+#[inline(always)]
+fn needed<M: Mask>(mask: M, lengths: Lengths, first: u32, queries: u32, bn: u32) -> (u32, u32) {
+    let to = mask.blocks(lengths, first, queries, bn);
+    let from = mask.first_block(lengths, first, bn);
+    (if from < to { from } else { to }, to)
+}
+
+/// Split `split` of the key blocks `from..to`: neighbours, as many for each split, the last ones fewer or none.
+#[inline(always)]
+fn part(from: u32, to: u32, split: u32, splits: Divisor) -> (u32, u32) {
     let each = splits.div_rem(to - from + splits.get() - 1).0;
     let first = from + split * each;
     let first = if first < to { first } else { to };
@@ -293,6 +322,8 @@ pub fn part(from: u32, to: u32, split: u32, splits: Divisor) -> (u32, u32) {
 mod tests {
     extern crate std;
     use super::*;
+    use crate::attn::mask::Window;
+    use crate::attn::sequence::UNLIMITED;
 
     #[test]
     fn divisors_lie_where_their_last_words_are_read_at_once() {
@@ -328,6 +359,42 @@ mod tests {
                     next = if first < end { end } else { next };
                 }
                 assert_eq!(next, to, "{splits} splits of {from}..{to}");
+            }
+        }
+    }
+
+    /// What a row has to do with each split: the key blocks of the split in which it sees a key.
+    fn of_row(mask: Window, l: Lengths, row: u32, tile: u32, splits: u32, bn: u32) -> std::vec::Vec<(u32, u32)> {
+        let (sees_from, sees_to) = (mask.hidden_keys(l, row) / bn, mask.visible_keys(l, row).div_ceil(bn));
+        let first = row / tile * tile;
+        let of_split = |split| {
+            let (from, to) = blocks(mask, l, (first, tile), (split, Divisor::new(splits)), bn);
+            let (from, to) = (from.max(sees_from), to.min(sees_to));
+            if from < to { (from, to) } else { (0, 0) }
+        };
+        (0..splits).map(of_split).collect()
+    }
+
+    #[test]
+    fn what_a_row_sees_of_a_split_does_not_depend_on_its_tile() {
+        let bn = 16;
+        for (q, k) in [(1, 90), (3, 200), (17, 17), (40, 300), (130, 130), (150, 40), (70, 0)] {
+            let l = Lengths { q, k };
+            for (left, right) in [(UNLIMITED, 0), (UNLIMITED, UNLIMITED), (30, 0), (0, 0), (20, 50), (0, UNLIMITED)] {
+                let mask = Window::of(left, right);
+                for splits in [1, 2, 3, 7, 40] {
+                    for row in 0..q {
+                        let whole = of_row(mask, l, row, q, splits, bn);
+                        let at = std::format!("{l:?} {left}:{right}, row {row}, {splits} splits: {whole:?}");
+                        for tile in [1, 5, 8, 64, 128] {
+                            assert_eq!(of_row(mask, l, row, tile, splits, bn), whole, "{at}, tiles of {tile}");
+                        }
+                        // Every block that it sees is in one split.
+                        let seen =
+                            mask.visible_keys(l, row).div_ceil(bn) as i64 - (mask.hidden_keys(l, row) / bn) as i64;
+                        assert_eq!(whole.iter().map(|(from, to)| (to - from) as i64).sum::<i64>(), seen.max(0), "{at}");
+                    }
+                }
             }
         }
     }

@@ -29,7 +29,7 @@ pub struct ServeCase {
     pub alibi: Option<Slopes>,
     /// A sink for every head.
     pub sinks: bool,
-    /// Parts into which a tile's keys are split.
+    /// Parts into which a sequence's keys are split.
     pub splits: Splits,
     /// The sequence whose inputs are all NaN, which must reach no other.
     pub poisoned: Option<usize>,
@@ -70,7 +70,7 @@ impl Paging {
     }
 }
 
-/// Parts into which a tile's keys are split.
+/// Parts into which a sequence's keys are split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Splits {
     /// As many as the launch side chooses.

@@ -8,7 +8,7 @@
 //! | `usedq=LENGTHS`, `usedk=LENGTHS` | rows in use of each sequence's room |
 //! | `window=LEFT:RIGHT` | keys seen before and after the own position; nothing means without end |
 //! | `softcap=C`, `alibi=head`, `alibi=sequence`, `sinks` | what is done to the scores |
-//! | `splits=N`, `splits=auto` | parts of a tile's keys; 1 without the word |
+//! | `splits=N`, `splits=auto` | parts of a sequence's keys; 1 without the word |
 //! | `float8=keys`, `float8=all` | K and V, or Q too, are of 8 bits |
 //! | `factors=head`, `factors=sequence` | what those are multiplied with |
 //! | `poison=SEQUENCE` | a sequence whose inputs are NaN |

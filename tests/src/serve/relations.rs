@@ -1,11 +1,12 @@
 //! Other problems whose answers have the same bits.
 
+use std::collections::BTreeSet;
 use std::iter;
 
 use crate::dense::{Dense, Dims};
 use crate::input::{self, Inputs};
 use crate::layout::Layout;
-use crate::serve::case::{Keys, Relation, ServeCase, Splits};
+use crate::serve::case::{Keys, Relation, ServeCase};
 use crate::serve::inputs::ServeInputs;
 use crate::serve::lengths::Lengths;
 
@@ -41,27 +42,25 @@ pub fn others(case: &ServeCase, inputs: &ServeInputs) -> Vec<Other> {
     }
 }
 
-/// The shortest, the middle and the longest of the sequences that have queries.
+/// Of the sequences that have queries the first and the last, the shortest, the middle and the longest.
 fn chosen(case: &ServeCase) -> Vec<usize> {
-    let mut with: Vec<usize> = (0..case.base.batch).filter(|b| case.queries(*b) > 0).collect();
-    with.sort_by_key(|b| case.queries(*b) + case.keys(*b));
-    let mut chosen: Vec<usize> =
-        [0, with.len() / 2, with.len().saturating_sub(1)].iter().filter_map(|i| with.get(*i)).copied().collect();
-    chosen.dedup();
-    chosen
+    let with: Vec<usize> = (0..case.base.batch).filter(|b| case.queries(*b) > 0).collect();
+    let mut by_length = with.clone();
+    by_length.sort_by_key(|b| case.queries(*b) + case.keys(*b));
+    let places = [0, with.len() / 2, with.len().saturating_sub(1)];
+    let ends = [with.first(), with.last()].into_iter().flatten();
+    let chosen: BTreeSet<usize> = places.iter().filter_map(|i| by_length.get(*i)).chain(ends).copied().collect();
+    chosen.into_iter().collect()
 }
 
 fn alone(case: &ServeCase, inputs: &ServeInputs, b: usize) -> Other {
     let (queries, keys) = (case.queries(b), case.keys(b));
     let mut other = ServeCase { poisoned: None, equals: None, ..case.clone() };
     other.base.batch = 1;
-    // Where the keys of a tile are split depends on the tile, and so on the longest sequence that there may be.
-    if case.splits == Splits::Exactly(1) {
-        (other.base.seqlen_q, other.base.seqlen_k) = (queries.max(1), keys.max(1));
-    }
+    // Its own lengths are the longest ones then, for which other kernels and other tiles may be chosen.
+    (other.base.seqlen_q, other.base.seqlen_k) = (queries.max(1), keys.max(1));
     other.packed_q = case.packed_q.as_ref().map(|_| Lengths::of(&[queries]));
-    // With maxima that are not its own, a sequence in its own room says how long it is.
-    other.used_q = (other.packed_q.is_none() && queries < other.base.seqlen_q).then(|| Lengths::of(&[queries]));
+    other.used_q = None;
     if let Keys::Packed(_) = case.keys {
         other.keys = Keys::Packed(Lengths::of(&[keys]));
     } else {
@@ -171,8 +170,8 @@ mod tests {
     #[test]
     fn what_is_said_to_be_equal_is() {
         let alone = "bf16 h=4 hk=2 d=16 dv=8 varlen=9,0,17,2,40 klens=9,4,20,0,50 window=8:2 alibi=head sinks lse";
-        assert_holds(&format!("{alone} equals=alone"), 3);
-        assert_holds(&format!("{alone} equals=alone poison=2 splits=3 alibi=sequence"), 3);
+        assert_holds(&format!("{alone} equals=alone"), 4);
+        assert_holds(&format!("{alone} equals=alone poison=2 splits=3 alibi=sequence"), 4);
         assert_holds("bf16 b=3 h=1 hk=1 sq=5 sk=9 d=8 dv=8 usedq=5,0,2 usedk=9,9,3 causal equals=alone splits=2", 2);
         assert_holds("f16 h=4 hk=2 sq=2 d=16 dv=16 usedk=9,0,40 page=16:1 softcap=3 equals=alone layout=packedkv", 3);
         assert_holds("f16 h=4 hk=2 d=16 dv=16 varlen=4,7 klens=same equals=alone layout=packed", 2);

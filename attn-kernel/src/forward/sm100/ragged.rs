@@ -51,11 +51,8 @@ impl Told {
     fn of<V: Variant>(params: &ServeParams, unit: Unit) -> Self {
         let mask = V::Mask::of(params.left, params.right);
         let lengths = Lengths { q: unit.sequence.q_len, k: unit.sequence.k_len };
-        let first = unit.m_block * params.tile_queries;
-        let to = mask.blocks(lengths, first, params.tile_queries, KEYS);
-        let from = mask.first_block(lengths, first, KEYS);
-        let from = if from < to { from } else { to };
-        let (from, to) = serve::part(from, to, unit.split, params.units.splits);
+        let queries = (unit.m_block * params.tile_queries, params.tile_queries);
+        let (from, to) = serve::blocks(mask, lengths, queries, (unit.split, params.units.splits), KEYS);
         if from < to { Told { unit, from, to, sees: true } } else { Told { unit, from: 0, to: 1, sees: false } }
     }
 

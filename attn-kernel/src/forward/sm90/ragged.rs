@@ -84,11 +84,8 @@ fn work_of<V: Variant<Sequences = Ragged>>(params: &ServeParams, unit: &Unit) ->
     let bn = const { V::PLAN.bn };
     let mask = V::Mask::of(params.left, params.right);
     let lengths = Lengths { q: sequence.q_len, k: sequence.k_len };
-    let first = m_block * params.tile_queries;
-    let to = mask.blocks(lengths, first, params.tile_queries, bn);
-    let from = mask.first_block(lengths, first, bn);
-    let from = if from < to { from } else { to };
-    let (from, to) = serve::part(from, to, split, params.units.splits);
+    let queries = (m_block * params.tile_queries, params.tile_queries);
+    let (from, to) = serve::blocks(mask, lengths, queries, (split, params.units.splits), bn);
     Work { tile: Tile { m_block, head, batch }, lengths, mask, from, to, split, sequence }
 }
 

@@ -112,7 +112,7 @@ pub struct Work<M> {
     pub from: u32,
     /// ... and one past the last.
     pub to: u32,
-    /// Which split of the tile's key blocks these are.
+    /// Which split of the sequence's key blocks these are in.
     pub split: u32,
     /// The sequence's rows.
     pub sequence: Sequence,

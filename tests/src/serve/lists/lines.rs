@@ -14,7 +14,9 @@ h=2 hk=2 causal varlen=30,40 klens=same layout=packed
 h=2 hk=2 varlen=40,50,30 klens=same poison=1
 h=1 hk=1 causal varlen=0,0,130,0 klens=3,0,129,5 sq=200 sk=300 layout=packedkv
 h=1 hk=1 causal varlen=12*9 klens=12*17 poison=4
-h=4 hk=4 varlen=65 klens=64 scale=0.2",
+h=4 hk=4 varlen=65 klens=64 scale=0.2
+h=3 hk=1 causal varlen=33,128,1 klens=33,140,50
+h=2 hk=2 varlen=129,30 klens=257,31 window=100:20",
     ),
     (
         "window",
@@ -87,9 +89,18 @@ b=2 h=8 hk=1 sq=1 usedk=260,100 page=32 float8=all factors=head splits=2 softcap
         "\
 h=2 hk=1 causal varlen=30,0,80,5 klens=60,7,80,90 equals=alone
 h=2 hk=2 varlen=65,20 usedk=150,40 page=16 splits=2 equals=alone poison=0
-b=4 h=4 hk=1 sq=1 usedk=9,250,64,100 page=32 equals=alone",
+b=4 h=4 hk=1 sq=1 usedk=9,250,64,100 page=32 equals=alone
+h=2 hk=1 causal varlen=30,3,80,1 usedk=270,140,300,90 page=16 splits=2 equals=alone
+h=1 hk=1 varlen=70,100,9 klens=200,300,150 window=100:0 splits=3 equals=alone
+b=3 h=4 hk=1 sq=40 usedq=40,0,7 usedk=300,90,170 page=32:1 window=90:5 splits=2 sinks equals=alone
+h=1 hk=1 causal varlen=140,5,66 klens=390,5,150 splits=3 poison=1 equals=alone",
     ),
 ];
+
+/// Small ones with format and head dimensions of their own, for kernels that the others do not come by.
+pub(super) const FLOAT8: &str = "\
+bf16 h=2 hk=1 d=64 dv=64 causal lse varlen=40,9 usedk=150,20 page=32 float8=keys factors=head
+f16 b=2 h=4 hk=1 d=128 dv=128 sq=1 lse usedk=140,60 page=16 float8=keys splits=2";
 
 /// Small ones for the simulator that only Blackwell has kernels for.
 pub(super) const BLACKWELL: &str = "\
@@ -97,7 +108,7 @@ bf16 h=2 hk=1 d=256 dv=256 causal lse varlen=150,20 usedk=220,20 page=64 float8=
 bf16 b=2 h=8 hk=1 d=256 dv=240 sq=1 lse usedk=260,100 page=32 float8=all factors=sequence splits=2 softcap=15 poison=1";
 
 /// For a GPU: longer sequences and larger batches, of every head dimension.
-pub(super) const LARGE: [(&str, &str); 8] = [
+pub(super) const LARGE: [(&str, &str); 9] = [
     (
         "varlen",
         "\
@@ -201,6 +212,17 @@ b=300 h=8 hk=1 sq=1 usedk=zipf:300:2000:5 page=16 equals=alone
 b=3 h=8 hk=1 sq=1 sk=4000 usedk=4000,100,3999 splits=32 input=rising
 b=3 h=8 hk=1 sq=1 sk=4000 usedk=4000,100,3999 splits=32 input=sinking sinks
 b=3 h=8 hk=1 sq=1 sk=500 splits=128",
+    ),
+    (
+        "invariance",
+        "\
+h=8 hk=2 causal varlen=1,700,64,300,2 usedk=900,1500,64,1000,2000 page=64 splits=3 equals=alone
+h=6 hk=1 causal varlen=200,9,33,0,450 klens=same splits=5 equals=alone
+h=2 hk=2 varlen=300,64,65,900 klens=1000,2000,129,1100 window=200:0 splits=4 equals=alone
+b=6 h=16 hk=2 sq=70 usedq=70,1,0,33,64,70 usedk=1000,3000,10,257,256,700 page=16:3 causal splits=7 equals=alone
+b=4 h=7 hk=1 sq=130 usedq=130,9,64,1 usedk=1300,2000,100,900 window=300:20 splits=2 sinks equals=alone
+h=4 hk=1 causal varlen=zipf:200:300:6 klens=same splits=2 equals=alone
+h=4 hk=2 varlen=129,2,400 usedk=1400,900,500 page=128 softcap=20 alibi=head splits=3 equals=alone poison=1",
     ),
 ];
 
