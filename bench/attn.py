@@ -7,6 +7,7 @@
     attn.append(k, v, cache_k, cache_v, seqlens_before=lengths, page_table=table)     # into pages, behind what they hold
     o = attn.forward(q, cache_k, cache_v, seqused_k=lengths + 1, page_table=table)    # one token each, say, against pages
     o = attn.forward_dlpack(q, k, v, causal=True)     # tensors of any library that has __dlpack__; o goes to any from_dlpack
+    attn.append_dlpack(k, v, cache_k, cache_v)        # of such, too
 
 The work is queued on PyTorch's current stream in PyTorch's own context and can be captured into a graph. Strides are honoured,
 so views of (batch, heads, seq, head_dim) tensors need no copy; the last dimension must be contiguous. Forward only.
@@ -21,7 +22,9 @@ from ctypes import byref
 import attn_dlpack
 from attn_abi import ARRAYS, DTYPES, PAIRS, UNLIMITED, AppendPlan, AttnError, Library, Plan, Problem, Serving, Strides
 
-__all__ = ["AppendPlan", "AttnError", "Library", "Plan", "Problem", "Serving", "append", "forward", "forward_dlpack", "library", "plan"]
+__all__ = [
+    "AppendPlan", "AttnError", "Library", "Plan", "Problem", "Serving", "append", "append_dlpack", "forward", "forward_dlpack", "library", "plan",
+]
 
 _library = None
 _dlpack = None
@@ -208,12 +211,21 @@ def forward(
     return (o, lse) if return_lse else o
 
 
-def forward_dlpack(q, k, v, *options, **named):
-    """attn_dlpack.forward with the library: `forward` for tensors of any library that speaks DLPack."""
+def _interface():
     global _dlpack
     if _dlpack is None:
         _dlpack = attn_dlpack.Interface(library())
-    return attn_dlpack.forward(_dlpack, q, k, v, *options, **named)
+    return _dlpack
+
+
+def forward_dlpack(q, k, v, *options, **named):
+    """attn_dlpack.forward with the library: `forward` for tensors of any library that speaks DLPack."""
+    return attn_dlpack.forward(_interface(), q, k, v, *options, **named)
+
+
+def append_dlpack(k, v, k_cache, v_cache, **named):
+    """attn_dlpack.append with the library: `append` for such tensors."""
+    attn_dlpack.append(_interface(), k, v, k_cache, v_cache, **named)
 
 
 def append(

@@ -4,6 +4,7 @@
     o = attn.forward_dlpack(q, k, v, causal=True)              # whatever has __dlpack__ and lies on a CUDA device
     o = cupy.from_dlpack(o)                                    # or torch.from_dlpack, jax.dlpack.from_dlpack
     attn.forward_dlpack(q, k, v, out=o, stream=stream.ptr)     # into memory that is there, on a CUstream
+    attn.append_dlpack(k, v, k_cache, v_cache)                 # into a cache
 
 Inputs are looked at where they lie, with any strides, and must stay until the stream has passed the kernels. A producer makes its data ready for
 the stream, a result is ready for the stream of whoever takes it: both as the array API standard has it.
@@ -12,7 +13,7 @@ the stream, a result is ready for the stream of whoever takes it: both as the ar
 import ctypes
 from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p, sizeof
 
-from attn_abi import ARRAYS, UNLIMITED, Plan, Problem, Serving
+from attn_abi import APPENDED, ARRAYS, PAIRS, UNLIMITED, Append, AppendPlan, Plan, Problem, Serving
 
 CUDA = 2
 READ_ONLY = 1
@@ -64,6 +65,12 @@ class Tensors(ctypes.Structure):
     _fields_ = [("struct_size", c_size_t)] + [(name, POINTER(DLTensor)) for name in ("q", "k", "v", "o", "lse", "workspace", *ARRAYS)]
 
 
+class AppendTensors(ctypes.Structure):
+    """attn_dlpack_append_tensors of attn_dlpack.h."""
+
+    _fields_ = [("struct_size", c_size_t)] + [(name, POINTER(DLTensor)) for name in APPENDED]
+
+
 def _python(name, result, *arguments):
     return ctypes.PYFUNCTYPE(result, *arguments)((name, ctypes.pythonapi))
 
@@ -105,6 +112,8 @@ class Interface:
         for name, arguments in {
             "attn_dlpack_problem": [POINTER(Tensors), POINTER(Problem), POINTER(Serving)],
             "attn_dlpack_launch": [c_void_p, POINTER(Tensors), c_void_p],
+            "attn_dlpack_append": [POINTER(AppendTensors), POINTER(Append)],
+            "attn_dlpack_append_launch": [c_void_p, POINTER(AppendTensors), c_void_p],
             "attn_dlpack_output": [c_void_p, c_uint32, POINTER(POINTER(ManagedVersioned))],
             "attn_dlpack_share": [POINTER(ManagedVersioned), POINTER(POINTER(ManagedVersioned))],
             "attn_dlpack_share_unversioned": [POINTER(ManagedVersioned), POINTER(POINTER(Managed))],
@@ -218,14 +227,11 @@ def forward(
     unknown = arrays.keys() - set(ARRAYS)
     if unknown:
         raise TypeError(f"forward_dlpack has no argument {', '.join(sorted(unknown))}; arrays are {', '.join(ARRAYS)}")
-    # In a variable, not on the interpreter's stack: what is lent already goes back once an exception has been dealt with.
-    given = {}
-    for name, tensor in {"q": q, "k": k, "v": v, **arrays, "alibi_slopes": alibi, "o": out, "lse": out_lse}.items():
-        if tensor is not None:
-            given[name] = Borrowed(name, tensor, stream, written=name in ("o", "lse"))
+    named = {"q": q, "k": k, "v": v, **arrays, "alibi_slopes": alibi, "o": out, "lse": out_lse}
+    given = _borrowed(named, stream, written=("o", "lse"))
     options = (causal, scale, tuple(window) if window else None, softcap, splits, max_seqlen_q, max_seqlen_k, kernel)
-    tensors = Tensors(sizeof(Tensors), **{name: ctypes.pointer(view.tensor) for name, view in given.items()})
-    plan = _plan(interface, given, tensors, options)
+    tensors = _tensors(Tensors, given)
+    plan = _plan(interface, given, options, lambda: _make_plan(interface, given, tensors, *options))
 
     results = []
     for name, which, own in (("o", O, out), ("lse", LSE, out_lse)):
@@ -243,11 +249,48 @@ def forward(
     return tuple(results) if return_lse or out_lse is not None else results[0]
 
 
-def _plan(interface, given, tensors, options):
+def append(
+    interface, k, v, k_cache, v_cache, *, q=None, q_out=None, interleaved=False, max_new=None, stream=None, **others,
+):
+    """Writes new keys and values into a cache: attn.append's arguments as tensors that have __dlpack__, and stream as `forward` has it."""
+    stream = 1 if stream in (None, 0) else stream
+    unknown = others.keys() - set(APPENDED)
+    if unknown:
+        raise TypeError(f"append_dlpack has no argument {', '.join(sorted(unknown))}; tensors are {', '.join(APPENDED)}")
+    named = {"k": k, "v": v, "k_cache": k_cache, "v_cache": v_cache, "q": q, "q_out": q_out, **others}
+    given = _borrowed(named, stream, written=("k_cache", "v_cache", "q" if q_out is None else "q_out"))
+    tensors = _tensors(AppendTensors, given)
+
+    def make():
+        filled = Append()
+        interface.library.check(interface.lib.attn_dlpack_append(byref(tensors), byref(filled)))
+        filled.pairs = PAIRS["interleaved" if interleaved else "halves"]
+        filled.new_tokens = max_new or filled.new_tokens
+        return AppendPlan(interface.library, filled)
+
+    plan = _plan(interface, given, (interleaved, max_new), make)
+    interface.library.check(interface.lib.attn_dlpack_append_launch(plan.handle, byref(tensors), stream))
+
+
+def _borrowed(named, stream, written):
+    """Those that are given. None lies on the interpreter's stack alone: what is lent goes back once an exception has been dealt with."""
+    given = {}
+    for name, tensor in named.items():
+        if tensor is not None:
+            given[name] = Borrowed(name, tensor, stream, written=name in written)
+    return given
+
+
+def _tensors(structure, given):
+    return structure(sizeof(structure), **{name: ctypes.pointer(view.tensor) for name, view in given.items()})
+
+
+def _plan(interface, given, options, make):
+    """The plan for tensors of these forms, from the cache when there is one."""
     key = interface.driver.context(), options, tuple((name, view.tensor.form()) for name, view in given.items())
     found = interface.plans.get(key)
     if found is None:
-        found = interface.plans[key] = _make_plan(interface, given, tensors, *options)
+        found = interface.plans[key] = make()
     return found
 
 

@@ -1,9 +1,10 @@
 // Tensors in DLPack's form for attn.h: those of other libraries as arguments of a launch, results for other libraries.
 //
-// Made by cbindgen from attn-capi/src/dlpack.rs; a test compares the two. dlpack/dlpack.h is the standard's own, 1.0 or later.
+// Made by cbindgen from attn-capi/src; a test compares the two. dlpack/dlpack.h is the standard's own, 1.0 or later.
 //
 // attn_dlpack_problem turns tensors into a problem, attn_plan_create makes the plan, attn_dlpack_output the tensor for its result,
-// attn_dlpack_launch queues the kernels. Tensors that are passed are looked at and never kept.
+// attn_dlpack_launch queues the kernels; attn_dlpack_append and attn_dlpack_append_launch do the same for what is appended to a cache. Tensors
+// that are passed are looked at and never kept.
 
 #ifndef ATTN_DLPACK_H
 #define ATTN_DLPACK_H
@@ -62,6 +63,41 @@ typedef struct attn_dlpack_tensors {
     // float32 (kv_heads) or (batch, kv_heads).
     const DLTensor *v_descale;
 } attn_dlpack_tensors;
+
+// The tensors of what is appended; null where there is none. As attn_dlpack_tensors otherwise.
+typedef struct attn_dlpack_append_tensors {
+    // sizeof(attn_dlpack_append_tensors).
+    size_t struct_size;
+    // New keys: bfloat16 or float16, (batch, new_tokens, kv_heads, head_dim); (total, kv_heads, head_dim) with cu_seqlens_new.
+    const DLTensor *k;
+    // New values: as k, with head_dim_v.
+    const DLTensor *v;
+    // Cache of keys, written: as k or float8_e4m3fn, (batch, cache_rows, kv_heads, head_dim); (pages, page_size, kv_heads, head_dim) with
+    // page_table.
+    const DLTensor *k_cache;
+    // Cache of values, written: as k_cache, with head_dim_v.
+    const DLTensor *v_cache;
+    // Queries: as k, with their own heads. Written where there is no q_out.
+    const DLTensor *q;
+    // Rotated queries, written: as q.
+    const DLTensor *q_out;
+    // Cosines: float32 or as k, (positions, rotary_dim / 2).
+    const DLTensor *cos;
+    // Sines: as cos, with its strides.
+    const DLTensor *sin;
+    // int32 (batch + 1), compact like all that follow.
+    const DLTensor *cu_seqlens_new;
+    // int32 (batch).
+    const DLTensor *seqused_new;
+    // int32 (batch).
+    const DLTensor *seqlens_before;
+    // int32 (batch, table_width).
+    const DLTensor *page_table;
+    // float32 (kv_heads) or (batch, kv_heads).
+    const DLTensor *k_descale;
+    // float32 (kv_heads) or (batch, kv_heads).
+    const DLTensor *v_descale;
+} attn_dlpack_append_tensors;
 
 #ifdef __cplusplus
 extern "C" {
@@ -132,6 +168,25 @@ attn_status attn_dlpack_capsule_init(int (*is_valid)(void *capsule, const char *
 // # Safety
 // `capsule` is a capsule that is being destroyed.
 void attn_dlpack_capsule_destroy(void *capsule);
+
+// Fills an attn_append with what the tensors say. k, v and the caches are needed.
+//
+// Pairs are halves until the caller changes them. new_tokens of packed tokens is their total; a caller who knows the most that one sequence
+// has sets it.
+//
+// # Safety
+// `tensors` is null or an `attn_dlpack_append_tensors` of tensors that are what dlpack.h says; `append` is null or a place for an
+// `attn_append`.
+attn_status attn_dlpack_append(const struct attn_dlpack_append_tensors *tensors,
+                               attn_append *append);
+
+// attn_append_plan_launch on tensors, after a look at each whether it is what the plan was made for.
+//
+// # Safety
+// As for that function; the tensors are what dlpack.h says, their memory is there, and what is written may be.
+attn_status attn_dlpack_append_launch(const attn_append_plan *plan,
+                                      const struct attn_dlpack_append_tensors *tensors,
+                                      void *stream);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -93,7 +93,7 @@ pub struct Append {
 }
 
 impl Append {
-    fn new(dtype: u32, batch: u64, new_tokens: u64, kv_heads: u64, head_dim: u64, head_dim_v: u64) -> Self {
+    pub(crate) fn new(dtype: u32, batch: u64, new_tokens: u64, kv_heads: u64, head_dim: u64, head_dim_v: u64) -> Self {
         let none = Strides { batch: 0, seq: 0, head: 0 };
         Append {
             struct_size: mem::size_of::<Append>(),

@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_int, c_void};
 
 use attn_host::Device;
 
+pub use self::cache::{DlpackAppendTensors, attn_dlpack_append, attn_dlpack_append_launch};
 use self::export::{Export, Held, Managed};
 pub use self::ffi::{DLDataType, DLDevice, DLManagedTensor, DLManagedTensorVersioned, DLPackVersion, DLTensor};
 use self::view::View;
@@ -15,6 +16,7 @@ use crate::problem::Problem;
 use crate::serving::{Serving, ServingTensors};
 use crate::status::{Failure, Status, guarded};
 
+mod cache;
 mod capsule;
 mod export;
 mod ffi;

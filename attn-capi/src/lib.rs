@@ -40,9 +40,9 @@ pub use append::{
 };
 pub use dlpack::{
     ATTN_OUTPUT_LSE, ATTN_OUTPUT_O, ATTN_OUTPUT_WORKSPACE, DLDataType, DLDevice, DLManagedTensor,
-    DLManagedTensorVersioned, DLPackVersion, DLTensor, DlpackTensors, attn_dlpack_capsule_destroy,
-    attn_dlpack_capsule_init, attn_dlpack_launch, attn_dlpack_output, attn_dlpack_problem, attn_dlpack_share,
-    attn_dlpack_share_unversioned,
+    DLManagedTensorVersioned, DLPackVersion, DLTensor, DlpackAppendTensors, DlpackTensors, attn_dlpack_append,
+    attn_dlpack_append_launch, attn_dlpack_capsule_destroy, attn_dlpack_capsule_init, attn_dlpack_launch,
+    attn_dlpack_output, attn_dlpack_problem, attn_dlpack_share, attn_dlpack_share_unversioned,
 };
 pub use launch::{Tensors, attn_plan_launch, attn_plan_launch_serving};
 pub use plan::{

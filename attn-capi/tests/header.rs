@@ -28,8 +28,10 @@ fn attn_h_is_the_sources() {
     compare("attn.h", "cbindgen.toml", |builder, root| builder.with_crate(root));
 }
 
-// The modules of `src/dlpack` are looked for beside it, in `src`, and not found: nothing of theirs is declared here.
+// The modules of `src/dlpack` are looked for beside it, in `src`, and not found: of theirs only what is named is declared.
 #[test]
 fn attn_dlpack_h_is_the_sources() {
-    compare("attn_dlpack.h", "cbindgen-dlpack.toml", |builder, root| builder.with_src(root.join("src/dlpack.rs")));
+    compare("attn_dlpack.h", "cbindgen-dlpack.toml", |builder, root| {
+        builder.with_src(root.join("src/dlpack.rs")).with_src(root.join("src/dlpack/cache.rs"))
+    });
 }

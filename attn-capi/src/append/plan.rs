@@ -48,11 +48,14 @@ pub struct AppendTensors {
 /// A checked attn_append with its kernel, in one CUDA context. It never changes and may be used by several threads.
 #[derive(Debug)]
 pub struct AppendPlan {
-    host: HostPlan,
+    pub(crate) host: HostPlan,
+    pub(crate) asked: Append,
+    /// The number of its device.
+    pub(crate) device: i32,
 }
 
 impl AppendTensors {
-    pub(super) fn to_host(self) -> attn_host::AppendTensors {
+    pub(crate) fn to_host(self) -> attn_host::AppendTensors {
         let [k, v, k_cache, v_cache] = [self.k, self.v, self.k_cache, self.v_cache].map(DevicePtr);
         attn_host::AppendTensors {
             q: present(self.q),
@@ -79,8 +82,9 @@ pub unsafe extern "C" fn attn_append_plan_create(append: *const Append, plan: *m
     // SAFETY: null, a place for a pointer, the caller's structure.
     guarded(|| unsafe {
         give("plan", plan, || {
-            let append = read("append", append)?.to_host()?;
-            Ok(AppendPlan { host: HostPlan::new(&Device::current()?, &append)? })
+            let asked = read("append", append)?;
+            let (append, device) = (asked.to_host()?, Device::current()?);
+            Ok(AppendPlan { host: HostPlan::new(&device, &append)?, asked, device: device.info().ordinal })
         })
     })
 }

@@ -9,6 +9,7 @@ use crate::problem::ATTN_DTYPE_F16;
 use crate::serving::{ATTN_ALIBI_PER_SEQUENCE_AND_HEAD, ATTN_DESCALES_PER_HEAD, ATTN_FLOAT8_ALL, ATTN_FLOAT8_KEYS};
 
 mod anything;
+mod appended;
 mod handed_out;
 
 /// A tensor with its sizes and strides, as a producer keeps them.

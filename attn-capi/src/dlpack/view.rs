@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::ffi::{CUDA, DLDataType, DLTensor, Element};
+use crate::problem::Strides;
 use crate::status::Failure;
 
 /// The most dimensions that a tensor of attention has.
@@ -36,6 +37,29 @@ impl Form {
             stride = stride.saturating_mul(i64::try_from(sizes[i]).unwrap_or(i64::MAX));
         }
         form
+    }
+
+    /// Rows of heads: `(total, heads, dim)` where they are packed, else `(entries, rows, heads, dim)`.
+    pub(super) fn rows(
+        element: Element,
+        total: u64,
+        (entries, rows): (u64, u64),
+        (heads, dim): (u64, u64),
+        strides: Strides,
+    ) -> Self {
+        let (head, last) = ((heads, strides.head), (dim, 1));
+        match total {
+            0 => Form::new(element, [(entries, strides.batch), (rows, strides.seq), head, last]),
+            total => Form::new(element, [(total, strides.seq), head, last]),
+        }
+    }
+
+    /// Refuses tensors of other forms. One that has no form here is not planned, which the launch says.
+    pub(super) fn check<const N: usize>(tensors: [(&Option<View>, Option<Form>); N]) -> Result<(), Failure> {
+        tensors.iter().try_for_each(|(view, form)| match (view, form) {
+            (Some(view), Some(form)) => view.fits(form),
+            _ => Ok(()),
+        })
     }
 
     pub(super) fn sizes(&self) -> &[u64] {

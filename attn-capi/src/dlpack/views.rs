@@ -32,16 +32,15 @@ pub(super) struct Views {
     pub(super) v_descale: Option<View>,
 }
 
-const WIDE: &[Element] = &[Element::Bf16, Element::F16];
+pub(super) const WIDE: &[Element] = &[Element::Bf16, Element::F16];
 const ANY: &[Element] = &[Element::Bf16, Element::F16, Element::E4m3];
-const ROWS: &str = "(batch, seq, heads, head_dim)";
-const PAGES: &str = "(pages, page_size, heads, head_dim)";
+pub(super) const ROWS: &str = "(batch, seq, heads, head_dim)";
+pub(super) const PAGES: &str = "(pages, page_size, heads, head_dim)";
 const PACKED: &str = "(total, heads, head_dim) with sums of lengths";
 
 impl Views {
     /// The problem that these tensors are, and what makes it more than a dense one: no mask, scale 1 / sqrt(head_dim).
     pub(super) fn problem(&self) -> Result<(Problem, Serving), Failure> {
-        let needed = |argument, view: &Option<View>| view.ok_or_else(|| Failure::null(argument));
         let (q, k, v) = (needed("q", &self.q)?, needed("k", &self.k)?, needed("v", &self.v)?);
         let serving = self.serving(&q, &k, &v)?;
         let [_, queries, heads, head_dim] = entries(&q, self.cu_seqlens_q.is_some(), ROWS)?;
@@ -124,7 +123,7 @@ impl Views {
             _ => Some(Form::compact(Element::F32, [kv_heads])),
         };
         let [q, k, v, o] = rows(problem, serving);
-        let tensors = [
+        Form::check([
             (&self.q, Some(q)),
             (&self.k, Some(k)),
             (&self.v, Some(v)),
@@ -140,13 +139,13 @@ impl Views {
             (&self.q_descale, factors),
             (&self.k_descale, factors),
             (&self.v_descale, factors),
-        ];
-        // One that the problem has no form for is not planned, which the launch says.
-        tensors.iter().try_for_each(|(view, form)| match (view, form) {
-            (Some(view), Some(form)) => view.fits(form),
-            _ => Ok(()),
-        })
+        ])
     }
+}
+
+/// A tensor that must be there.
+pub(super) fn needed(argument: &str, view: &Option<View>) -> Result<View, Failure> {
+    view.ok_or_else(|| Failure::null(argument))
 }
 
 /// O's form.
@@ -178,24 +177,17 @@ fn rows(problem: &Problem, serving: &Serving) -> [Form; 4] {
         (0, total) => (total, (1, total)),
         (size, _) => (0, (serving.pages, size)),
     };
-    let form = |element, packed, (entries, rows), (heads, dim), strides: Strides| {
-        let (head, last) = ((heads, strides.head), (dim, 1));
-        match packed {
-            0 => Form::new(element, [(entries, strides.batch), (rows, strides.seq), head, last]),
-            total => Form::new(element, [(total, strides.seq), head, last]),
-        }
-    };
     let queries = (batch, seqlen_q);
     [
-        form(q, serving.total_q, queries, (heads, head_dim), problem.q),
-        form(keys, packed_k, keyed, (kv_heads, head_dim), problem.k),
-        form(keys, packed_k, keyed, (kv_heads, head_dim_v), problem.v),
-        form(wide, serving.total_q, queries, (heads, head_dim_v), problem.o),
+        Form::rows(q, serving.total_q, queries, (heads, head_dim), problem.q),
+        Form::rows(keys, packed_k, keyed, (kv_heads, head_dim), problem.k),
+        Form::rows(keys, packed_k, keyed, (kv_heads, head_dim_v), problem.v),
+        Form::rows(wide, serving.total_q, queries, (heads, head_dim_v), problem.o),
     ]
 }
 
 /// Entries, rows, heads and elements; one entry where sequences are packed.
-fn entries(view: &View, packed: bool, names: &str) -> Result<[u64; 4], Failure> {
+pub(super) fn entries(view: &View, packed: bool, names: &str) -> Result<[u64; 4], Failure> {
     if packed {
         let [total, heads, dim] = view.sizes_of(PACKED)?;
         return Ok([1, total, heads, dim]);
@@ -204,7 +196,7 @@ fn entries(view: &View, packed: bool, names: &str) -> Result<[u64; 4], Failure> 
 }
 
 /// The strides of entries, rows and heads. A packed tensor has one entry, whose stride is not used.
-fn strides(view: &View) -> Strides {
+pub(super) fn strides(view: &View) -> Strides {
     let [batch, seq, head, _] = with_batch(view.strides());
     Strides { batch, seq, head }
 }
@@ -217,7 +209,7 @@ fn with_batch(strides: &[i64]) -> [i64; 4] {
 }
 
 /// Of three codes: that for no tensor, for a number for each head, for one for each sequence and head.
-fn per_head(view: &Option<View>, [none, one, both]: [u32; 3]) -> Result<u32, Failure> {
+pub(super) fn per_head(view: &Option<View>, [none, one, both]: [u32; 3]) -> Result<u32, Failure> {
     match view {
         None => Ok(none),
         Some(view) if view.sizes().len() == 1 => Ok(one),

@@ -1,5 +1,5 @@
-"""attn.forward_dlpack on whatever libcuda.so.1 there is: producers and consumers of this program's own, old and new, their streams, and who deletes
-what how often.
+"""attn.forward_dlpack and append_dlpack on whatever libcuda.so.1 there is: producers and consumers of this program's own, old and new, their
+streams, and who deletes what how often.
 
 python3 dlpack.py FOLDER_OF_ATTN_PY; ATTN_LIBRARY names the library.
 """
@@ -191,6 +191,37 @@ def packed(library):
     refused(attn.AttnError, "dtype of sinks", lambda: attn.forward_dlpack(q, k, v, **{**given, "sinks": sums[0]}))
 
 
+def appended(library):
+    """Two tokens of each sequence behind what pages of any order hold, K and Q rotated."""
+    new, size, pages = 2, 16, 3
+    table, before = (c_int * 4)(2, 0, 1, 9), (c_int * 2)(15, 3)
+    angles = (ctypes.c_float * (32 * DIM // 2))(*[(i * 7 % 13 - 6) / 8 for i in range(32 * DIM // 2)])
+    k, v, old = bits(BATCH * new * DIM, 7), bits(BATCH * new * DIM, 8), bits(pages * size * DIM, 9)
+    q = bits(BATCH * new * HEADS * DIM, 10)
+    sizes = {"page_size": size, "pages": pages, "table_width": 2, "seqlens_before": 1, "heads": HEADS, "positions": 32}
+    plan = attn.AppendPlan(library, library.append("bfloat16", BATCH, new, 1, DIM, DIM, rotary_dim=DIM, **sizes))
+    written = {"k_cache": upload(old), "v_cache": upload(old), "q": upload(q)}
+    shared = {"cos": upload(angles), "sin": upload(angles), "page_table": upload(table), "seqlens_before": upload(before)}
+    plan.launch(k=upload(k), v=upload(v), **written, **shared)
+
+    rows = (BATCH, new, 1, DIM)
+    tensors = {"k": Producer(k, BF16, rows), "v": Producer(v, BF16, rows), "q": Producer(q, BF16, (BATCH, new, HEADS, DIM))}
+    tensors |= {name: Producer(old, BF16, (pages, size, 1, DIM)) for name in ("k_cache", "v_cache")}
+    tensors |= {name: Producer(shared[name], F32, (32, DIM // 2)) for name in ("cos", "sin")}
+    tensors["page_table"] = Producer(table, I32, (BATCH, 2))
+    tensors["seqlens_before"] = Producer(before, I32, (BATCH,))
+    attn.append_dlpack(**tensors)
+    call("cuCtxSynchronize")
+    for name, address in written.items():
+        count = math.prod(tensors[name].shape)
+        got = download(tensors[name].address, ctypes.c_uint16, count)
+        assert got == download(address, ctypes.c_uint16, count), f"{name} differs"
+        assert got != list(q if name == "q" else old), f"{name} was not written"
+    tensors["k_cache"].flags = dl.READ_ONLY
+    refused(BufferError, "k_cache is read-only", lambda: attn.append_dlpack(**tensors))
+    refused(TypeError, "no argument cosine", lambda: attn.append_dlpack(**tensors, cosine=q))
+
+
 def failures(q, k, v):
     def forward(**changed):
         return lambda: attn.forward_dlpack(**{"q": q, "k": k, "v": v, **changed})
@@ -250,6 +281,7 @@ def main():
     stream, other = (s.value for s in streams)
     held = [dense(library, stream)]
     packed(library)
+    appended(library)
     failures(*inputs())
     results(held, stream, other)
     print("right:", len(attn._dlpack.plans), "plans")
