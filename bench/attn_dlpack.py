@@ -11,6 +11,7 @@ the stream, a result is ready for the stream of whoever takes it: both as the ar
 """
 
 import ctypes
+import threading
 from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p, sizeof
 
 from attn_abi import APPENDED, ARRAYS, PAIRS, UNLIMITED, Append, AppendPlan, Plan, Problem, Serving
@@ -123,7 +124,7 @@ class Interface:
         self.destroy_capsule = ctypes.cast(self.lib.attn_dlpack_capsule_destroy, c_void_p)
         functions = (ctypes.cast(f, c_void_p) for f in (ctypes.pythonapi.PyCapsule_IsValid, ctypes.pythonapi.PyCapsule_GetPointer))
         library.check(self.lib.attn_dlpack_capsule_init(*functions))
-        self.plans, self.workspaces = {}, {}
+        self.plans, self.own = {}, threading.local()
 
     def output(self, plan, which):
         """A new tensor of the plan's; None where it needs none."""
@@ -132,13 +133,14 @@ class Interface:
         return Tensor(self, managed) if managed else None
 
     def workspace(self, plan, stream):
-        """Room for launches of the plan on the stream, which take turns with it."""
+        """Room for this thread's launches on the stream, which take turns with it: kernels of two threads' launches may mix there."""
         if not plan.workspace_bytes:
             return None
+        workspaces = self.own.__dict__.setdefault("workspaces", {})
         key = self.driver.context(), stream
-        found = self.workspaces.get(key)
+        found = workspaces.get(key)
         if found is None or found.shape[0] < plan.workspace_bytes:
-            found = self.workspaces[key] = self.output(plan, WORKSPACE)
+            found = workspaces[key] = self.output(plan, WORKSPACE)
         return found
 
 

@@ -8,6 +8,7 @@ import ctypes
 import gc
 import math
 import sys
+import threading
 from ctypes import byref, c_int, c_size_t, c_uint64, c_void_p
 
 sys.path.insert(0, sys.argv[1])
@@ -169,6 +170,14 @@ def dense(library, stream):
     return o, want
 
 
+def context_and_workspace():
+    """The current context, and where this thread has its one workspace."""
+    context = c_void_p()
+    call("cuCtxGetCurrent", byref(context))
+    (workspace,) = attn._dlpack.own.workspaces.values()
+    return context.value, workspace.tensor.data
+
+
 def packed(library):
     q, k, v = inputs()
     total_q, total_k = BATCH * QUERIES, BATCH * KEYS
@@ -188,6 +197,19 @@ def packed(library):
     windowed = attn.forward_dlpack(q, k, v, window=(4, 0), max_seqlen_q=QUERIES, max_seqlen_k=KEYS, **given)
     assert values(windowed.tensor) != want
     assert sinks.deleted == 3
+
+    # Another thread's launches have a workspace of their own, which goes with the thread.
+    (context, mine), seen = context_and_workspace(), []
+
+    def elsewhere():
+        call("cuCtxSetCurrent", c_void_p(context))
+        again = attn.forward_dlpack(q, k, v, causal=True, max_seqlen_q=QUERIES, max_seqlen_k=KEYS, **given)
+        seen.append((values(again.tensor) == want, context_and_workspace()[1]))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen[0][0] and seen[0][1] != mine and allocated(mine) and not allocated(seen[0][1])
     refused(attn.AttnError, "dtype of sinks", lambda: attn.forward_dlpack(q, k, v, **{**given, "sinks": sums[0]}))
 
 
