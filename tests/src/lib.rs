@@ -27,6 +27,8 @@ pub mod compare;
 pub mod demo;
 pub mod dense;
 pub mod gpu;
+#[cfg(doctest)]
+pub mod guide;
 pub mod input;
 pub mod launch_path;
 pub mod layout;

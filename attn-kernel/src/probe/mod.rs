@@ -14,6 +14,7 @@ pub mod narrow;
 #[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_90a"))]
 pub mod overlap;
 pub mod ring;
+pub mod softmax;
 #[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_100a", attn_arch = "sm_103a"))]
 pub mod tcgen05;
 pub mod warp;
@@ -53,5 +54,6 @@ pub const PROBES: &[Probe] = &[
     narrow::PACK,
     overlap::PROBE,
     ring::PROBE,
+    softmax::PROBE,
     warp::PROBE,
 ];

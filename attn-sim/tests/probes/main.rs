@@ -4,6 +4,7 @@
 mod copies;
 mod matrix;
 mod narrow;
+mod softmax;
 mod tcgen05;
 mod values;
 mod wgmma;
