@@ -15,6 +15,19 @@
 //!
 //! `include/attn_dlpack.h` has the same for tensors in the form of DLPack, and results in that form.
 //!
+//! The functions can be called from Rust as well, which is how their tests do:
+//!
+//! ```
+//! use std::{ffi::CStr, ptr};
+//!
+//! let mut plan = ptr::null_mut();
+//! // SAFETY: `plan` is a place for a pointer; a problem that is not there is refused.
+//! let status = unsafe { attn::attn_plan_create(ptr::null(), &mut plan) };
+//! assert!(status != attn::Status::Ok && plan.is_null());
+//! // SAFETY: the call failed, so there is a text, which lives until the thread's next failure.
+//! println!("{}", unsafe { CStr::from_ptr(attn::attn_last_error()) }.to_string_lossy());
+//! ```
+//!
 //! Every structure starts with its own size, so that a later library knows what an earlier program has filled. The library's
 //! soname has the number of the ABI, [`attn_abi_version`] returns it, and every symbol begins with `attn_`.
 //!

@@ -51,6 +51,14 @@ pub(crate) struct Dense {
 
 /// Whether a plan for the problem can be made on such a device, which need not be there.
 ///
+/// ```
+/// use attn_host::{Arch, DType, DeviceInfo, Problem, Shape, supports};
+///
+/// let shape = Shape { batch: 1, seqlen_q: 64, seqlen_k: 64, heads: 6, kv_heads: 4, head_dim: 64, head_dim_v: 64 };
+/// let refused = supports(&Problem::new(DType::F16, shape), &DeviceInfo::nominal(Arch::Sm90a)).expect_err("6 is no multiple of 4");
+/// assert_eq!(refused.to_string(), "heads is 6, which is not a multiple of kv_heads = 4");
+/// ```
+///
 /// # Errors
 /// Those of [`Plan::new`](crate::Plan::new) that are about the problem: a size or combination that is not allowed, or what the nearest kernel
 /// lacks.

@@ -4,6 +4,14 @@ use crate::error::Error;
 
 /// Checks prefix sums of sequence lengths: `batch + 1` of them, from 0, never falling, to at most `total`, no sequence longer than `longest`.
 ///
+/// ```
+/// use attn_host::check_cu_seqlens;
+///
+/// assert_eq!(check_cu_seqlens("cu_seqlens_q", &[0, 3, 3, 8], 3, 8, 5), Ok(()));
+/// let wrong = check_cu_seqlens("cu_seqlens_q", &[0, 3, 2, 8], 3, 8, 5).expect_err("it falls");
+/// assert_eq!(wrong.to_string(), "cu_seqlens_q[2] is 2; allowed: 3 to 8");
+/// ```
+///
 /// # Errors
 /// [`Error::Entries`] and [`Error::Entry`], which name `argument`.
 pub fn check_cu_seqlens(
@@ -37,6 +45,11 @@ pub fn check_cu_seqlens(
 }
 
 /// Checks the lengths in use: one of each sequence, none negative or above `room`.
+///
+/// ```
+/// let wrong = attn_host::check_seqused("seqused_k", &[5, 9], 2, 8).expect_err("9 is above 8");
+/// assert_eq!(wrong.to_string(), "seqused_k[1] is 9; allowed: 0 to 8");
+/// ```
 ///
 /// # Errors
 /// [`Error::Entries`] and [`Error::Entry`], which name `argument`.

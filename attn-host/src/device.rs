@@ -60,7 +60,7 @@ impl Device {
     /// Opens the device with this number, the first being 0: its primary context, which cudarc, PyTorch and the CUDA runtime use too, becomes
     /// current on this thread and is kept until the process ends.
     ///
-    /// All that a program needs for a [`Pipeline`](crate::Pipeline). With cust, whose contexts are its own, take [`current`](Self::current).
+    /// All that a program needs for a [`Pipeline`](crate::Pipeline); the memory and streams of cust and cudarc may be made in it as well.
     ///
     #[cfg_attr(feature = "simulator", doc = "```")]
     #[cfg_attr(not(feature = "simulator"), doc = "```no_run")]

@@ -11,14 +11,15 @@
 //!
 //! Once it is full, a batch takes as long as the slowest of the three. With a GPU or the simulator (feature `simulator`):
 //!
-#![cfg_attr(feature = "cust", doc = "```no_run")]
-#![cfg_attr(not(feature = "cust"), doc = "```ignore")]
+#![cfg_attr(feature = "simulator", doc = "```")]
+#![cfg_attr(not(feature = "simulator"), doc = "```no_run")]
 //! use attn_host::pipeline::{Batch, Options, Pipeline};
-//! use attn_host::{DType, Device, Mask, Problem, Shape, cust};
+//! use attn_host::{DType, Device, Mask, Problem, Shape};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let _context = cust::quick_init()?;
-//!     let pipeline = Pipeline::new(&Device::current()?, Options::default())?;
+//!     # #[cfg(feature = "simulator")]
+//!     # attn_host::simulator::install(Default::default())?;
+//!     let pipeline = Pipeline::new(&Device::open(0)?, Options::default())?;
 //!     let shape = Shape { batch: 1, seqlen_q: 64, seqlen_k: 64, heads: 2, kv_heads: 1, head_dim: 32, head_dim_v: 32 };
 //!     let problem = Problem::new(DType::F16, shape).mask(Mask::Causal);
 //!     let (q, kv) = (vec![0u16; 64 * 2 * 32], vec![0u16; 64 * 32]);
@@ -114,7 +115,7 @@ mod plans;
 mod tests;
 mod ticket;
 
-/// Sizes of a pipeline.
+/// Sizes of a pipeline: `Options { queue: 256, ..Options::default() }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Batches whose inputs, and batches whose outputs, have device memory at the same time. With 2 a batch comes in while another is computed,

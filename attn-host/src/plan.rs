@@ -24,6 +24,22 @@ const OVERLAPPED: u64 = 4;
 /// Making a plan costs microseconds once the kernel is loaded, and milliseconds the first time in a context. It allocates no
 /// device memory beyond the kernel's code, which stays loaded until the context is destroyed; a plan must not be launched
 /// after that. A plan can be shared between threads and launched any number of times.
+///
+#[cfg_attr(feature = "simulator", doc = "```")]
+#[cfg_attr(not(feature = "simulator"), doc = "```no_run")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[cfg(feature = "simulator")]
+/// # attn_host::simulator::install(Default::default())?;
+/// use attn_host::{DType, Device, Mask, Plan, Problem, Shape};
+///
+/// let shape = Shape { batch: 2, seqlen_q: 512, seqlen_k: 512, heads: 8, kv_heads: 2, head_dim: 128, head_dim_v: 128 };
+/// let plan = Plan::new(&Device::open(0)?, &Problem::new(DType::Bf16, shape).mask(Mask::Causal))?;
+/// println!("{plan}");
+/// assert_eq!(plan.spans().q, 2 * 512 * 8 * 128); // elements that a launch's buffers need
+/// assert_eq!(plan.workspace_bytes(), 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Plan {
     pub(crate) driver: &'static Driver,
@@ -100,6 +116,15 @@ impl Plan {
     }
 
     /// The kernel that [`new`](Self::new) chooses on such a device. Nothing is loaded, and the device need not be there.
+    ///
+    /// ```
+    /// use attn_host::{Arch, DType, DeviceInfo, Plan, Problem, Shape};
+    ///
+    /// let shape = Shape { batch: 1, seqlen_q: 4096, seqlen_k: 4096, heads: 32, kv_heads: 32, head_dim: 104, head_dim_v: 104 };
+    /// let kernel = Plan::choice(&DeviceInfo::nominal(Arch::Sm90a), &Problem::new(DType::F16, shape))?;
+    /// assert_eq!(kernel.launch.d, 128); // the next larger one
+    /// # Ok::<(), attn_host::Error>(())
+    /// ```
     ///
     /// # Errors
     /// Those of [`new`](Self::new) for a problem that no kernel computes.

@@ -17,6 +17,15 @@ mod shape;
 ///
 /// Nothing is checked before [`Plan::new`](crate::Plan::new). A problem is dense until it is told otherwise. What lies in device memory and
 /// only a launch reads, lengths and page numbers above all, comes with the launch's [`Tensors`](crate::Tensors).
+///
+/// ```
+/// use attn_host::{DType, Mask, Problem, Shape};
+///
+/// let shape = Shape { batch: 4, seqlen_q: 100, seqlen_k: 300, heads: 32, kv_heads: 8, head_dim: 128, head_dim_v: 128 };
+/// let problem = Problem::new(DType::Bf16, shape).mask(Mask::Causal).seqused_k();
+/// assert_eq!(problem.visible_pairs(), 100 * 200 + 100 * 101 / 2); // the first query stands at the 201st key
+/// println!("{problem}, {:.1} GFLOP", problem.flops() / 1e9);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Problem {
     pub(crate) dtype: DType,

@@ -1,11 +1,14 @@
 //! A simulated GPU in the driver's place, for programs and tests that run where there is none.
 //!
-//! ```no_run
+//! ```
 //! use attn_host::simulator::{self, Options};
 //!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! simulator::install(Options { seed: 7, ..Options::default() })?;
-//! // From here on `Device::current`, plans, launches and cust see a Hopper GPU of four multiprocessors.
-//! # Ok::<(), simulator::ConfigureError>(())
+//! // From here on devices, plans, launches and cust see a Hopper GPU of four multiprocessors.
+//! assert_eq!(attn_host::Device::open(0)?.info().sm_count, 4);
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! [`Options::arch`] makes it a Blackwell GPU. It runs the kernels' PTX, so it sees exactly what a GPU would. A launch returns when it is done. One that breaks a rule is

@@ -13,6 +13,14 @@ mod check;
 ///
 /// [`Plan::launch`](crate::Plan::launch) takes them as device addresses. Typed launches take the slices and views of a library, `R` for what
 /// is read and `W` for what is written: `Tensors::of(&q, &k, &v, &mut o).lse(&mut lse)`.
+///
+/// ```
+/// use attn_host::{DevicePtr, Tensors};
+///
+/// let [q, k, v, o, table, lengths] = [0x100, 0x200, 0x300, 0x400, 0x500, 0x600].map(DevicePtr);
+/// let step: Tensors = Tensors::new(q, k, v, o).page_table(table).seqused_k(lengths);
+/// assert_eq!((step.page_table, step.lse), (Some(table), None));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tensors<R = DevicePtr, W = R> {
     /// Q, read.

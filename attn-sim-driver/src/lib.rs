@@ -1,7 +1,21 @@
 //! The CUDA driver API over the PTX machine [`attn_sim`]: programs written for a GPU run where there is none.
 //!
 //! The functions have the driver's names, signatures and codes. [`symbol`] finds them by name for a program that looks the
-//! driver up at run time, as attn-host does. For any other program, a shared library takes the place of `libcuda.so.1`:
+//! driver up at run time, as attn-host does:
+//!
+//! ```
+//! use attn_sim_driver::{Options, configure, symbol};
+//!
+//! configure(Options { seed: 7, ..Options::default() })?;
+//! let init = symbol("cuInit").ok_or("every driver has it")?;
+//! // SAFETY: this is the function's signature.
+//! let init = unsafe { std::mem::transmute::<*const std::ffi::c_void, unsafe extern "C" fn(u32) -> i32>(init) };
+//! // SAFETY: 0 is the one flag that is allowed.
+//! assert_eq!(unsafe { init(0) }, 0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! For any other program, a shared library takes the place of `libcuda.so.1`:
 //!
 //! ```sh
 //! cargo rustc --release -p attn-sim-driver --features libcuda --crate-type cdylib

@@ -12,6 +12,20 @@ use crate::problem::Problem;
 ///
 /// Tensors are as the problem says, strides included; a buffer may be longer than its tensor. The arrays that only some problems have
 /// must be there for these and absent for all others. All is checked when the batch is submitted, lengths and page numbers too.
+///
+/// ```
+/// use attn_host::pipeline::Batch;
+/// use attn_host::{Arrays, DType, Problem, Shape};
+///
+/// // Two sequences of 3 and 1 tokens, packed.
+/// let shape = Shape { batch: 2, seqlen_q: 3, seqlen_k: 3, heads: 2, kv_heads: 2, head_dim: 64, head_dim_v: 64 };
+/// let problem = Problem::new(DType::F16, shape).packed_q(4).packed_k(4);
+/// let sums = Some(vec![0, 3, 4]);
+/// let arrays = Arrays { cu_seqlens_q: sums.clone(), cu_seqlens_k: sums, ..Arrays::default() };
+/// let qkv = || vec![0u16; 4 * 2 * 64];
+/// let batch = Batch { lse: true, arrays, ..Batch::new(problem, qkv(), qkv(), qkv()) };
+/// assert_eq!(batch.arrays.check(&batch.problem), Ok(()));
+/// ```
 #[derive(Debug)]
 pub struct Batch {
     /// What is to be computed.

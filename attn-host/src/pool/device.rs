@@ -17,15 +17,20 @@ use crate::sys::Handle;
 /// [`Error::PoolLimit`]. When the driver has no memory left, the pool frees all that it keeps and asks once more before it gives up with
 /// [`Error::OutOfMemory`]. Pools are handles: clones share what they hold, and the last one to go, or the last block, frees it.
 ///
-/// ```no_run
+#[cfg_attr(feature = "simulator", doc = "```")]
+#[cfg_attr(not(feature = "simulator"), doc = "```no_run")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[cfg(feature = "simulator")]
+/// # attn_host::simulator::install(Default::default())?;
 /// use attn_host::{Device, DevicePool};
 ///
-/// let pool = DevicePool::new(&Device::current()?, 1 << 30);
+/// let pool = DevicePool::new(&Device::open(0)?, 1 << 30);
 /// let block = pool.take(1 << 20)?;
 /// let address = block.address(); // for a plan's workspace, say
 /// drop(block); // once nothing on the device uses it any more
 /// assert_eq!(pool.statistics().kept, 1 << 20);
-/// # Ok::<(), attn_host::Error>(())
+/// # Ok(())
+/// # }
 /// ```
 ///
 /// Blocks are aligned to 256 bytes at least. Methods may be called from any thread, whatever context is current there; the device's context

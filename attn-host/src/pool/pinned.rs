@@ -18,6 +18,23 @@ const PAGE: usize = 4096;
 
 /// A pool of pinned host memory. Pinning costs about as much as writing the memory a few times over, so buffers are worth keeping.
 ///
+#[cfg_attr(feature = "simulator", doc = "```")]
+#[cfg_attr(not(feature = "simulator"), doc = "```no_run")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[cfg(feature = "simulator")]
+/// # attn_host::simulator::install(Default::default())?;
+/// use attn_host::{Device, PinnedPool};
+///
+/// let pool = PinnedPool::new(&Device::open(0)?, 1 << 20);
+/// let mut buffer = pool.take(100)?;
+/// buffer.of_mut::<f32>().fill(0.5);
+/// assert_eq!(buffer.of::<f32>(), [0.5; 25]);
+/// drop(buffer);
+/// assert!(pool.statistics().kept >= 100); // for the next who asks
+/// # Ok(())
+/// # }
+/// ```
+///
 /// Methods may be called from any thread, whatever context is current there. The memory is the program's own: a buffer stays valid when the
 /// device's context is destroyed, it is merely no longer pinned.
 #[derive(Clone)]

@@ -4,6 +4,13 @@ use std::fmt;
 
 /// Which keys a query sees. Query `i` of a sequence stands at position `i + seqlen_k - seqlen_q` among its keys, so that the last query
 /// stands at the last key (bottom-right aligned). A query that sees no key gets zeros and an LSE of minus infinity, or its sink's.
+///
+/// ```
+/// use attn_host::Mask;
+///
+/// assert_eq!(Mask::Causal.visible_pairs(3, 5), 3 + 4 + 5);
+/// assert_eq!(Mask::Window { left: Some(1), right: Some(0) }.visible_pairs(3, 5), 2 + 2 + 2);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Mask {

@@ -9,6 +9,16 @@ use attn_kernel::forward::Float8;
 ///
 /// The table is device memory, which no launch looks at on the host: a page that is not below `pages` reads as zeros, never as foreign
 /// memory. [`check_page_table`](crate::check_page_table) finds such where the table is at hand.
+///
+/// ```
+/// use attn_host::{PagedKv, check_page_table};
+///
+/// let paged = PagedKv { page_size: 16, pages: 4, table_width: 2 };
+/// let (table, lengths) = ([2, 0, 1, -1], [20, 9]); // the second sequence needs one page
+/// assert_eq!(check_page_table(&table, paged.table_width, &lengths, paged.page_size, paged.pages), Ok(()));
+/// let wrong = check_page_table(&table, paged.table_width, &[20, 17], paged.page_size, paged.pages);
+/// assert!(wrong.is_err_and(|error| error.to_string().starts_with("page_table[3] is -1; allowed: 0 to 3")));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PagedKv {
     /// Keys of a page: a power of two from 16.
@@ -41,6 +51,22 @@ pub enum Descales {
 
 /// Into how many parts the keys of a sequence are split, for multiprocessors that would have nothing to do otherwise. The parts' results go
 /// through the workspace and are combined by a second kernel.
+///
+#[cfg_attr(feature = "simulator", doc = "```")]
+#[cfg_attr(not(feature = "simulator"), doc = "```no_run")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[cfg(feature = "simulator")]
+/// # attn_host::simulator::install(Default::default())?;
+/// use attn_host::{DType, Device, Plan, Problem, Shape, Splits};
+///
+/// let shape = Shape { batch: 1, seqlen_q: 1, seqlen_k: 8192, heads: 8, kv_heads: 8, head_dim: 64, head_dim_v: 64 };
+/// let problem = Problem::new(DType::Bf16, shape).splits(Splits::Exactly(3));
+/// let plan = Plan::new(&Device::open(0)?, &problem)?;
+/// assert_eq!(plan.splits(), 3);
+/// assert!(plan.workspace_bytes() >= 3 * 8 * (64 + 1) * 4); // O and LSE of each split, in f32
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Splits {
