@@ -61,6 +61,15 @@ impl HostBuffer {
         }
     }
 
+    /// The same to be written.
+    pub fn elements_mut<T: Scalar>(&mut self) -> Option<&mut [T]> {
+        // SAFETY: every bit pattern is a scalar, and a byte holds every one.
+        match unsafe { self.bytes_mut().align_to_mut() } {
+            ([], elements, []) => Some(elements),
+            _ => None,
+        }
+    }
+
     /// The one element type that it holds, `None` when it may be any.
     pub(super) fn dtype(&self) -> Option<DType> {
         match self {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::attention::Room;
+
 /// Turns sentences into embeddings over HTTP, with attention on the GPU.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "embed-service", version)]
@@ -63,12 +65,23 @@ pub struct Limits {
     /// How long a request may wait for its embeddings.
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub request_timeout_s: u64,
+    /// Most bytes of a device's memory for batches.
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1..))]
+    pub device_bytes: u64,
+    /// How long a GPU may take for a layer's attention before it counts as stuck.
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    pub device_timeout_s: u64,
     /// How long accepted requests may take to be finished once the service is told to stop.
     #[arg(long, value_name = "S", default_value_t = 30)]
     pub grace_s: u64,
 }
 
 impl Limits {
+    /// What a device may be asked for.
+    pub fn room(&self) -> Room {
+        Room { bytes: self.device_bytes, timeout: Some(Duration::from_secs(self.device_timeout_s)) }
+    }
+
     /// How long a sentence may wait for others to share its batch.
     pub fn max_wait(&self) -> Duration {
         Duration::from_millis(self.max_wait_ms)

@@ -1,9 +1,9 @@
-//! The thread that turns batches into embeddings.
+//! The threads that turn batches into embeddings.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -15,32 +15,40 @@ use crate::metrics;
 use crate::model::Encoder;
 use crate::queue::{Answer, Bounds, Failure, Item, Queue, Refused};
 
-/// A queue and the thread that serves it.
+/// A queue and the threads that serve it: as many as there are batches that are worth computing at the same time, with one each. While the
+/// device has the attention of one batch, the CPU computes what lies between the layers of another.
 pub struct Engine {
     queue: Arc<Queue>,
     /// Whether the last batch has failed.
     failing: Arc<AtomicBool>,
-    worker: Mutex<Option<JoinHandle<()>>>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Engine {
-    /// Starts the thread.
+    /// Starts the threads.
     ///
     /// # Errors
     /// The system's, where it has no thread to give.
     pub fn start(encoder: Encoder, bounds: Bounds) -> std::io::Result<Self> {
         let (queue, failing) = (Arc::new(Queue::new(bounds)), Arc::new(AtomicBool::new(false)));
-        let worker = thread::Builder::new().name("batches".to_owned()).spawn({
-            let (queue, failing) = (Arc::clone(&queue), Arc::clone(&failing));
-            move || {
+        let engine = Engine { queue, failing, workers: Mutex::default() };
+        let encoder = Arc::new(encoder);
+        for i in 0..encoder.in_flight() {
+            let (queue, failing, encoder) = (engine.queue.clone(), engine.failing.clone(), encoder.clone());
+            let worker = thread::Builder::new().name(format!("batches {i}")).spawn(move || {
                 while let Some(batch) = queue.next_batch() {
                     metrics::waiting(queue.len());
                     // Relaxed: nothing else is read because of it.
                     failing.store(!serve(&encoder, batch), Ordering::Relaxed);
                 }
-            }
-        })?;
-        Ok(Engine { queue, failing, worker: Mutex::new(Some(worker)) })
+            })?;
+            engine.lock().push(worker);
+        }
+        Ok(engine)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queues sentences. Each has a receiver for its embedding.
@@ -76,12 +84,14 @@ impl Engine {
         self.queue.hurry();
     }
 
-    /// Takes no more sentences, serves those that wait and ends the thread.
+    /// Takes no more sentences, serves those that wait and ends the threads.
     pub fn stop(&self) {
         self.queue.close();
-        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if worker.is_some_and(|worker| worker.join().is_err()) {
-            error!("the thread that computes has panicked");
+        let workers = std::mem::take(&mut *self.lock());
+        for worker in workers {
+            if worker.join().is_err() {
+                error!("a thread that computes has panicked");
+            }
         }
     }
 }
@@ -120,14 +130,13 @@ fn serve(encoder: &Encoder, batch: Vec<Item>) -> bool {
 
 /// The embeddings of a batch. A panic, which would be a bug, fails the batch and leaves the service running.
 fn compute(encoder: &Encoder, sentences: &[&[u32]]) -> Result<Array2<f32>, Failure> {
-    // The encoder is not changed by a batch, but for the device's buffers, which the next one overwrites.
+    // The encoder is not changed by a batch, but for the device's spare buffers, which are whole at every moment.
     let result = catch_unwind(AssertUnwindSafe(|| encoder.embed(sentences)));
-    let embeddings = result.map_err(|panic| Failure(words(panic.as_ref())))?;
-    embeddings.map_err(|error| Failure(error.to_string()))
+    Ok(result.map_err(|panic| Failure::Defect(words(panic.as_ref())))??)
 }
 
 /// What a panic said.
 fn words(panic: &(dyn Any + Send)) -> String {
     let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    format!("the computation has panicked: {}", said.unwrap_or("without words"))
+    format!("a panic: {}", said.unwrap_or("without words"))
 }

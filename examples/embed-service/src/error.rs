@@ -43,6 +43,9 @@ pub enum ApiError {
     /// The embeddings were not there in time.
     #[error("the embeddings were not ready within {0} s")]
     Timeout(u64),
+    /// The device failed at the batch that the request was in.
+    #[error("the device failed: {0}")]
+    Device(String),
     /// The computation failed.
     #[error("the computation failed: {0}")]
     Failed(String),
@@ -59,7 +62,7 @@ impl ApiError {
             ApiError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::NotFound(_) => StatusCode::NOT_FOUND,
             ApiError::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
-            ApiError::Overloaded(_) | ApiError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Overloaded(_) | ApiError::Stopping | ApiError::Device(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
             ApiError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -69,7 +72,7 @@ impl ApiError {
     fn kind(&self) -> &'static str {
         match self {
             ApiError::Overloaded(_) | ApiError::Stopping => "overloaded",
-            ApiError::Timeout(_) | ApiError::Failed(_) => "backend",
+            ApiError::Timeout(_) | ApiError::Failed(_) | ApiError::Device(_) => "backend",
             ApiError::NotFound(_) | ApiError::Method(_) => "route",
             _ => "validation",
         }
@@ -87,7 +90,10 @@ impl From<Refused> for ApiError {
 
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
-        ApiError::Failed(failure.0)
+        match failure {
+            Failure::Device(words) => ApiError::Device(words),
+            Failure::Defect(words) => ApiError::Failed(words),
+        }
     }
 }
 

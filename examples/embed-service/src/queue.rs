@@ -6,12 +6,28 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::attention::AttentionError;
 use crate::config::Limits;
 
 /// Why a sentence has no embedding.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Failure(pub String);
+pub enum Failure {
+    /// The device failed at its batch. Other batches may fare better.
+    #[error("the device failed: {0}")]
+    Device(String),
+    /// Something that should not happen.
+    #[error("the computation failed: {0}")]
+    Defect(String),
+}
+
+impl From<AttentionError> for Failure {
+    fn from(error: AttentionError) -> Self {
+        match error {
+            AttentionError::TooLarge { .. } => Failure::Defect(error.to_string()),
+            _ => Failure::Device(error.to_string()),
+        }
+    }
+}
 
 /// What comes back for a sentence.
 pub type Answer = Result<Vec<f32>, Failure>;
@@ -124,6 +140,10 @@ impl Queue {
             let full = state.tokens >= self.bounds.tokens || state.waiting.len() >= self.bounds.sentences;
             if full || state.hurried || left.is_zero() {
                 let batch = state.take(&self.bounds);
+                if !state.waiting.is_empty() {
+                    // Another thread may take what is left.
+                    self.changed.notify_one();
+                }
                 if !batch.is_empty() {
                     return Some(batch);
                 }

@@ -179,7 +179,7 @@ fn load(options: &Options) -> Result<State, ServiceError> {
         sentences: limits.max_batch_sentences as usize,
         longest: max_tokens,
     };
-    let attention = attention::open(options.device, size)
+    let attention = attention::open(options.device, size, limits.room())
         .map_err(|source| ServiceError::Device { device: options.device.to_string(), source })?;
     let device = attention.describe();
     let encoder = Encoder::load(folder, &config, attention)?;

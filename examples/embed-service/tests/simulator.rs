@@ -16,4 +16,8 @@ fn embeddings_by_the_kernels_are_those_of_sentence_transformers() {
         let distance = distance(&got, &want[i]);
         assert!(distance < 1e-3, "{:?} is {distance:e} from the reference", sentences[i]);
     }
+    let metrics = service.get("/metrics").1;
+    for line in ["attn_launches_total 6", "attn_batches_total{outcome=\"done\"} 6", "attn_batches_in_flight 0"] {
+        assert!(metrics.lines().any(|found| found == line), "no {line:?} in\n{metrics}");
+    }
 }

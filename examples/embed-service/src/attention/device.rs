@@ -1,70 +1,114 @@
-//! Attention by attn-host: one launch for all sentences of a batch, on a GPU or on the simulator in its place.
+//! Attention by attn-host's pipeline: one launch for all sentences of a batch, on a GPU or on the simulator in its place.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use attn_host::cust::context::{Context, CurrentContext};
-use attn_host::cust::memory::{AsyncCopyDestination, DeviceBuffer, LockedBuffer};
-use attn_host::cust::stream::{Stream, StreamFlags};
-use attn_host::cust::{self, CudaFlags};
-use attn_host::{DType, Device, DevicePtr, Error, Plan, Problem, Shape, Splits, Strides, Tensors, supports};
+use attn_host::pipeline::{Batch, Done, Failed, HostBuffer, Options, Pipeline, Rejected};
+use attn_host::{Arrays, DType, Device, Error, Plan, Problem, Shape, Splits, supports};
 use half::f16;
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
-use ndarray::{ArrayView2, ArrayViewMut2};
+use half::slice::HalfFloatSliceExt;
+use ndarray::{ArrayView2, ArrayViewMut2, Axis};
+use rayon::prelude::*;
 
 use super::{Attention, AttentionError, Packed, Size};
 
-/// Attention in f16 on the first GPU. One plan, made for the largest batch, serves all: sentences that a batch lacks are empty ones.
-pub struct DeviceAttention {
-    size: Size,
-    plan: Plan,
-    name: String,
-    // Before the context, which must outlive what was made in it.
-    buffers: Mutex<Buffers>,
-    context: Context,
+/// Batches whose layers take turns: while the device has the attention of one, the CPU computes what lies between the layers of another.
+const IN_FLIGHT: usize = 2;
+
+/// The fewest tokens that a plan is made for. Others are for twice as many each, so that little more is copied than there is.
+const FEWEST: usize = 64;
+
+/// Rows that a thread converts at a time.
+const ROWS: usize = 64;
+
+/// What the device may be asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Most bytes of its memory.
+    pub bytes: u64,
+    /// How long a batch may take there before the device counts as stuck.
+    pub timeout: Option<Duration>,
 }
 
-/// Memory of a batch, here and on the device.
-struct Buffers {
-    stream: Stream,
-    cu_seqlens_host: LockedBuffer<i32>,
-    qkv_host: LockedBuffer<u16>,
-    o_host: LockedBuffer<u16>,
-    cu_seqlens: DeviceBuffer<i32>,
-    qkv: DeviceBuffer<u16>,
-    o: DeviceBuffer<u16>,
-    workspace: DeviceBuffer<u8>,
+/// Attention in f16 on the first GPU.
+pub struct DeviceAttention {
+    size: Size,
+    pipeline: Pipeline,
+    name: String,
+    kernel: &'static str,
+    /// Batches that are not under way, for their buffers.
+    spare: Mutex<Vec<Batch>>,
 }
 
 impl DeviceAttention {
-    /// Opens the first GPU and makes the plan.
+    /// Opens the first GPU and starts a pipeline there.
     ///
     /// # Errors
     /// [`Error::NoDriver`] without a driver, [`Error::WrongDevice`] for a GPU that has no kernels; failures of the driver.
-    pub fn open(size: Size) -> Result<Self, AttentionError> {
-        // The launch side says best what is wrong with a driver; that no context is current yet is expected here.
-        if let Err(error @ (Error::NoDriver { .. } | Error::DriverTooOld { .. })) = Device::current() {
-            return Err(error.into());
-        }
-        cust::init(CudaFlags::empty())?;
-        let context = Context::new(cust::device::Device::get_device(0)?)?;
-        let device = Device::current()?;
-        let problem = problem(size);
+    pub fn open(size: Size, room: Room) -> Result<Self, AttentionError> {
+        let device = Device::open(0)?;
+        let problem = problem(size, size.tokens);
         supports(&problem, device.info())?;
-        let plan = Plan::new(&device, &problem)?;
-        let buffers = Mutex::new(Buffers::new(size, &plan)?);
-        Ok(DeviceAttention { size, plan, name: device.info().name.clone(), buffers, context })
+        let kernel = Plan::new(&device, &problem)?.kernel().name;
+        let options = Options {
+            depth: IN_FLIGHT,
+            queue: IN_FLIGHT,
+            device_bytes: room.bytes,
+            timeout: room.timeout,
+            ..Options::default()
+        };
+        let pipeline = Pipeline::new(&device, options)?;
+        let name = device.info().name.clone();
+        Ok(DeviceAttention { size, pipeline, name, kernel, spare: Mutex::default() })
     }
 
     /// The name of the kernel that computes.
     pub fn kernel(&self) -> &'static str {
-        self.plan.kernel().name
+        self.kernel
+    }
+
+    /// A batch that is not under way, or a new one: buffers of pinned memory, as large as any batch needs.
+    fn take(&self) -> Result<Batch, Error> {
+        // A panic leaves whole batches behind.
+        if let Some(batch) = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(batch);
+        }
+        let Size { tokens, sentences, heads, head_dim, .. } = self.size;
+        let buffer = || self.pipeline.pinned(tokens * heads * head_dim * size_of::<f16>());
+        let sums = || Some(vec![0; sentences + 1]);
+        Ok(Batch {
+            o: Some(HostBuffer::Pinned(buffer()?)),
+            arrays: Arrays { cu_seqlens_q: sums(), cu_seqlens_k: sums(), ..Arrays::default() },
+            ..Batch::new(problem(self.size, tokens), buffer()?, buffer()?, buffer()?)
+        })
+    }
+
+    fn give(&self, batch: Batch) {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(batch);
+    }
+
+    /// Computes a batch; it comes back with O.
+    fn run(&self, batch: Batch) -> Result<Batch, AttentionError> {
+        let ticket = self.pipeline.submit(batch).map_err(|Rejected { reason, batch, .. }| {
+            self.give(*batch);
+            AttentionError::Refused(reason)
+        })?;
+        match ticket.wait() {
+            Ok(Done { batch, o, .. }) => Ok(Batch { o: Some(o), ..*batch }),
+            Err(Failed { failure, batch, .. }) => {
+                // What the device may still use does not come back.
+                batch.into_iter().for_each(|batch| self.give(*batch));
+                Err(AttentionError::Failed(failure))
+            }
+        }
     }
 }
 
-/// The largest batch. Q, K and V of a token share a row of all three.
-fn problem(size: Size) -> Problem {
-    let [tokens, sentences, longest, heads, head_dim] =
-        [size.tokens, size.sentences, size.longest, size.heads, size.head_dim].map(|n| n as u64);
+/// Batches of up to `tokens`. Everything else is that of the largest batch, whose sentences are empty where there are fewer, so that one kernel
+/// computes all batches in the same way.
+fn problem(size: Size, tokens: usize) -> Problem {
+    let [sentences, longest, heads, head_dim] =
+        [size.sentences, size.longest, size.heads, size.head_dim].map(|n| n as u64);
     let shape = Shape {
         batch: sentences,
         seqlen_q: longest,
@@ -74,104 +118,65 @@ fn problem(size: Size) -> Problem {
         head_dim,
         head_dim_v: head_dim,
     };
-    let row = (3 * heads * head_dim) as i64;
-    let strides = Strides { batch: tokens as i64 * row, seq: row, head: head_dim as i64 };
     Problem::new(DType::F16, shape)
-        .packed_q(tokens)
-        .packed_k(tokens)
+        .packed_q(tokens as u64)
+        .packed_k(tokens as u64)
         // A sentence's embedding does not depend on its neighbours then, bit by bit.
         .splits(Splits::Exactly(1))
-        .strides_q(strides)
-        .strides_k(strides)
-        .strides_v(strides)
 }
 
-impl Buffers {
-    fn new(size: Size, plan: &Plan) -> Result<Self, AttentionError> {
-        let hidden = size.heads * size.head_dim;
-        let (qkv, o) = (size.tokens * 3 * hidden, size.tokens * hidden);
-        Ok(Buffers {
-            stream: Stream::new(StreamFlags::NON_BLOCKING, None)?,
-            cu_seqlens_host: LockedBuffer::new(&0, size.sentences + 1)?,
-            qkv_host: LockedBuffer::new(&0, qkv)?,
-            o_host: LockedBuffer::new(&0, o)?,
-            cu_seqlens: DeviceBuffer::zeroed(size.sentences + 1)?,
-            qkv: DeviceBuffer::zeroed(qkv)?,
-            o: DeviceBuffer::zeroed(o)?,
-            // A buffer of no bytes is an error.
-            workspace: DeviceBuffer::zeroed(plan.workspace_bytes().max(1) as usize)?,
-        })
+/// Fills a batch's buffers: rows of Q, K and V beside each other become rows of each.
+fn fill(batch: &mut Batch, packed: &Packed, qkv: ArrayView2<f32>, hidden: usize) {
+    let (rows, sums) = (packed.rows(), packed.cu_seqlens());
+    for array in [&mut batch.arrays.cu_seqlens_q, &mut batch.arrays.cu_seqlens_k].into_iter().flatten() {
+        array[..sums.len()].copy_from_slice(sums);
+        array[sums.len()..].fill(rows as i32);
     }
-
-    /// The addresses of a launch.
-    fn tensors(&self, hidden: usize) -> Tensors {
-        let part = |index: usize| DevicePtr(self.qkv.as_device_ptr().as_raw() + (2 * index * hidden) as u64);
-        let cu_seqlens = Some(DevicePtr(self.cu_seqlens.as_device_ptr().as_raw()));
-        Tensors {
-            cu_seqlens_q: cu_seqlens,
-            cu_seqlens_k: cu_seqlens,
-            workspace: Some(DevicePtr(self.workspace.as_device_ptr().as_raw())),
-            ..Tensors::new(part(0), part(1), part(2), DevicePtr(self.o.as_device_ptr().as_raw()))
+    let [q, k, v] = [&mut batch.q, &mut batch.k, &mut batch.v].map(|buffer| &mut halves_mut(buffer)[..rows * hidden]);
+    let to = q.par_chunks_mut(hidden).zip(k.par_chunks_mut(hidden)).zip(v.par_chunks_mut(hidden));
+    qkv.axis_iter(Axis(0)).into_par_iter().zip(to).with_min_len(ROWS).for_each(|(row, ((q, k), v))| {
+        let row = row.to_slice().expect("rows of the projections are contiguous");
+        for (to, from) in [q, k, v].into_iter().zip(row.chunks_exact(hidden)) {
+            to.convert_from_f32_slice(from);
         }
-    }
+    });
+}
 
-    /// Copies in, launches, copies out and waits.
-    fn run(&mut self, plan: &Plan, hidden: usize, rows: usize) -> Result<(), AttentionError> {
-        let queued = self.queue(plan, hidden, rows);
-        // Also where something was refused: what was queued before it uses the buffers.
-        let done = self.stream.synchronize();
-        queued?;
-        Ok(done?)
-    }
+/// O as the layers take it.
+fn read(batch: &Batch, mut context: ArrayViewMut2<f32>) {
+    let hidden = context.ncols();
+    let o = batch.o.as_ref().and_then(HostBuffer::elements::<f16>).expect("it came back with the batch");
+    context.axis_iter_mut(Axis(0)).into_par_iter().zip(o.par_chunks(hidden)).with_min_len(ROWS).for_each(
+        |(row, half)| half.convert_to_f32_slice(row.into_slice().expect("rows of the context are contiguous")),
+    );
+}
 
-    fn queue(&mut self, plan: &Plan, hidden: usize, rows: usize) -> Result<(), AttentionError> {
-        let (qkv, o) = (rows * 3 * hidden, rows * hidden);
-        // SAFETY: the host's buffers are page-locked, as long as the copies, and left alone until `run` has waited for the stream; they and
-        // the device's live in `self`.
-        unsafe {
-            self.cu_seqlens.async_copy_from(self.cu_seqlens_host.as_slice(), &self.stream)?;
-            self.qkv.index(..qkv).async_copy_from(&self.qkv_host[..qkv], &self.stream)?;
-        }
-        // SAFETY: the buffers were made for the plan's problem in the context that is current; `cu_seqlens` names rows inside of them, and
-        // nothing else uses them until `run` has waited.
-        unsafe { plan.launch(&self.tensors(hidden), attn_host::Stream(self.stream.as_inner().cast()))? };
-        // SAFETY: as above.
-        unsafe { self.o.index(..o).async_copy_to(&mut self.o_host[..o], &self.stream)? };
-        Ok(())
-    }
+fn halves_mut(buffer: &mut HostBuffer) -> &mut [f16] {
+    buffer.elements_mut().expect("pinned memory is aligned, and of an even size")
 }
 
 impl Attention for DeviceAttention {
-    fn attend(
-        &self,
-        packed: &Packed,
-        qkv: ArrayView2<f32>,
-        mut context: ArrayViewMut2<f32>,
-    ) -> Result<(), AttentionError> {
+    fn attend(&self, packed: &Packed, qkv: ArrayView2<f32>, context: ArrayViewMut2<f32>) -> Result<(), AttentionError> {
         let (rows, sentences, hidden) = (packed.rows(), packed.sentences(), context.ncols());
         let longest = packed.spans().map(|rows| rows.len()).max().unwrap_or(0);
         if rows > self.size.tokens || sentences > self.size.sentences || longest > self.size.longest {
             return Err(AttentionError::TooLarge { rows, sentences, longest, size: self.size });
         }
-        CurrentContext::set_current(&self.context)?;
-        // A panic leaves the buffers as they are between two batches: overwritten by the next.
-        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        let buffers = &mut *buffers;
-        buffers.cu_seqlens_host.fill(rows as i32);
-        buffers.cu_seqlens_host[..=sentences].copy_from_slice(packed.cu_seqlens());
-        let halves = buffers.qkv_host.reinterpret_cast_mut::<f16>();
-        for (row, half) in qkv.rows().into_iter().zip(halves.chunks_exact_mut(3 * hidden)) {
-            half.convert_from_f32_slice(row.as_slice().expect("rows of the projections are contiguous"));
-        }
-        buffers.run(&self.plan, hidden, rows)?;
-        let halves = buffers.o_host.reinterpret_cast::<f16>();
-        for (mut row, half) in context.rows_mut().into_iter().zip(halves.chunks_exact(hidden)) {
-            half.convert_to_f32_slice(row.as_slice_mut().expect("rows of the context are contiguous"));
-        }
+        let mut batch = self.take()?;
+        batch.problem =
+            problem(self.size, rows.next_power_of_two().clamp(FEWEST.min(self.size.tokens), self.size.tokens));
+        fill(&mut batch, packed, qkv, hidden);
+        let batch = self.run(batch)?;
+        read(&batch, context);
+        self.give(batch);
         Ok(())
     }
 
     fn describe(&self) -> String {
         self.name.clone()
+    }
+
+    fn in_flight(&self) -> usize {
+        IN_FLIGHT
     }
 }

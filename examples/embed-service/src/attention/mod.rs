@@ -7,7 +7,7 @@ mod open;
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 pub use cpu::CpuAttention;
-pub use device::DeviceAttention;
+pub use device::{DeviceAttention, Room};
 pub use open::{Size, open};
 
 /// How the sentences of a batch lie in its rows.
@@ -60,6 +60,11 @@ pub trait Attention: Send + Sync {
 
     /// What computes, in a few words.
     fn describe(&self) -> String;
+
+    /// Batches that are worth computing at the same time.
+    fn in_flight(&self) -> usize {
+        1
+    }
 }
 
 /// Why there is no attention.
@@ -68,9 +73,12 @@ pub enum AttentionError {
     /// The launch side refused or failed.
     #[error(transparent)]
     Launch(#[from] attn_host::Error),
-    /// A driver call for memory or streams failed.
-    #[error("CUDA: {0}")]
-    Cuda(#[from] attn_host::cust::error::CudaError),
+    /// The pipeline takes no batch any more.
+    #[error("{0}")]
+    Refused(attn_host::pipeline::Reason),
+    /// A batch has no result.
+    #[error("{0}")]
+    Failed(attn_host::pipeline::Failure),
     /// The simulator cannot be had.
     #[error(transparent)]
     Simulator(#[from] attn_host::simulator::ConfigureError),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use attn_host::simulator;
 use tracing::info;
 
-use super::{Attention, AttentionError, CpuAttention, DeviceAttention};
+use super::{Attention, AttentionError, CpuAttention, DeviceAttention, Room};
 use crate::config::DeviceChoice;
 
 /// What attention is asked for at most.
@@ -27,7 +27,7 @@ pub struct Size {
 ///
 /// # Errors
 /// What keeps a device from computing that was asked for by name.
-pub fn open(choice: DeviceChoice, size: Size) -> Result<Arc<dyn Attention>, AttentionError> {
+pub fn open(choice: DeviceChoice, size: Size, room: Room) -> Result<Arc<dyn Attention>, AttentionError> {
     let cpu = || Arc::new(CpuAttention::new(size.head_dim));
     match choice {
         DeviceChoice::Cpu => {
@@ -35,17 +35,18 @@ pub fn open(choice: DeviceChoice, size: Size) -> Result<Arc<dyn Attention>, Atte
             Ok(cpu())
         }
         DeviceChoice::Gpu => {
-            let gpu = DeviceAttention::open(size)?;
+            let gpu = DeviceAttention::open(size, room)?;
             info!(kernel = gpu.kernel(), "attention on {}, as asked for", gpu.describe());
             Ok(Arc::new(gpu))
         }
         DeviceChoice::Simulator => {
             simulator::install(simulator::Options::default())?;
-            let device = DeviceAttention::open(size)?;
+            // What takes long there is not stuck.
+            let device = DeviceAttention::open(size, Room { timeout: None, ..room })?;
             info!(kernel = device.kernel(), "attention on {}, as asked for: right, but slow", device.describe());
             Ok(Arc::new(device))
         }
-        DeviceChoice::Auto => match DeviceAttention::open(size) {
+        DeviceChoice::Auto => match DeviceAttention::open(size, room) {
             Ok(gpu) => {
                 info!(kernel = gpu.kernel(), "attention on {}: a GPU that has kernels", gpu.describe());
                 Ok(Arc::new(gpu))

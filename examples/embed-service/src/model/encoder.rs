@@ -61,6 +61,11 @@ impl Encoder {
         })
     }
 
+    /// Batches that are worth computing at the same time.
+    pub fn in_flight(&self) -> usize {
+        self.attention.in_flight()
+    }
+
     /// The mean of each sentence's last states, a row for each. Sentences are numbers of word pieces, below the vocabulary's size, no more
     /// of them than there are positions.
     ///
