@@ -56,7 +56,7 @@ pub enum ServiceError {
         /// What was asked for.
         device: String,
         /// Why it cannot be had.
-        source: AttentionError,
+        source: Box<AttentionError>,
     },
     /// An option does not go with the model or with another one.
     #[error("{option} is {got}; allowed: {allowed}")]
@@ -180,7 +180,7 @@ fn load(options: &Options) -> Result<State, ServiceError> {
         longest: max_tokens,
     };
     let attention = attention::open(options.device, size, limits.room())
-        .map_err(|source| ServiceError::Device { device: options.device.to_string(), source })?;
+        .map_err(|error| ServiceError::Device { device: options.device.to_string(), source: Box::new(error) })?;
     let device = attention.describe();
     let encoder = Encoder::load(folder, &config, attention)?;
     Ok(State {
