@@ -253,18 +253,20 @@ fn integers(argument: &'static str, values: &[usize]) -> Result<Vec<i32>, Failur
     values.iter().map(whole).collect()
 }
 
+/// A command line that has sizes and scores alone.
+#[cfg(test)]
+#[derive(clap::Parser)]
+pub struct Line {
+    #[command(flatten)]
+    pub sizes: Sizes,
+    #[command(flatten)]
+    pub scores: Scores,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        sizes: Sizes,
-        #[command(flatten)]
-        scores: Scores,
-    }
 
     fn spec(words: &str) -> (Spec, Arrays) {
         let line = Line::try_parse_from(format!("attn {words}").split_whitespace()).unwrap_or_else(|e| panic!("{e}"));

@@ -142,16 +142,9 @@ fn parsed(lengths: &str) -> Result<Lengths, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::Line;
     use attn_host::{Arch, DeviceInfo, supports};
     use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        sizes: Sizes,
-        #[command(flatten)]
-        scores: Scores,
-    }
 
     #[test]
     fn every_problem_has_a_kernel_on_every_architecture() {
