@@ -36,10 +36,10 @@ pub fn run(options: &Options) -> Result<()> {
     let recorded = workspace::root().join("tests/data/h100_forward.safetensors");
     simulator_suite(suite().arg("--recorded").arg(recorded))?;
     heading("every Blackwell kernel on the simulator");
-    simulator_suite(blackwell().args(["--arch", "sm_100a"]))?;
-    simulator_suite(blackwell().args(["--arch", "sm_103a", "--filter", "kernels:", "--seeds", "2"]))?;
+    simulator_suite(suite().args(["--arch", "sm_100a"]))?;
+    simulator_suite(suite().args(["--arch", "sm_103a", "--filter", "kernels:", "--seeds", "2"]))?;
     for list in ["varlen:", "decode:", "paged:"] {
-        simulator_suite(blackwell().args(["--arch", "sm_103a", "--filter", list]))?;
+        simulator_suite(suite().args(["--arch", "sm_103a", "--filter", list]))?;
     }
     heading("the tuner on the simulator");
     tune::on_the_simulator()?;
@@ -99,13 +99,6 @@ fn counts(line: &str) -> Option<(u32, u32)> {
 fn suite() -> Command {
     let mut command = process::cargo();
     command.args(["run", "--quiet", "--release", "--package", "attn-tests", "--bin", "attn-gpu-suite", "--"]);
-    command
-}
-
-/// The suite with the kernels that were just built: attn-host does not carry Blackwell's.
-fn blackwell() -> Command {
-    let mut command = suite();
-    command.env("ATTN_KERNEL_DIR", workspace::target().join("ptx"));
     command
 }
 
