@@ -12,12 +12,20 @@ use crate::forward::plan::{AnyPlan, Arch, DType, Family, Float8, Kernel};
 use crate::mem::{Bf16, E4m3, F16};
 use crate::ptx::regs;
 
+// A line makes two kernels that differ in the architecture alone, by name for sm_100a and for sm_103a.
 macro_rules! kernels {
     (
-        $(#[$doc:meta])* $list:ident for $arch:ident, $cfg:literal:
+        $list:ident, $list_103:ident:
+        $($name:ident, $name_103:ident: $dtype:ident, $d:literal, $dv:literal, $mask:ident, $tiles:literal;)*
+    ) => {
+        kernels! { @ "The kernels for sm_100a.", $list, Sm100a, "sm_100a": $($name: $dtype, $d, $dv, $mask, $tiles;)* }
+        kernels! { @ "The kernels for sm_103a.", $list_103, Sm103a, "sm_103a": $($name_103: $dtype, $d, $dv, $mask, $tiles;)* }
+    };
+    (
+        @ $doc:literal, $list:ident, $arch:ident, $cfg:literal:
         $($name:ident: $dtype:ident, $d:literal, $dv:literal, $mask:ident, $tiles:literal;)*
     ) => {
-        $(#[$doc])*
+        #[doc = $doc]
         pub const $list: &[Kernel] = &[$(Kernel {
             name: stringify!($name),
             arch: Arch::$arch,
@@ -38,16 +46,29 @@ macro_rules! kernels {
 // Modified scores, and heads of 192, have tiles of 128 rows alone: two softmax warpgroups with what these need find no registers.
 macro_rules! serving_kernels {
     (
-        $(#[$doc:meta])* $list:ident for $arch:ident, $cfg:literal:
-        $($name:ident: $dtype:ident, $d:literal, $dv:literal, $scores:ident, $tiles:literal, $family:expr $(, $float8:ident)?;)*
+        $list:ident, $list_103:ident:
+        $($name:ident, $name_103:ident: $dtype:ident, $d:literal, $dv:literal, $scores:ident, $tiles:literal $(, $float8:ident)?;)*
     ) => {
-        $(#[$doc])*
+        serving_kernels! {
+            @ "The kernels for serving, for sm_100a.", $list, Sm100a, "sm_100a":
+            $($name: $dtype, $d, $dv, $scores, $tiles $(, $float8)?;)*
+        }
+        serving_kernels! {
+            @ "The kernels for serving, for sm_103a.", $list_103, Sm103a, "sm_103a":
+            $($name_103: $dtype, $d, $dv, $scores, $tiles $(, $float8)?;)*
+        }
+    };
+    (
+        @ $doc:literal, $list:ident, $arch:ident, $cfg:literal:
+        $($name:ident: $dtype:ident, $d:literal, $dv:literal, $scores:ident, $tiles:literal $(, $float8:ident)?;)*
+    ) => {
+        #[doc = $doc]
         pub const $list: &[Kernel] = &[$(Kernel {
             name: stringify!($name),
             arch: Arch::$arch,
             dtype: DType::$dtype,
             causal: false,
-            family: $family,
+            family: family!($scores),
             launch: $name::PLAN.launch(),
             plan: AnyPlan::Sm100($name::PLAN),
         }),*];
@@ -56,6 +77,16 @@ macro_rules! serving_kernels {
             $name for $cfg: $dtype $($float8)?, Window, $scores, Ragged,
             tune::serving(Arch::$arch, $d, $dv, $tiles, float8!($($float8)?))
         })*
+    };
+}
+
+/// Kernels that modify scores are those for few queries too.
+macro_rules! family {
+    (Plain) => {
+        Family::Serve { modified: false }
+    };
+    (Modified) => {
+        Family::Decode
     };
 }
 
@@ -146,149 +177,73 @@ macro_rules! instance {
 }
 
 kernels! {
-    /// The kernels for sm_100a.
-    KERNELS for Sm100a, "sm_100a":
-    fwd_sm100_bf16_d64: Bf16, 64, 64, Full, 2;
-    fwd_sm100_bf16_d64_causal: Bf16, 64, 64, Causal, 2;
-    fwd_sm100_bf16_d96: Bf16, 96, 96, Full, 2;
-    fwd_sm100_bf16_d96_causal: Bf16, 96, 96, Causal, 2;
-    fwd_sm100_bf16_d128: Bf16, 128, 128, Full, 2;
-    fwd_sm100_bf16_d128_causal: Bf16, 128, 128, Causal, 2;
-    fwd_sm100_bf16_d192_128: Bf16, 192, 128, Full, 2;
-    fwd_sm100_bf16_d192_128_causal: Bf16, 192, 128, Causal, 2;
-    fwd_sm100_bf16_d256: Bf16, 256, 256, Full, 1;
-    fwd_sm100_bf16_d256_causal: Bf16, 256, 256, Causal, 1;
-    fwd_sm100_bf16_d64_short: Bf16, 64, 64, Full, 1;
-    fwd_sm100_bf16_d64_short_causal: Bf16, 64, 64, Causal, 1;
-    fwd_sm100_bf16_d128_short: Bf16, 128, 128, Full, 1;
-    fwd_sm100_bf16_d128_short_causal: Bf16, 128, 128, Causal, 1;
-    fwd_sm100_bf16_d192_128_short: Bf16, 192, 128, Full, 1;
-    fwd_sm100_bf16_d192_128_short_causal: Bf16, 192, 128, Causal, 1;
-    fwd_sm100_f16_d64: F16, 64, 64, Full, 2;
-    fwd_sm100_f16_d64_causal: F16, 64, 64, Causal, 2;
-    fwd_sm100_f16_d96: F16, 96, 96, Full, 2;
-    fwd_sm100_f16_d96_causal: F16, 96, 96, Causal, 2;
-    fwd_sm100_f16_d128: F16, 128, 128, Full, 2;
-    fwd_sm100_f16_d128_causal: F16, 128, 128, Causal, 2;
-    fwd_sm100_f16_d192_128: F16, 192, 128, Full, 2;
-    fwd_sm100_f16_d192_128_causal: F16, 192, 128, Causal, 2;
-    fwd_sm100_f16_d256: F16, 256, 256, Full, 1;
-    fwd_sm100_f16_d256_causal: F16, 256, 256, Causal, 1;
-    fwd_sm100_f16_d64_short: F16, 64, 64, Full, 1;
-    fwd_sm100_f16_d64_short_causal: F16, 64, 64, Causal, 1;
-    fwd_sm100_f16_d128_short: F16, 128, 128, Full, 1;
-    fwd_sm100_f16_d128_short_causal: F16, 128, 128, Causal, 1;
-    fwd_sm100_f16_d192_128_short: F16, 192, 128, Full, 1;
-    fwd_sm100_f16_d192_128_short_causal: F16, 192, 128, Causal, 1;
-}
-
-kernels! {
-    /// The kernels for sm_103a.
-    KERNELS_SM103 for Sm103a, "sm_103a":
-    fwd_sm103_bf16_d64: Bf16, 64, 64, Full, 2;
-    fwd_sm103_bf16_d64_causal: Bf16, 64, 64, Causal, 2;
-    fwd_sm103_bf16_d96: Bf16, 96, 96, Full, 2;
-    fwd_sm103_bf16_d96_causal: Bf16, 96, 96, Causal, 2;
-    fwd_sm103_bf16_d128: Bf16, 128, 128, Full, 2;
-    fwd_sm103_bf16_d128_causal: Bf16, 128, 128, Causal, 2;
-    fwd_sm103_bf16_d192_128: Bf16, 192, 128, Full, 2;
-    fwd_sm103_bf16_d192_128_causal: Bf16, 192, 128, Causal, 2;
-    fwd_sm103_bf16_d256: Bf16, 256, 256, Full, 1;
-    fwd_sm103_bf16_d256_causal: Bf16, 256, 256, Causal, 1;
-    fwd_sm103_bf16_d64_short: Bf16, 64, 64, Full, 1;
-    fwd_sm103_bf16_d64_short_causal: Bf16, 64, 64, Causal, 1;
-    fwd_sm103_bf16_d128_short: Bf16, 128, 128, Full, 1;
-    fwd_sm103_bf16_d128_short_causal: Bf16, 128, 128, Causal, 1;
-    fwd_sm103_bf16_d192_128_short: Bf16, 192, 128, Full, 1;
-    fwd_sm103_bf16_d192_128_short_causal: Bf16, 192, 128, Causal, 1;
-    fwd_sm103_f16_d64: F16, 64, 64, Full, 2;
-    fwd_sm103_f16_d64_causal: F16, 64, 64, Causal, 2;
-    fwd_sm103_f16_d96: F16, 96, 96, Full, 2;
-    fwd_sm103_f16_d96_causal: F16, 96, 96, Causal, 2;
-    fwd_sm103_f16_d128: F16, 128, 128, Full, 2;
-    fwd_sm103_f16_d128_causal: F16, 128, 128, Causal, 2;
-    fwd_sm103_f16_d192_128: F16, 192, 128, Full, 2;
-    fwd_sm103_f16_d192_128_causal: F16, 192, 128, Causal, 2;
-    fwd_sm103_f16_d256: F16, 256, 256, Full, 1;
-    fwd_sm103_f16_d256_causal: F16, 256, 256, Causal, 1;
-    fwd_sm103_f16_d64_short: F16, 64, 64, Full, 1;
-    fwd_sm103_f16_d64_short_causal: F16, 64, 64, Causal, 1;
-    fwd_sm103_f16_d128_short: F16, 128, 128, Full, 1;
-    fwd_sm103_f16_d128_short_causal: F16, 128, 128, Causal, 1;
-    fwd_sm103_f16_d192_128_short: F16, 192, 128, Full, 1;
-    fwd_sm103_f16_d192_128_short_causal: F16, 192, 128, Causal, 1;
+    KERNELS, KERNELS_SM103:
+    fwd_sm100_bf16_d64, fwd_sm103_bf16_d64: Bf16, 64, 64, Full, 2;
+    fwd_sm100_bf16_d64_causal, fwd_sm103_bf16_d64_causal: Bf16, 64, 64, Causal, 2;
+    fwd_sm100_bf16_d96, fwd_sm103_bf16_d96: Bf16, 96, 96, Full, 2;
+    fwd_sm100_bf16_d96_causal, fwd_sm103_bf16_d96_causal: Bf16, 96, 96, Causal, 2;
+    fwd_sm100_bf16_d128, fwd_sm103_bf16_d128: Bf16, 128, 128, Full, 2;
+    fwd_sm100_bf16_d128_causal, fwd_sm103_bf16_d128_causal: Bf16, 128, 128, Causal, 2;
+    fwd_sm100_bf16_d192_128, fwd_sm103_bf16_d192_128: Bf16, 192, 128, Full, 2;
+    fwd_sm100_bf16_d192_128_causal, fwd_sm103_bf16_d192_128_causal: Bf16, 192, 128, Causal, 2;
+    fwd_sm100_bf16_d256, fwd_sm103_bf16_d256: Bf16, 256, 256, Full, 1;
+    fwd_sm100_bf16_d256_causal, fwd_sm103_bf16_d256_causal: Bf16, 256, 256, Causal, 1;
+    fwd_sm100_bf16_d64_short, fwd_sm103_bf16_d64_short: Bf16, 64, 64, Full, 1;
+    fwd_sm100_bf16_d64_short_causal, fwd_sm103_bf16_d64_short_causal: Bf16, 64, 64, Causal, 1;
+    fwd_sm100_bf16_d128_short, fwd_sm103_bf16_d128_short: Bf16, 128, 128, Full, 1;
+    fwd_sm100_bf16_d128_short_causal, fwd_sm103_bf16_d128_short_causal: Bf16, 128, 128, Causal, 1;
+    fwd_sm100_bf16_d192_128_short, fwd_sm103_bf16_d192_128_short: Bf16, 192, 128, Full, 1;
+    fwd_sm100_bf16_d192_128_short_causal, fwd_sm103_bf16_d192_128_short_causal: Bf16, 192, 128, Causal, 1;
+    fwd_sm100_f16_d64, fwd_sm103_f16_d64: F16, 64, 64, Full, 2;
+    fwd_sm100_f16_d64_causal, fwd_sm103_f16_d64_causal: F16, 64, 64, Causal, 2;
+    fwd_sm100_f16_d96, fwd_sm103_f16_d96: F16, 96, 96, Full, 2;
+    fwd_sm100_f16_d96_causal, fwd_sm103_f16_d96_causal: F16, 96, 96, Causal, 2;
+    fwd_sm100_f16_d128, fwd_sm103_f16_d128: F16, 128, 128, Full, 2;
+    fwd_sm100_f16_d128_causal, fwd_sm103_f16_d128_causal: F16, 128, 128, Causal, 2;
+    fwd_sm100_f16_d192_128, fwd_sm103_f16_d192_128: F16, 192, 128, Full, 2;
+    fwd_sm100_f16_d192_128_causal, fwd_sm103_f16_d192_128_causal: F16, 192, 128, Causal, 2;
+    fwd_sm100_f16_d256, fwd_sm103_f16_d256: F16, 256, 256, Full, 1;
+    fwd_sm100_f16_d256_causal, fwd_sm103_f16_d256_causal: F16, 256, 256, Causal, 1;
+    fwd_sm100_f16_d64_short, fwd_sm103_f16_d64_short: F16, 64, 64, Full, 1;
+    fwd_sm100_f16_d64_short_causal, fwd_sm103_f16_d64_short_causal: F16, 64, 64, Causal, 1;
+    fwd_sm100_f16_d128_short, fwd_sm103_f16_d128_short: F16, 128, 128, Full, 1;
+    fwd_sm100_f16_d128_short_causal, fwd_sm103_f16_d128_short_causal: F16, 128, 128, Causal, 1;
+    fwd_sm100_f16_d192_128_short, fwd_sm103_f16_d192_128_short: F16, 192, 128, Full, 1;
+    fwd_sm100_f16_d192_128_short_causal, fwd_sm103_f16_d192_128_short_causal: F16, 192, 128, Causal, 1;
 }
 
 serving_kernels! {
-    /// The kernels for serving, for sm_100a.
-    SERVING_KERNELS for Sm100a, "sm_100a":
-    serve_sm100_bf16_d64: Bf16, 64, 64, Plain, 2, Family::Serve { modified: false };
-    serve_sm100_bf16_d96: Bf16, 96, 96, Plain, 2, Family::Serve { modified: false };
-    serve_sm100_bf16_d128: Bf16, 128, 128, Plain, 2, Family::Serve { modified: false };
-    serve_sm100_bf16_d192_128: Bf16, 192, 128, Plain, 1, Family::Serve { modified: false };
-    serve_sm100_bf16_d256: Bf16, 256, 256, Plain, 1, Family::Serve { modified: false };
-    decode_sm100_bf16_d64: Bf16, 64, 64, Modified, 1, Family::Decode;
-    decode_sm100_bf16_d96: Bf16, 96, 96, Modified, 1, Family::Decode;
-    decode_sm100_bf16_d128: Bf16, 128, 128, Modified, 1, Family::Decode;
-    decode_sm100_bf16_d192_128: Bf16, 192, 128, Modified, 1, Family::Decode;
-    decode_sm100_bf16_d256: Bf16, 256, 256, Modified, 1, Family::Decode;
-    serve_sm100_f16_d64: F16, 64, 64, Plain, 2, Family::Serve { modified: false };
-    serve_sm100_f16_d96: F16, 96, 96, Plain, 2, Family::Serve { modified: false };
-    serve_sm100_f16_d128: F16, 128, 128, Plain, 2, Family::Serve { modified: false };
-    serve_sm100_f16_d192_128: F16, 192, 128, Plain, 1, Family::Serve { modified: false };
-    serve_sm100_f16_d256: F16, 256, 256, Plain, 1, Family::Serve { modified: false };
-    decode_sm100_f16_d64: F16, 64, 64, Modified, 1, Family::Decode;
-    decode_sm100_f16_d96: F16, 96, 96, Modified, 1, Family::Decode;
-    decode_sm100_f16_d128: F16, 128, 128, Modified, 1, Family::Decode;
-    decode_sm100_f16_d192_128: F16, 192, 128, Modified, 1, Family::Decode;
-    decode_sm100_f16_d256: F16, 256, 256, Modified, 1, Family::Decode;
-    decode_sm100_bf16_kv8_d64: Bf16, 64, 64, Modified, 1, Family::Decode, Keys;
-    decode_sm100_bf16_kv8_d128: Bf16, 128, 128, Modified, 1, Family::Decode, Keys;
-    decode_sm100_bf16_kv8_d256: Bf16, 256, 256, Modified, 1, Family::Decode, Keys;
-    decode_sm100_f16_kv8_d64: F16, 64, 64, Modified, 1, Family::Decode, Keys;
-    decode_sm100_f16_kv8_d128: F16, 128, 128, Modified, 1, Family::Decode, Keys;
-    decode_sm100_f16_kv8_d256: F16, 256, 256, Modified, 1, Family::Decode, Keys;
-    serve_sm100_e4m3_d64: Bf16, 64, 64, Plain, 2, Family::Serve { modified: false }, All;
-    serve_sm100_e4m3_d128: Bf16, 128, 128, Plain, 2, Family::Serve { modified: false }, All;
-    serve_sm100_e4m3_d256: Bf16, 256, 256, Plain, 1, Family::Serve { modified: false }, All;
-    decode_sm100_e4m3_d64: Bf16, 64, 64, Modified, 1, Family::Decode, All;
-    decode_sm100_e4m3_d128: Bf16, 128, 128, Modified, 1, Family::Decode, All;
-    decode_sm100_e4m3_d256: Bf16, 256, 256, Modified, 1, Family::Decode, All;
-}
-
-serving_kernels! {
-    /// The kernels for serving, for sm_103a.
-    SERVING_KERNELS_SM103 for Sm103a, "sm_103a":
-    serve_sm103_bf16_d64: Bf16, 64, 64, Plain, 2, Family::Serve { modified: false };
-    serve_sm103_bf16_d96: Bf16, 96, 96, Plain, 2, Family::Serve { modified: false };
-    serve_sm103_bf16_d128: Bf16, 128, 128, Plain, 2, Family::Serve { modified: false };
-    serve_sm103_bf16_d192_128: Bf16, 192, 128, Plain, 1, Family::Serve { modified: false };
-    serve_sm103_bf16_d256: Bf16, 256, 256, Plain, 1, Family::Serve { modified: false };
-    decode_sm103_bf16_d64: Bf16, 64, 64, Modified, 1, Family::Decode;
-    decode_sm103_bf16_d96: Bf16, 96, 96, Modified, 1, Family::Decode;
-    decode_sm103_bf16_d128: Bf16, 128, 128, Modified, 1, Family::Decode;
-    decode_sm103_bf16_d192_128: Bf16, 192, 128, Modified, 1, Family::Decode;
-    decode_sm103_bf16_d256: Bf16, 256, 256, Modified, 1, Family::Decode;
-    serve_sm103_f16_d64: F16, 64, 64, Plain, 2, Family::Serve { modified: false };
-    serve_sm103_f16_d96: F16, 96, 96, Plain, 2, Family::Serve { modified: false };
-    serve_sm103_f16_d128: F16, 128, 128, Plain, 2, Family::Serve { modified: false };
-    serve_sm103_f16_d192_128: F16, 192, 128, Plain, 1, Family::Serve { modified: false };
-    serve_sm103_f16_d256: F16, 256, 256, Plain, 1, Family::Serve { modified: false };
-    decode_sm103_f16_d64: F16, 64, 64, Modified, 1, Family::Decode;
-    decode_sm103_f16_d96: F16, 96, 96, Modified, 1, Family::Decode;
-    decode_sm103_f16_d128: F16, 128, 128, Modified, 1, Family::Decode;
-    decode_sm103_f16_d192_128: F16, 192, 128, Modified, 1, Family::Decode;
-    decode_sm103_f16_d256: F16, 256, 256, Modified, 1, Family::Decode;
-    decode_sm103_bf16_kv8_d64: Bf16, 64, 64, Modified, 1, Family::Decode, Keys;
-    decode_sm103_bf16_kv8_d128: Bf16, 128, 128, Modified, 1, Family::Decode, Keys;
-    decode_sm103_bf16_kv8_d256: Bf16, 256, 256, Modified, 1, Family::Decode, Keys;
-    decode_sm103_f16_kv8_d64: F16, 64, 64, Modified, 1, Family::Decode, Keys;
-    decode_sm103_f16_kv8_d128: F16, 128, 128, Modified, 1, Family::Decode, Keys;
-    decode_sm103_f16_kv8_d256: F16, 256, 256, Modified, 1, Family::Decode, Keys;
-    serve_sm103_e4m3_d64: Bf16, 64, 64, Plain, 2, Family::Serve { modified: false }, All;
-    serve_sm103_e4m3_d128: Bf16, 128, 128, Plain, 2, Family::Serve { modified: false }, All;
-    serve_sm103_e4m3_d256: Bf16, 256, 256, Plain, 1, Family::Serve { modified: false }, All;
-    decode_sm103_e4m3_d64: Bf16, 64, 64, Modified, 1, Family::Decode, All;
-    decode_sm103_e4m3_d128: Bf16, 128, 128, Modified, 1, Family::Decode, All;
-    decode_sm103_e4m3_d256: Bf16, 256, 256, Modified, 1, Family::Decode, All;
+    SERVING_KERNELS, SERVING_KERNELS_SM103:
+    serve_sm100_bf16_d64, serve_sm103_bf16_d64: Bf16, 64, 64, Plain, 2;
+    serve_sm100_bf16_d96, serve_sm103_bf16_d96: Bf16, 96, 96, Plain, 2;
+    serve_sm100_bf16_d128, serve_sm103_bf16_d128: Bf16, 128, 128, Plain, 2;
+    serve_sm100_bf16_d192_128, serve_sm103_bf16_d192_128: Bf16, 192, 128, Plain, 1;
+    serve_sm100_bf16_d256, serve_sm103_bf16_d256: Bf16, 256, 256, Plain, 1;
+    decode_sm100_bf16_d64, decode_sm103_bf16_d64: Bf16, 64, 64, Modified, 1;
+    decode_sm100_bf16_d96, decode_sm103_bf16_d96: Bf16, 96, 96, Modified, 1;
+    decode_sm100_bf16_d128, decode_sm103_bf16_d128: Bf16, 128, 128, Modified, 1;
+    decode_sm100_bf16_d192_128, decode_sm103_bf16_d192_128: Bf16, 192, 128, Modified, 1;
+    decode_sm100_bf16_d256, decode_sm103_bf16_d256: Bf16, 256, 256, Modified, 1;
+    serve_sm100_f16_d64, serve_sm103_f16_d64: F16, 64, 64, Plain, 2;
+    serve_sm100_f16_d96, serve_sm103_f16_d96: F16, 96, 96, Plain, 2;
+    serve_sm100_f16_d128, serve_sm103_f16_d128: F16, 128, 128, Plain, 2;
+    serve_sm100_f16_d192_128, serve_sm103_f16_d192_128: F16, 192, 128, Plain, 1;
+    serve_sm100_f16_d256, serve_sm103_f16_d256: F16, 256, 256, Plain, 1;
+    decode_sm100_f16_d64, decode_sm103_f16_d64: F16, 64, 64, Modified, 1;
+    decode_sm100_f16_d96, decode_sm103_f16_d96: F16, 96, 96, Modified, 1;
+    decode_sm100_f16_d128, decode_sm103_f16_d128: F16, 128, 128, Modified, 1;
+    decode_sm100_f16_d192_128, decode_sm103_f16_d192_128: F16, 192, 128, Modified, 1;
+    decode_sm100_f16_d256, decode_sm103_f16_d256: F16, 256, 256, Modified, 1;
+    decode_sm100_bf16_kv8_d64, decode_sm103_bf16_kv8_d64: Bf16, 64, 64, Modified, 1, Keys;
+    decode_sm100_bf16_kv8_d128, decode_sm103_bf16_kv8_d128: Bf16, 128, 128, Modified, 1, Keys;
+    decode_sm100_bf16_kv8_d256, decode_sm103_bf16_kv8_d256: Bf16, 256, 256, Modified, 1, Keys;
+    decode_sm100_f16_kv8_d64, decode_sm103_f16_kv8_d64: F16, 64, 64, Modified, 1, Keys;
+    decode_sm100_f16_kv8_d128, decode_sm103_f16_kv8_d128: F16, 128, 128, Modified, 1, Keys;
+    decode_sm100_f16_kv8_d256, decode_sm103_f16_kv8_d256: F16, 256, 256, Modified, 1, Keys;
+    serve_sm100_e4m3_d64, serve_sm103_e4m3_d64: Bf16, 64, 64, Plain, 2, All;
+    serve_sm100_e4m3_d128, serve_sm103_e4m3_d128: Bf16, 128, 128, Plain, 2, All;
+    serve_sm100_e4m3_d256, serve_sm103_e4m3_d256: Bf16, 256, 256, Plain, 1, All;
+    decode_sm100_e4m3_d64, decode_sm103_e4m3_d64: Bf16, 64, 64, Modified, 1, All;
+    decode_sm100_e4m3_d128, decode_sm103_e4m3_d128: Bf16, 128, 128, Modified, 1, All;
+    decode_sm100_e4m3_d256, decode_sm103_e4m3_d256: Bf16, 256, 256, Modified, 1, All;
 }
