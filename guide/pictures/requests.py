@@ -60,7 +60,7 @@ def serving():
     picture.text(336, 122, "page_table[1]", "code")
     for i, page in enumerate([5, 2, 9, 0, 7, 4]):
         picture.box(336 + 38 * i, 130, 36, 24, "memory", str(page), size="small")
-    picture.text(336, 180, "keys 0 .. 383 of the tile, split in two", "small dim")
+    picture.text(336, 180, "keys 0 .. 383 of sequence 1, split in two", "small dim")
     picture.box(336, 190, 113, 26, "copy", "split 0: 5 2 9", size="small")
     picture.box(451, 190, 113, 26, "copy", "split 1: 0 7 4", size="small")
     picture.arrow((392, 218), (392, 246))
