@@ -125,6 +125,22 @@ mod tests {
         Options::command().debug_assert();
     }
 
+    /// What the guide says to type is understood, buffers and parameters too.
+    #[test]
+    fn the_guides_commands_are_understood() {
+        let chapter = include_str!("../../guide/src/kernel.md").replace("\\\n", " ");
+        let lines: Vec<&str> = chapter.lines().filter_map(|line| line.strip_prefix("cargo xtask sim ")).collect();
+        for line in &lines {
+            // What stands in quotes is one word.
+            let parts = line.split('\'').enumerate();
+            let words =
+                parts.flat_map(|(i, part)| if i % 2 == 1 { vec![part] } else { part.split_whitespace().collect() });
+            let options = Options::try_parse_from(std::iter::once("attn-sim").chain(words)).expect(line);
+            assert_eq!(crate::spec::Spec::parse(&options.params).expect(line).params.len(), 3, "{line}");
+        }
+        assert_eq!(lines.len(), 2);
+    }
+
     #[test]
     fn triples_and_traces_are_read() {
         assert_eq!(three("4"), Ok([4, 1, 1]));

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use attn_tests::suite;
+use clap::Parser as _;
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 
 fn source() -> PathBuf {
@@ -105,6 +107,28 @@ fn quoted_kernels_are_the_source() {
         }
     }
     assert!(quotes > 0, "no quotes were found");
+}
+
+/// What the guide says to type for the suite is understood, cases included.
+#[test]
+fn commands_for_the_suite_are_understood() {
+    let mut commands = 0;
+    for chapter in files("md") {
+        let text = read(&chapter);
+        let blocks = text.split("\n```sh\n").skip(1).filter_map(|rest| rest.split("\n```").next());
+        for line in blocks.flat_map(str::lines) {
+            let Some((_, words)) = line.split_once("attn-gpu-suite") else { continue };
+            // What stands in quotes is one word.
+            let parts = words.split('\'').enumerate();
+            let words =
+                parts.flat_map(|(i, part)| if i % 2 == 1 { vec![part] } else { part.split_whitespace().collect() });
+            let words: Vec<&str> = words.filter(|word| *word != "--").collect();
+            let parsed = suite::Options::try_parse_from(std::iter::once("attn-gpu-suite").chain(words));
+            assert!(parsed.is_ok(), "{}: {line}\n{}", chapter.display(), parsed.expect_err("it is an error"));
+            commands += 1;
+        }
+    }
+    assert!(commands > 2, "only {commands} commands were found");
 }
 
 #[test]

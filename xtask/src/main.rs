@@ -4,6 +4,8 @@ mod bench;
 mod capi;
 mod demo;
 mod gpu_bundle;
+#[cfg(test)]
+mod guide;
 mod hash;
 mod model;
 mod package;
