@@ -124,14 +124,15 @@ impl Attention {
 }
 
 /// The tensor, or a contiguous copy where kernels cannot address it: the last dimension must be contiguous, rows begin at multiples of 16
-/// bytes, and sequences lie whole rows apart.
+/// bytes, sequences lie whole rows apart, and nothing is repeated.
 fn addressable(tensor: &Tensor) -> Result<Tensor> {
     let unit = 16 / tensor.dtype().size_in_bytes().max(1);
     let [outer @ .., last] = tensor.stride() else { return Ok(tensor.clone()) };
     let aligned = outer.iter().chain([&tensor.layout().start_offset()]).all(|stride| stride % unit == 0);
+    let repeated = outer.contains(&0);
     let apart = match outer {
-        [batch, row, _] => *row > 0 && batch % row == 0,
+        [batch, row, _] => batch.checked_rem(*row) == Some(0),
         _ => true,
     };
-    if *last == 1 && aligned && apart { Ok(tensor.clone()) } else { tensor.copy() }
+    if *last == 1 && aligned && apart && !repeated { Ok(tensor.clone()) } else { tensor.copy() }
 }

@@ -60,8 +60,13 @@ fn dense() -> Result<()> {
 fn heads_before_rows() -> Result<()> {
     let (q, k) = (rows(&[2, 4, 70, 64], 1, DType::F16)?, rows(&[2, 2, 90, 64], 2, DType::F16)?);
     let v = rows(&[2, 2, 90, 64], 3, DType::F16)?;
+    let sinks = numbers(&[0.5f32, -1.0, 2.0, 0.0], &[4])?;
     agree("transposed", |i| {
         flash_attn(&q[i].transpose(1, 2)?, &k[i].transpose(1, 2)?, &v[i].transpose(1, 2)?, 0.125, false)
+    })?;
+    agree("one query", |i| {
+        let q = q[i].narrow(2, 69, 1)?.transpose(1, 2)?;
+        Attention::new().sinks(&sinks[i]).forward(&q, &k[i].transpose(1, 2)?, &v[i].transpose(1, 2)?)
     })
 }
 
