@@ -32,7 +32,7 @@ pub enum ApiError {
     #[error("there is no {0}; the routes are / /embed /v1/embeddings /info /healthz /metrics")]
     NotFound(String),
     /// The route takes another method.
-    #[error("{0} takes another method; the header allow says which")]
+    #[error("{0} is not possible; the header allow says what is")]
     Method(String),
     /// There is too much to do already.
     #[error("too busy: {0}")]

@@ -33,7 +33,7 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/metrics", get(prometheus))
         .fallback(async |uri: Uri| ApiError::NotFound(uri.path().to_owned()))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
-            ApiError::Method(format!("{} {method}", uri.path()))
+            ApiError::Method(format!("{method} {}", uri.path()))
         })
         .layer(from_fn(measured))
         .with_state(state)
@@ -116,16 +116,41 @@ enum Format {
     Base64,
 }
 
+/// An embedding as it was asked for. Not as a JSON value, which would write digits that f32 does not have.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum OpenAiEmbedding {
+    Float(Vec<f32>),
+    Base64(String),
+}
+
 impl Format {
-    fn of(self, embedding: &[f32]) -> Value {
+    fn of(self, embedding: Vec<f32>) -> OpenAiEmbedding {
         match self {
-            Format::Float => json!(embedding),
+            Format::Float => OpenAiEmbedding::Float(embedding),
             Format::Base64 => {
                 let bytes: Vec<u8> = embedding.iter().flat_map(|x| x.to_le_bytes()).collect();
-                json!(base64::engine::general_purpose::STANDARD.encode(bytes))
+                OpenAiEmbedding::Base64(base64::engine::general_purpose::STANDARD.encode(bytes))
             }
         }
     }
+}
+
+/// One of `/v1/embeddings`' embeddings.
+#[derive(Serialize)]
+struct OpenAiItem {
+    object: &'static str,
+    index: usize,
+    embedding: OpenAiEmbedding,
+}
+
+/// What `/v1/embeddings` gives.
+#[derive(Serialize)]
+struct OpenAiResponse<'a> {
+    object: &'static str,
+    data: Vec<OpenAiItem>,
+    model: &'a str,
+    usage: Value,
 }
 
 async fn openai_route(Of(state): Of<Arc<State>>, request: Request) -> Result<Response, ApiError> {
@@ -137,10 +162,14 @@ async fn openai_route(Of(state): Of<Arc<State>>, request: Request) -> Result<Res
     let Embedded { embeddings, tokens, .. } =
         embed(&state, request.input, How { truncate: true, normalize: true }).await?;
     let total: usize = tokens.iter().sum();
-    let item = |(index, embedding): (usize, &Vec<f32>)| json!({ "object": "embedding", "index": index, "embedding": request.encoding_format.of(embedding) });
-    let data: Vec<Value> = embeddings.iter().enumerate().map(item).collect();
+    let item = |(index, embedding): (usize, Vec<f32>)| OpenAiItem {
+        object: "embedding",
+        index,
+        embedding: request.encoding_format.of(embedding),
+    };
+    let data = embeddings.into_iter().enumerate().map(item).collect();
     let usage = json!({ "prompt_tokens": total, "total_tokens": total });
-    Ok(Json(json!({ "object": "list", "data": data, "model": state.name, "usage": usage })).into_response())
+    Ok(Json(OpenAiResponse { object: "list", data, model: &state.name, usage }).into_response())
 }
 
 async fn info(Of(state): Of<Arc<State>>) -> Json<Value> {

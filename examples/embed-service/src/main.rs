@@ -1,6 +1,6 @@
 //! `embed-service --model FOLDER`: see `--help` and README.md.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -17,6 +17,8 @@ fn main() -> ExitCode {
     match options.log.parse::<Targets>() {
         Ok(targets) => {
             let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+            // Colours are for people, not for files.
+            let lines = lines.with_ansi(std::io::stderr().is_terminal());
             tracing_subscriber::registry().with(lines).with(targets).init();
         }
         Err(wrong) => {

@@ -120,7 +120,7 @@ fn malformed_and_oversized_requests_get_clear_errors() {
         ("/embed", JSON, many.as_bytes(), 413, "257 sentences are more than 256"),
         ("/embed", JSON, large.as_bytes(), 413, "more than 1048576 bytes"),
         ("/nowhere", JSON, b"{}", 404, "there is no /nowhere"),
-        ("/healthz", JSON, b"{}", 405, "/healthz POST"),
+        ("/healthz", JSON, b"{}", 405, "POST /healthz is not possible"),
     ];
     for (path, content_type, body, want, words) in cases {
         let (status, _, body) = shared().post(path, content_type, body);

@@ -16,7 +16,7 @@ pub use tokenizer::{Encoded, Tokenizer};
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// A file of the folder cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {source}; a model's folder has config.json, tokenizer.json and model.safetensors", path.display())]
     File {
         /// The file.
         path: PathBuf,
