@@ -20,6 +20,7 @@ impl Geometry {
     /// Checks that shapes, types and devices go together.
     pub(crate) fn of(attention: &Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Self> {
         check_types(q, k, v)?;
+        check_factors(attention)?;
         let Attention { packed_q, packed_k, arrays, .. } = attention;
         let queries = Rows::of("q", q, packed_q.is_some())?;
         let (keys, values) = (Rows::of("k", k, packed_k.is_some())?, Rows::of("v", v, packed_k.is_some())?);
@@ -183,6 +184,18 @@ fn check_types(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn check_factors(attention: &Attention) -> Result<()> {
+    let allowed = "finite and above zero";
+    let wrong = |factor: &f32| !(factor.is_finite() && *factor > 0.0);
+    if let Some(value) = attention.scale.filter(wrong) {
+        return Err(typed(attn_host::Error::Scale { value, allowed }));
+    }
+    match attention.softcap.filter(wrong) {
+        Some(value) => Err(typed(attn_host::Error::Softcap { value, allowed })),
+        None => Ok(()),
+    }
 }
 
 /// Checks shapes, types and devices of what only some problems have.

@@ -138,6 +138,8 @@ fn what_does_not_go_together_is_refused_by_name() -> Result<()> {
             ),
             "allowed: BF16, F16, F32",
         ),
+        (same(plain.clone().scale(f32::NAN)), "scale is NaN; allowed: finite and above zero"),
+        (same(plain.clone().softcap(0.0)), "softcap is 0; allowed: finite and above zero"),
         (same(plain.clone().sinks(&f32s(&[3])?)), "sinks is of shape [3]; allowed: [[4]]"),
         (same(plain.clone().sinks(&ints(&[1, 2, 3, 4])?)), "sinks is of type U32"),
         (same(plain.clone().alibi(&f32s(&[3, 4])?)), "alibi_slopes is of shape [3, 4]"),
