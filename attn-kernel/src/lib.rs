@@ -14,6 +14,17 @@
 //! | [`forward`] | the forward kernels, their plans and parameters |
 //! | [`append`] | new keys and values into a cache, rotated |
 //! | [`companion`] | the kernels beside them, in a list for launchers |
+//!
+//! On the host it says what kernels there are, and computes what they compute:
+//!
+//! ```
+//! use attn_kernel::attn::exp2::exp2;
+//! use attn_kernel::forward::KERNELS;
+//!
+//! let kernel = KERNELS.iter().find(|kernel| kernel.name == "fwd_sm90_bf16_d128").expect("there is one");
+//! assert!(kernel.launch.threads == 384 && kernel.launch.shared <= 227 * 1024);
+//! assert!((exp2::<3>(0.5) - 2f32.sqrt()).abs() < 1e-3); // the polynomial that relieves the special-function units
+//! ```
 #![no_std]
 #![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, asm_experimental_arch))]
 
