@@ -64,7 +64,9 @@ def draw(rows):
             labels.append((asked, [str(number)]))
     for x, numbers in labels:
         picture.text(x + 5 + 4 * (len(numbers) - 1), TOP + 18, " ".join(numbers), "small")
-    picture.text(LEFT, TOP + 5 * LANE + 22, f"time, in steps of the simulator, 0 to {end}; seed 0, in which copies take from 245 steps to 2900", "small dim")
+    took = [row["arrived"] - row["asked"] for row in rows]
+    words = f"time, in steps of the simulator, 0 to {end}; with seed 0, copies take from {min(took)} steps to {max(took)}"
+    picture.text(LEFT, TOP + 5 * LANE + 22, words, "small dim")
     picture.save()
 
 
