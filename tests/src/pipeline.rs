@@ -1,6 +1,7 @@
 //! How well the pipeline overlaps: the time of a batch in a steady run, beside what copies and kernels take one by one.
 
 use std::collections::VecDeque;
+use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use attn_host::cust::memory::{CopyDestination, DeviceBuffer};
@@ -12,6 +13,8 @@ use crate::dense::{Dense, Dims};
 use crate::gpu::{Gpu, GpuError};
 use crate::oracle::Attention;
 use crate::precision::Precision;
+
+mod hang;
 
 /// Times batches in host memory: copies in, kernels and copies out, each alone and all of them in the pipeline.
 #[derive(clap::Parser, Debug)]
@@ -28,6 +31,9 @@ pub struct Options {
     /// Batches that have device memory at the same time.
     #[arg(long, default_value_t = 2)]
     depth: usize,
+    /// In place of all that: fill the GPU with threads that never end, and see batches given up and the process end.
+    #[arg(long, conflicts_with = "simulator")]
+    hang: bool,
 }
 
 /// Why the program failed.
@@ -86,6 +92,11 @@ struct Times {
 /// A message for the user.
 pub fn run(options: &Options) -> Result<(), PipelineError> {
     let gpu = if options.simulator { Gpu::simulated(simulator::Options::default())? } else { Gpu::open()? };
+    if options.hang {
+        // Destroying the context would wait for the device.
+        let gpu = ManuallyDrop::new(gpu);
+        return hang::run(&gpu);
+    }
     println!("{}; depth {}, {} batches a run", gpu.describe(), options.depth, options.batches);
     for load in loads(options) {
         let times = measure(&gpu, &load, options)?;
