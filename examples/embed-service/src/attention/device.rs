@@ -1,10 +1,11 @@
 //! Attention by attn-host's pipeline: one launch for all sentences of a batch, on a GPU or on the simulator in its place.
 
+use std::iter::successors;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use attn_host::pipeline::{Batch, Done, Failed, HostBuffer, Options, Pipeline, Rejected};
-use attn_host::{Arrays, DType, Device, Error, Plan, Problem, Shape, Splits, supports};
+use attn_host::{Arrays, DType, Device, DeviceInfo, Error, Outline, Problem, Shape, Splits};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
@@ -15,7 +16,7 @@ use super::{Attention, AttentionError, Packed, Size};
 /// Batches whose layers take turns: while the device has the attention of one, the CPU computes what lies between the layers of another.
 const IN_FLIGHT: usize = 2;
 
-/// The fewest tokens that a plan is made for. Others are for twice as many each, so that little more is copied than there is.
+/// The fewest tokens that a plan is made for.
 const FEWEST: usize = 64;
 
 /// Rows that a thread converts at a time.
@@ -36,6 +37,8 @@ pub struct DeviceAttention {
     pipeline: Pipeline,
     name: String,
     kernel: &'static str,
+    /// Tokens that plans are made for, the fewest first.
+    rooms: Vec<usize>,
     /// Batches that are not under way, for their buffers.
     spare: Mutex<Vec<Batch>>,
 }
@@ -47,9 +50,8 @@ impl DeviceAttention {
     /// [`Error::NoDriver`] without a driver, [`Error::WrongDevice`] for a GPU that has no kernels; failures of the driver.
     pub fn open(size: Size, room: Room) -> Result<Self, AttentionError> {
         let device = Device::open(0)?;
-        let problem = problem(size, size.tokens);
-        supports(&problem, device.info())?;
-        let kernel = Plan::new(&device, &problem)?.kernel().name;
+        let kernel = Outline::of(&problem(size, size.tokens), device.info())?.kernel.name;
+        let rooms = rooms(size, device.info())?;
         let options = Options {
             depth: IN_FLIGHT,
             queue: IN_FLIGHT,
@@ -59,7 +61,7 @@ impl DeviceAttention {
         };
         let pipeline = Pipeline::new(&device, options)?;
         let name = device.info().name.clone();
-        Ok(DeviceAttention { size, pipeline, name, kernel, spare: Mutex::default() })
+        Ok(DeviceAttention { size, pipeline, name, kernel, rooms, spare: Mutex::default() })
     }
 
     /// The name of the kernel that computes.
@@ -104,8 +106,22 @@ impl DeviceAttention {
     }
 }
 
-/// Batches of up to `tokens`. Everything else is that of the largest batch, whose sentences are empty where there are fewer, so that one kernel
-/// computes all batches in the same way.
+/// Tokens that plans are made for: each twice as many as the one before, so that little more is copied than there is, up to the most. Only those
+/// that the kernel of the largest batch computes, so that an embedding has the same bits in all of them.
+fn rooms(size: Size, device: &DeviceInfo) -> Result<Vec<usize>, Error> {
+    let kernel = |tokens: usize| Ok::<_, Error>(Outline::of(&problem(size, tokens), device)?.kernel.name);
+    let largest = kernel(size.tokens)?;
+    let smaller = successors(Some(FEWEST), |tokens| Some(2 * tokens)).take_while(|&tokens| tokens < size.tokens);
+    let mut rooms = Vec::new();
+    for tokens in smaller.chain([size.tokens]) {
+        if kernel(tokens)? == largest {
+            rooms.push(tokens);
+        }
+    }
+    Ok(rooms)
+}
+
+/// Batches of up to `tokens`. Everything else is that of the largest batch, whose sentences are empty where there are fewer.
 fn problem(size: Size, tokens: usize) -> Problem {
     let [sentences, longest, heads, head_dim] =
         [size.sentences, size.longest, size.heads, size.head_dim].map(|n| n as u64);
@@ -163,8 +179,8 @@ impl Attention for DeviceAttention {
             return Err(AttentionError::TooLarge { rows, sentences, longest, size: self.size });
         }
         let mut batch = self.take()?;
-        batch.problem =
-            problem(self.size, rows.next_power_of_two().clamp(FEWEST.min(self.size.tokens), self.size.tokens));
+        let room = self.rooms.iter().copied().find(|&room| rows <= room).unwrap_or(self.size.tokens);
+        batch.problem = problem(self.size, room);
         fill(&mut batch, packed, qkv, hidden);
         let batch = self.run(batch)?;
         read(&batch, context);
@@ -178,5 +194,26 @@ impl Attention for DeviceAttention {
 
     fn in_flight(&self) -> usize {
         IN_FLIGHT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use attn_host::Arch;
+
+    #[test]
+    fn all_plans_have_the_kernel_of_the_largest() {
+        let h100 = DeviceInfo::nominal(Arch::Sm90a);
+        let size = Size { heads: 12, head_dim: 32, tokens: 1000, sentences: 512, longest: 256 };
+        assert_eq!(rooms(size, &h100), Ok(vec![64, 128, 256, 512, 1000]));
+        // With few sentences those for few tokens would have the kernel for few queries.
+        let few = Size { sentences: 4, ..size };
+        let kernel = |tokens| Outline::of(&problem(few, tokens), &h100).expect("it has one").kernel.name;
+        let rooms = rooms(few, &h100).expect("there are kernels");
+        assert_ne!(kernel(64), kernel(1000));
+        assert!(rooms[0] > 64 && rooms.ends_with(&[1000]) && rooms.iter().all(|&room| kernel(room) == kernel(1000)));
+        let tiny = Size { tokens: 10, ..few };
+        assert_eq!(super::rooms(tiny, &h100), Ok(vec![10]));
     }
 }
