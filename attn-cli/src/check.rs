@@ -85,7 +85,8 @@ pub fn check(job: &Job, answer: &Answer, all: bool) -> Result<Checked, Mismatch>
 /// How far the answer may be off, as the suite has it.
 fn tolerance(job: &Job) -> Tolerance {
     let factor = if job.spec.softcap.is_some() { compare::FACTOR_SOFTCAP } else { compare::FACTOR };
-    let lse = if job.spec.float8 == Float8::All { compare::LSE_PART_FLOAT8 } else { 0.0 };
+    let lse =
+        if job.spec.float8 == Float8::All { compare::lse_part_float8(job.spec.shape.head_dim as usize) } else { 0.0 };
     Tolerance { factor, lse }
 }
 

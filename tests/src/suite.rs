@@ -166,7 +166,7 @@ impl Options {
         let small = self.simulator_list || self.simulator && !self.all_lists;
         let (dense, serving) = match (self.sanitizer, small) {
             (true, _) => (lists::sanitizer(), serving_lists::sanitizer()),
-            (false, true) => (lists::simulator(self.architecture()), serving_lists::simulator(self.architecture())),
+            (false, true) => (lists::simulator(self.architecture()), serving_lists::simulator()),
             (false, false) => {
                 ([lists::checked(), lists::kernels(), lists::repeat()].concat(), serving_lists::checked())
             }

@@ -205,6 +205,8 @@ pub struct SmemMap {
 
 /// Threads of a warpgroup.
 pub const WARPGROUP: u32 = 128;
+/// Columns of O that are multiplied at a time where it is [in strips](Plan::in_strips).
+pub const STRIP: u32 = 32;
 /// Query rows that a consumer warpgroup owns: the M of one wgmma.
 pub const ROWS: u32 = 64;
 /// Shared memory that one block may use on Hopper and Blackwell: 227 KiB.
@@ -285,6 +287,11 @@ impl Plan {
     /// it for each 32.
     pub const fn in_parts(&self) -> bool {
         matches!(self.float8, Float8::All)
+    }
+
+    /// Whether such a sum takes more registers than O leaves: then it is made and added [`STRIP`] columns at a time.
+    pub const fn in_strips(&self) -> bool {
+        self.in_parts() && self.dv > 128
     }
 
     /// Words of P that a thread holds for a block.
@@ -439,8 +446,13 @@ impl Plan {
             "a warpgroup's rows of O would reach into another one's rows of Q"
         );
         let r = self.regs;
+        let scores_or_sums = match (self.in_strips(), self.in_parts()) {
+            (true, _) if STRIP > self.bn / 2 => STRIP, // of two strips at a time, while there are no scores
+            (false, true) => self.bn / 2 + self.dv / 2,
+            _ => self.bn / 2,
+        };
         require!(
-            self.bn / 2 + self.dv / 2 * (if self.in_parts() { 2 } else { 1 }) < r.consumer,
+            scores_or_sums + self.dv / 2 < r.consumer,
             "a consumer's scores and its part of the output alone take more registers than it has"
         );
         require!(r.consumer.is_multiple_of(8) && r.producer.is_multiple_of(8), "setmaxnreg counts in steps of 8");
@@ -450,6 +462,10 @@ impl Plan {
             "the consumers would wait for registers that the block does not own"
         );
         require!(self.exp_under_output <= 8, "a block's exponentials are eight eighths");
+        require!(
+            !self.in_strips() || self.exp_under_output == 0,
+            "where O is multiplied in strips, no exponentials are under its own multiply"
+        );
         require!(self.exp2.period > 0 && self.exp2.emulated <= self.exp2.period, "a share is at most the whole");
         None
     }

@@ -21,7 +21,8 @@
 //! With [`Plan::split`] two warpgroups have the same 64 rows and take the key blocks in turn, each with stages of its own; at a tile's end
 //! one hands its O and row statistics to the other (`merge`). That halves the time of a problem with fewer tiles than multiprocessors.
 //!
-//! K and V may be of 8 bits, or all of Q, K and V: the producer's other warps then change them on their way (`convert`).
+//! K and V may be of 8 bits, or all of Q, K and V: the producer's other warps then change them on their way (`convert`). Of the latter each
+//! block's P V is a sum of its own, where O is wide one of a few columns at a time (`strips`).
 //!
 //! A kernel is composed of parts ([`Variant`]): which keys a query sees, what is done to a score, and how the sequences lie, dense or
 //! [`ragged`].
@@ -35,6 +36,7 @@ pub mod kernels;
 mod merge;
 mod ragged;
 mod sequences;
+mod strips;
 
 pub use kernels::{KERNELS, SERVING_KERNELS, describe};
 
@@ -260,8 +262,8 @@ unsafe fn consume<
         let mut block = work.to;
         while block > to {
             block -= 1;
-            // The first block of a tile takes no turn.
-            skip::<V, STAGES>(seat, &mut k, &mut v, block > work.from);
+            // The first block of a tile takes no turn, except in strips.
+            skip::<V, STAGES>(seat, &mut k, &mut v, const { V::PLAN.in_strips() } || block > work.from);
         }
         if const { SPLIT > 1 } {
             block = block.saturating_sub((passed + seat.part) % SPLIT);
@@ -269,8 +271,10 @@ unsafe fn consume<
         }
         let has_keys = block > from;
         if has_keys {
-            first_step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut state, block - 1);
-            block = before::<SPLIT>(block);
+            if const { !V::PLAN.in_strips() } {
+                first_step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut state, block - 1);
+                block = before::<SPLIT>(block);
+            }
             let whole = ctx.visible.whole;
             // Down to the last block that every row sees whole, then to the last one that only the left edge cuts, then the rest.
             let mut masked_to = if const { V::Mask::PARTIAL_BLOCKS } { larger(whole.1, from) } else { block };
@@ -300,7 +304,7 @@ unsafe fn consume<
             seat.release(tile);
             None
         };
-        if has_keys {
+        if const { !V::PLAN.in_strips() } && has_keys {
             last_step::<V, O, P, STAGES>(&ctx, &mut v, &mut state);
         }
         // SAFETY: the next tile's Q has not been given back.
@@ -449,6 +453,9 @@ fn step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES
     state: &mut State<O, P>,
     mask: impl FnOnce(&mut [f32; S]),
 ) {
+    if const { V::PLAN.in_strips() } {
+        return step_in_strips::<V, S, O, P, STAGES>(ctx, k, v, state, mask);
+    }
     let keys = k.wait();
     ctx.seat.take_turn::<V>();
     let mut scores = issue_scores::<V, S>(ctx.queries, keys.tile());
@@ -483,16 +490,58 @@ fn step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES
     state.rows.probabilities::<V::Operand, S, P>(&scores, under..pairs, &ctx.knobs, &mut block);
     // SAFETY: registers only. It keeps the roundings between the exponentials: they would move behind the branch.
     unsafe { wgmma::tie_packed(&mut block.p) };
+    settle::<V, S, O, P>(ctx, state, &mut scores, &block);
+}
+
+/// A block from its S to its O, where O is multiplied in strips ([`Plan::in_strips`]): a thread's registers hold S or the sums of strips, not
+/// both, and a softmax runs under the other warpgroup's multiplies alone.
+///
+/// A tile's first block is one of these too. It finds no reference, and is done again with one.
+#[inline(always)]
+fn step_in_strips<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES: u32>(
+    ctx: &Context<V::Scores>,
+    k: &mut Consumer<STAGES>,
+    v: &mut Consumer<STAGES>,
+    state: &mut State<O, P>,
+    mask: impl FnOnce(&mut [f32; S]),
+) {
+    let keys = k.wait();
+    ctx.seat.take_turn::<V>();
+    let mut scores = issue_scores::<V, S>(ctx.queries, keys.tile());
+    ctx.seat.pass_turn::<V>();
+    let mut block = Block::new();
+    // SAFETY: the whole warpgroup waits for its own multiply.
+    unsafe { wgmma::wait_with::<0, S>(&mut scores) };
+    ctx.seat.release(keys);
+    mask(&mut scores);
+    state.rows.probabilities::<V::Operand, S, P>(&scores, 0..S / 2, &ctx.knobs, &mut block);
+    // SAFETY: as in `step`.
+    unsafe { wgmma::tie_packed(&mut block.p) };
+    settle::<V, S, O, P>(ctx, state, &mut scores, &block);
+    let values = v.wait();
+    // SAFETY: the tile has been waited for; nothing of this warpgroup's is on its way.
+    unsafe { strips::add_product::<V, O, P>(&mut state.acc, &mut state.p, values.tile()) };
+    ctx.seat.release(values);
+}
+
+/// A block's probabilities count, or are made again against another reference.
+#[inline(always)]
+fn settle<V: Variant, const S: usize, const O: usize, const P: usize>(
+    ctx: &Context<V::Scores>,
+    state: &mut State<O, P>,
+    scores: &mut [f32; S],
+    block: &Block<P>,
+) {
     // Voted, so that the whole warp takes the branch, and quads may exchange.
     if warp::any(!block.within::<V::Operand>(&ctx.knobs)) {
         // With ragged sequences a row's bits do not depend on its neighbours in the tile, which are others when it is decoded alone.
         let rows =
             if const { V::Sequences::RAGGED } { block.exceeded::<V::Operand, WarpQuad>(&ctx.knobs) } else { [true; 2] };
-        let factor = state.rows.raise::<WarpQuad, S>(&mut scores, rows, &ctx.knobs);
+        let factor = state.rows.raise::<WarpQuad, S>(scores, rows, &ctx.knobs);
         softmax::scale_rows(&mut state.acc, factor);
-        state.p = pack::<V::Operand, S, P>(&scores);
+        state.p = pack::<V::Operand, S, P>(scores);
     } else {
-        state.rows.add(&block);
+        state.rows.add(block);
         state.p = block.p;
     }
 }

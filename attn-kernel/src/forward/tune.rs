@@ -106,6 +106,8 @@ ragged_table! {
     128 128 decode_kv8: "bm=64 bn=128 stages=2 raw=4 regs=240/96 exp2=0/1 wait=2";
     64 64 serve_e4m3: "bm=128 bn=128 stages=3 raw=3 regs=224/56 exp2=0/1 turns=1 wait=0";
     128 128 serve_e4m3: "bm=128 bn=96 stages=3 raw=2 regs=224/56 exp2=0/1 turns=1 wait=0";
+    256 256 serve_e4m3: "bm=128 bn=64 stages=3 raw=2 regs=232/40 exp2=0/1 turns=1 wait=0";
+    256 256 serve_mod_e4m3: "bm=128 bn=64 stages=3 raw=2 regs=224/56 exp2=0/1 turns=1 wait=0";
     256 256 decode_kv8: "bm=64 bn=64 stages=2 raw=4 regs=240/96 exp2=0/1 wait=2";
 }
 

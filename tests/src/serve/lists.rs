@@ -14,10 +14,8 @@
 //!
 //! Most lines say nothing of format and head dimensions: they go round the kernels.
 
-use attn_kernel::forward::Arch;
-
 use crate::precision::Precision;
-use crate::serve::case::{Narrow, ServeCase};
+use crate::serve::case::ServeCase;
 use crate::serve::random::{self, Size};
 
 mod lines;
@@ -57,9 +55,6 @@ const NARROW: [(Precision, usize, usize); 6] = [
     (Precision::F16, 160, 120),
 ];
 
-/// The widest heads of 8-bit Q of which every architecture has kernels.
-const WIDEST_FLOAT8: usize = 128;
-
 /// Kernels that a line is run with on a GPU.
 const TURNS: usize = 4;
 
@@ -75,27 +70,21 @@ pub fn checked() -> Vec<Entry> {
             entries.extend(turns.filter_map(|pair| entry(list, line, pair)));
         }
     }
+    entries.extend(lines::FLOAT8.lines().map(|line| parsed("float8", line)));
     entries.extend(lines::OWN.iter().flat_map(|(list, lines)| lines.lines().map(|line| parsed(list, line))));
     entries.extend(random::cases(RANDOM, 1, Size::GPU).into_iter().map(|case| Entry { list: "random", case }));
     entries
 }
 
-/// Small cases for the simulator: every line with one kernel, in turn, what an architecture has alone, and random ones.
-pub fn simulator(arch: Arch) -> Vec<Entry> {
-    let mut entries = once();
-    if arch != Arch::Sm90a {
-        entries.extend(lines::BLACKWELL.lines().map(|line| parsed("float8", line)));
-    }
+/// Small cases for the simulator: every line with one kernel, in turn, wide heads of 8 bits, and random ones.
+pub fn simulator() -> Vec<Entry> {
+    let mut entries = sanitizer();
     entries.extend(random::cases(8, 2, Size::SIMULATOR).into_iter().map(|case| Entry { list: "random", case }));
     entries
 }
 
 /// The simulator's cases without the random ones.
 pub fn sanitizer() -> Vec<Entry> {
-    once()
-}
-
-fn once() -> Vec<Entry> {
     let mut entries = Vec::new();
     for (list, lines) in lines::SMALL {
         let mut pairs = PAIRS.iter().cycle();
@@ -108,11 +97,10 @@ fn once() -> Vec<Entry> {
     entries
 }
 
-/// A line with a kernel's format and head dimensions, where both go together, on every architecture.
+/// A line with a kernel's format and head dimensions, where both go together.
 fn entry(list: &'static str, line: &str, (precision, d, dv): &(Precision, usize, usize)) -> Option<Entry> {
     let case: ServeCase = format!("{precision} d={d} dv={dv} lse {line}").parse().ok()?;
-    let everywhere = case.float8 != Some(Narrow::All) || *d.max(dv) <= WIDEST_FLOAT8;
-    everywhere.then_some(Entry { list, case })
+    Some(Entry { list, case })
 }
 
 fn parsed(list: &'static str, line: &str) -> Entry {
@@ -125,7 +113,7 @@ mod tests {
 
     use super::*;
     use crate::layout::Layout;
-    use crate::serve::case::{Keys, Relation, Splits};
+    use crate::serve::case::{Keys, Narrow, Relation, Splits};
 
     #[test]
     fn every_line_is_possible_and_none_is_there_twice() {
@@ -134,7 +122,7 @@ mod tests {
                 assert!(PAIRS.iter().any(|pair| entry(list, line, pair).is_some()), "{list}: {line}");
             }
         }
-        for list in [checked(), once()] {
+        for list in [checked(), sanitizer()] {
             let lines: HashSet<String> = list.iter().map(|entry| entry.case.to_string()).collect();
             assert_eq!(lines.len(), list.len());
             assert!(list.iter().all(|entry| entry.case.to_string().parse().as_ref() == Ok(&entry.case)));
@@ -143,15 +131,15 @@ mod tests {
 
     #[test]
     fn the_simulators_cases_are_small() {
-        for Entry { case, .. } in once() {
+        for Entry { case, .. } in sanitizer() {
             assert!(case.scores() <= 70_000, "{case}: {} scores", case.scores());
         }
-        assert!(once().len() <= 64, "{}", once().len());
+        assert!(sanitizer().len() <= 64, "{}", sanitizer().len());
     }
 
     #[test]
     fn both_lists_meet_every_feature() {
-        for list in [checked(), once()] {
+        for list in [checked(), sanitizer()] {
             let met = |what: &str, test: &dyn Fn(&ServeCase) -> bool| {
                 assert!(list.iter().any(|entry| test(&entry.case)), "no case has {what}");
             };

@@ -110,7 +110,7 @@ impl Answer {
             Dense { dims: bits.dims, data: bits.data.iter().map(|x| f32::from_bits(*x)).collect() }
         });
         let factor = if case.softcap.is_some() { compare::FACTOR_SOFTCAP } else { compare::FACTOR };
-        let part = if case.float8 == Some(Narrow::All) { compare::LSE_PART_FLOAT8 } else { 0.0 };
+        let part = if case.float8 == Some(Narrow::All) { compare::lse_part_float8(case.base.head_dim) } else { 0.0 };
         let tolerance = Tolerance { factor, lse: part };
         let report = compare::check_within(tolerance, &o, lse.as_ref(), reference, lowp, precision);
         report.map_err(|mismatch| {

@@ -7,7 +7,7 @@ use crate::forward::plan::{Plan, ROWS, WARPGROUP};
 use crate::mem::Smem;
 use crate::pipe::named::NamedBarrier;
 use crate::pipe::ring::{self, Ring};
-use crate::ptx::{math, warp};
+use crate::ptx::{math, special, warp};
 
 /// Barrier-guarded buffers: Q, K and V, and 8-bit tiles on their way to those of K and V, where there are any.
 #[derive(Clone, Copy)]
@@ -88,6 +88,12 @@ impl Seat {
     pub(super) fn of<V: Variant>(group: u32) -> Self {
         let split = const { V::PLAN.split };
         Seat { group, rows: group / split * ROWS, part: group % split, thread: entry::thread_idx_x() % WARPGROUP }
+    }
+
+    /// The same place, from which nothing is known before: what is computed from it is computed after ([`special::fresh`]).
+    #[inline(always)]
+    pub(super) fn fresh(self) -> Self {
+        Seat { thread: special::fresh(self.thread), ..self }
     }
 
     /// First of the thread's two rows within the warpgroup's 64; the other one is 8 further.

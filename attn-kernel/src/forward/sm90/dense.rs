@@ -168,7 +168,7 @@ impl Sequences for Dense {
         softmax::scale_rows(acc, inverse);
         // SAFETY: the caller's promise.
         unsafe {
-            epilogue::stage_output::<V, O>(seat, o, acc);
+            epilogue::stage_output::<V, O>(seat, o, acc, [1.0; 2]);
             if seat.thread == 0 && first < work.lengths.q {
                 let (head, batch) = (work.tile.head as i32, work.tile.batch as i32);
                 epilogue::store_output::<V, 4>(maps.o, o, [0, first as i32, head, batch]);

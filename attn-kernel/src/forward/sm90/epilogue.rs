@@ -7,12 +7,17 @@ use crate::forward::plan::{Plan, ROWS};
 use crate::mem::{Element, Smem, Swizzle};
 use crate::ptx::{fence, ldst, matrix, special, tma};
 
-/// Writes the warpgroup's 64 rows of O to shared memory, rounded and swizzled as the TMA store expects.
+/// Writes the warpgroup's 64 rows of O to shared memory, each times its factor, rounded and swizzled as the TMA store expects.
 ///
 /// # Safety
 /// `o` is the warpgroup's own 64 x dv tile; called by all its threads, converged.
 #[inline(always)]
-pub(super) unsafe fn stage_output<V: Variant, const O: usize>(seat: Seat, o: Smem<()>, acc: &[f32; O]) {
+pub(super) unsafe fn stage_output<V: Variant, const O: usize>(
+    seat: Seat,
+    o: Smem<()>,
+    acc: &[f32; O],
+    factors: [f32; 2],
+) {
     let swizzle = const { Swizzle::of_span(Plan::panel(V::PLAN.dv) * 2) };
     let panel = const { Plan::panel(V::PLAN.dv) as usize };
     // The previous tile's store has read this memory: where it is also Q's, the next Q came after that. The others are done with
@@ -32,7 +37,10 @@ pub(super) unsafe fn stage_output<V: Variant, const O: usize>(seat: Seat, o: Sme
     while i < O {
         let column = 2 * i; // 8 registers are 16 columns
         let at = (column / panel) as u32 * ROWS * swizzle.span() + (column % panel) as u32 * 2;
-        let pairs = [0, 2, 4, 6].map(|j| V::Element::pack(acc[i + j], acc[i + j + 1]));
+        let pairs = [0, 2, 4, 6].map(|j| {
+            let factor = factors[j / 2 % 2];
+            V::Element::pack(acc[i + j] * factor, acc[i + j + 1] * factor)
+        });
         // SAFETY: inside the tile; the tile starts on the swizzle's period, so swizzling the offset swizzles the address.
         unsafe { matrix::stmatrix_x4(o.addr() + swizzle.apply(row + at), pairs) };
         i += 8;

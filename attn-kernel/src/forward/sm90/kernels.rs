@@ -229,6 +229,8 @@ serving_kernels! {
     decode_sm90_f16_kv8_d256: F16, 256, 256, decode_kv8, Modified, Family::Decode;
     serve_sm90_e4m3_d64: Bf16 of E4m3, 64, 64, serve_e4m3, Plain, Family::Serve { modified: false };
     serve_sm90_e4m3_d128: Bf16 of E4m3, 128, 128, serve_e4m3, Plain, Family::Serve { modified: false };
+    serve_sm90_e4m3_d256: Bf16 of E4m3, 256, 256, serve_e4m3, Plain, Family::Serve { modified: false };
     serve_sm90_e4m3_d64_mod: Bf16 of E4m3, 64, 64, serve_e4m3, Modified, Family::Serve { modified: true };
     serve_sm90_e4m3_d128_mod: Bf16 of E4m3, 128, 128, serve_e4m3, Modified, Family::Serve { modified: true };
+    serve_sm90_e4m3_d256_mod: Bf16 of E4m3, 256, 256, serve_mod_e4m3, Modified, Family::Serve { modified: true };
 }

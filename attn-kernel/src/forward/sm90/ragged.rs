@@ -326,6 +326,8 @@ impl Sequences for Ragged {
         (rows, acc): (&Rows, &mut [f32; O]),
         knobs: &Knobs,
     ) {
+        // Where O leaves no registers for what a thread's columns would keep over tiles, they are worked out afresh.
+        let seat = if const { V::PLAN.in_strips() } { seat.fresh() } else { seat };
         // SAFETY: the caller's promise.
         unsafe {
             let places = [0, 8].map(|r| Place::of(params, work, first, seat.row() + r));
@@ -336,9 +338,12 @@ impl Sequences for Ragged {
                 let factor = params.factor_of_values(work.tile);
                 inverse = inverse.map(|inverse| inverse * factor);
             }
-            softmax::scale_rows(acc, inverse);
+            // In strips, where the scaled rows would take registers of their own, each use scales what it takes.
+            let (first_of_all, at_use) =
+                if const { V::PLAN.in_strips() } { ([1.0; 2], inverse) } else { (inverse, [1.0; 2]) };
+            softmax::scale_rows(acc, first_of_all);
             if whole {
-                epilogue::stage_output::<V, O>(seat, o, acc);
+                epilogue::stage_output::<V, O>(seat, o, acc, at_use);
                 if seat.thread == 0 && first < work.lengths.q {
                     let start =
                         if params.cu_q.is_null() { work.tile.batch * params.o_room } else { work.sequence.q_start };
@@ -350,8 +355,8 @@ impl Sequences for Ragged {
                 // be over. Where O is staged, that has met.
                 seat.sync();
             }
-            places[0].store::<V::Mask, O, 0>(params, work, seat, acc, lse[0], whole);
-            places[1].store::<V::Mask, O, 1>(params, work, seat, acc, lse[1], whole);
+            places[0].store::<V::Mask, O, 0>(params, work, seat, (acc, at_use[0]), lse[0], whole);
+            places[1].store::<V::Mask, O, 1>(params, work, seat, (acc, at_use[1]), lse[1], whole);
         }
     }
 }
@@ -396,7 +401,7 @@ impl Place {
         params: &ServeParams,
         work: &Work<M>,
         seat: Seat,
-        acc: &[f32; O],
+        (acc, factor): (&[f32; O], f32),
         lse: f32,
         whole: bool,
     ) {
@@ -426,7 +431,7 @@ impl Place {
                 let column = 8 * i as u32 + seat.column();
                 if column < params.dv {
                     let at = to.wrapping_add(column as usize);
-                    ldst::st_global_f32x2(at, acc[4 * i + 2 * R], acc[4 * i + 2 * R + 1]);
+                    ldst::st_global_f32x2(at, acc[4 * i + 2 * R] * factor, acc[4 * i + 2 * R + 1] * factor);
                 }
                 i += 1;
             }

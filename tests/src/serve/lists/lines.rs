@@ -100,12 +100,12 @@ h=1 hk=1 causal varlen=140,5,66 klens=390,5,150 splits=3 poison=1 equals=alone",
 /// Small ones with format and head dimensions of their own, for kernels that the others do not come by.
 pub(super) const FLOAT8: &str = "\
 bf16 h=2 hk=1 d=64 dv=64 causal lse varlen=40,9 usedk=150,20 page=32 float8=keys factors=head
-f16 b=2 h=4 hk=1 d=128 dv=128 sq=1 lse usedk=140,60 page=16 float8=keys splits=2";
-
-/// Small ones for the simulator that only Blackwell has kernels for.
-pub(super) const BLACKWELL: &str = "\
+f16 b=2 h=4 hk=1 d=128 dv=128 sq=1 lse usedk=140,60 page=16 float8=keys splits=2
 bf16 h=2 hk=1 d=256 dv=256 causal lse varlen=150,20 usedk=220,20 page=64 float8=all factors=head equals=dense
-bf16 b=2 h=8 hk=1 d=256 dv=240 sq=1 lse usedk=260,100 page=32 float8=all factors=sequence splits=2 softcap=15 poison=1";
+bf16 b=2 h=8 hk=1 d=256 dv=240 sq=1 lse usedk=260,100 page=32 float8=all factors=sequence splits=2 softcap=15 poison=1
+bf16 h=2 hk=2 d=144 dv=192 lse varlen=90,3 klens=140,0 window=40:10 sinks float8=all factors=sequence input=large
+bf16 h=2 hk=1 d=192 dv=144 causal lse varlen=70,9 klens=200,30 alibi=head float8=all factors=head input=rising
+bf16 h=4 hk=1 d=256 dv=256 causal lse varlen=40,1 usedk=150,90 page=16 float8=all factors=head equals=alone";
 
 /// For a GPU: longer sequences and larger batches, of every head dimension.
 pub(super) const LARGE: [(&str, &str); 9] = [
