@@ -38,8 +38,7 @@ impl Engine {
             let worker = thread::Builder::new().name(format!("batches {i}")).spawn(move || {
                 while let Some(batch) = queue.next_batch() {
                     metrics::waiting(queue.len());
-                    // Relaxed: nothing else is read because of it.
-                    failing.store(!serve(&encoder, batch), Ordering::Relaxed);
+                    serve(&encoder, batch, &failing);
                 }
             })?;
             engine.lock().push(worker);
@@ -102,8 +101,8 @@ impl Drop for Engine {
     }
 }
 
-/// Computes a batch and answers all of its sentences. Whether it succeeded.
-fn serve(encoder: &Encoder, batch: Vec<Item>) -> bool {
+/// Computes a batch and answers all of its sentences.
+fn serve(encoder: &Encoder, batch: Vec<Item>, failing: &AtomicBool) {
     let start = Instant::now();
     let sentences: Vec<&[u32]> = batch.iter().map(|item| item.ids.as_slice()).collect();
     let tokens: usize = sentences.iter().map(|ids| ids.len()).sum();
@@ -111,7 +110,8 @@ fn serve(encoder: &Encoder, batch: Vec<Item>) -> bool {
     let seconds = start.elapsed().as_secs_f64();
     debug!(sentences = batch.len(), tokens, ms = seconds * 1e3, "batch");
     metrics::batch(batch.len(), tokens, seconds, batch.iter().map(|item| start - item.since));
-    let failed = result.is_err();
+    // Before anybody hears of it, who may ask next how the service is. Relaxed: nothing else is read because of it.
+    failing.store(result.is_err(), Ordering::Relaxed);
     // A send fails where nobody waits any more, which is no one's loss.
     match result {
         Ok(embeddings) => batch.into_iter().zip(embeddings.rows()).for_each(|(item, row)| {
@@ -125,7 +125,6 @@ fn serve(encoder: &Encoder, batch: Vec<Item>) -> bool {
             });
         }
     }
-    !failed
 }
 
 /// The embeddings of a batch. A panic, which would be a bug, fails the batch and leaves the service running.
