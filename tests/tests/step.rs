@@ -1,6 +1,8 @@
 //! A step of an engine on the simulated GPU, through the launch side: new tokens are rotated and appended to pages, then their queries attend
 //! to all that is there. Against the same in f64.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use attn_host::cust::memory::{CopyDestination, DeviceBuffer};
 use attn_host::simulator::{self, Options};
 use attn_host::{
@@ -19,6 +21,12 @@ const ROTARY: usize = 32;
 const POSITIONS: usize = 128;
 const PAGE: usize = 16;
 const WIDTH: usize = 6;
+
+/// One test at a time: a span that a thread without a subscriber meets first, while another thread alone has one, is off for both.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What lies in device memory as long as the test needs it.
 struct Memory(Vec<DeviceBuffer<u8>>);
@@ -179,12 +187,14 @@ fn step(before: &[usize], new: &[usize], splits: u32) {
 
 #[test]
 fn one_token_of_each_sequence() {
+    let _alone = alone();
     step(&[5, 40, 0, 79], &[1; 4], 1);
     step(&[5, 40, 0, 79], &[1; 4], 3);
 }
 
 #[test]
 fn prompts_and_steps_of_several_lengths_together() {
+    let _alone = alone();
     step(&[0, 33, 16, 90, 7], &[20, 0, 1, 6, 3], 1);
     step(&[0, 33, 16, 90, 7], &[20, 0, 1, 6, 3], 2);
 }
@@ -204,6 +214,7 @@ fn refused() {
 
 #[test]
 fn appending_is_told_of() {
+    let _alone = alone();
     let (notes, recorder) = (notes::Notes::default(), DebuggingRecorder::new());
     let recorded = recorder.snapshotter();
     tracing::subscriber::with_default(notes.clone(), || {
