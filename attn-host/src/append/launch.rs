@@ -135,13 +135,7 @@ impl AppendPlan {
             ("k_cache", tensors.k_cache, spans.k_cache, cache),
             ("v_cache", tensors.v_cache, spans.v_cache, cache),
         ];
-        let rows = rows.map(|(argument, given, span, dtype)| Placed {
-            argument,
-            given,
-            holds: Holds::Tensor(dtype),
-            alignment: 16,
-            bytes: span * u64::from(dtype.bytes()),
-        });
+        let rows = rows.map(|(argument, given, span, dtype)| Placed::rows(argument, given, span, dtype));
         let extras = tensors.extras(self).into_iter().filter_map(|(need, given)| Some(need.met_by(given?)));
         rows.into_iter().chain(extras)
     }

@@ -87,6 +87,13 @@ pub(crate) struct Placed<T = DevicePtr> {
     pub(crate) bytes: u64,
 }
 
+impl<T> Placed<T> {
+    /// Rows of elements that kernels load 16 bytes at a time, `span` elements from the first to the last.
+    pub(crate) fn rows(argument: &'static str, given: T, span: u64, dtype: DType) -> Self {
+        Placed { argument, given, holds: Holds::Tensor(dtype), alignment: 16, bytes: span * u64::from(dtype.bytes()) }
+    }
+}
+
 impl Placed {
     /// Refuses a null or misaligned address and a tensor that would pass the end of the address space.
     pub(crate) fn check(&self) -> Result<(), Error> {
@@ -139,13 +146,7 @@ impl Plan {
             ("v", tensors.v, spans.v, v),
             ("o", tensors.o, spans.o, o),
         ];
-        let rows = rows.map(|(argument, given, span, dtype)| Placed {
-            argument,
-            given,
-            holds: Holds::Tensor(dtype),
-            alignment: 16,
-            bytes: span * u64::from(dtype.bytes()),
-        });
+        let rows = rows.map(|(argument, given, span, dtype)| Placed::rows(argument, given, span, dtype));
         let lse = tensors.lse.map(|given| Placed {
             argument: "lse",
             given,
