@@ -6,7 +6,7 @@ use std::ptr;
 use attn_kernel::attn::divide::Divisor;
 use attn_kernel::attn::sequence::UNLIMITED;
 use attn_kernel::forward::serve::Units;
-use attn_kernel::forward::{Arch, Family, Kernel, ServeParams};
+use attn_kernel::forward::{AnyPlan, Arch, Family, Kernel, ServeParams};
 
 use crate::device::DeviceInfo;
 use crate::error::Error;
@@ -90,13 +90,20 @@ impl Serve {
 const LONG: u64 = 8192;
 
 /// Whether tiles differ so much that dealing them to persistent blocks in advance costs more than the start of a block for each. Measured on
-/// an H100 with a causal mask: 2 sequences of 8192 1.2 to 1.5 times as fast, sequences of up to 4096 as fast or up to 10 % slower.
+/// an H100 with a causal mask: 2 sequences of 8192 1.2 to 1.5 times as fast, sequences of up to 4096 as fast or up to 10 % slower. With a list
+/// most kernels' blocks draw their tiles.
 fn uneven(kernel: &Kernel, problem: &Problem) -> bool {
     let bounded = problem.mask.reach().1.is_some();
     matches!(kernel.family, Family::Serve { .. })
         && kernel.arch == Arch::Sm90a
         && bounded
+        && !(problem.serving.packed_q.is_some() && draws(kernel))
         && problem.shape.seqlen_q.min(problem.shape.seqlen_k) >= LONG
+}
+
+/// Whether blocks draw the tiles of a list.
+fn draws(kernel: &Kernel) -> bool {
+    matches!(kernel.plan, AnyPlan::Sm90(plan) if plan.draws())
 }
 
 /// Keys that one copy brings: as many as a tile of K, what a kernel loads of V at once, and a page are whole numbers of.

@@ -197,18 +197,22 @@ fn packed_sequences_have_a_list_of_tiles() {
 }
 
 #[test]
-fn long_uneven_tiles_have_a_block_each() {
-    let grid = |keys: u64, causal: bool| {
-        let shape = Shape { batch: 2, seqlen_q: keys, seqlen_k: keys, heads: 16, kv_heads: 16, ..SHAPE };
-        let packed = Problem::new(DType::Bf16, shape).packed_q(2 * keys).packed_k(2 * keys).splits(Splits::Exactly(1));
-        let (_, launches) = launched(&if causal { packed.mask(crate::problem::Mask::Causal) } else { packed });
-        (launches[1].grid.0, launches[1].serve().0.units.units)
+fn long_uneven_tiles_without_a_list_have_a_block_each() {
+    let grid = |keys: u64, causal: bool, packed: bool| {
+        let shape = Shape { batch: 4, seqlen_q: keys, seqlen_k: keys, heads: 16, kv_heads: 16, ..SHAPE };
+        let problem = Problem::new(DType::Bf16, shape).splits(Splits::Exactly(1));
+        let problem = if causal { problem.mask(crate::problem::Mask::Causal) } else { problem };
+        let problem = if packed { problem.packed_q(4 * keys).packed_k(4 * keys) } else { problem.seqused_k() };
+        let (_, launches) = launched(&problem);
+        let launch = launches.last().expect("attention");
+        (launch.grid.0, launch.serve().0.units.units)
     };
-    let (blocks, units) = grid(8192, true);
+    let (blocks, units) = grid(8192, true, false);
     assert_eq!(blocks, units);
-    for (keys, causal) in [(8192, false), (4096, true)] {
-        let (blocks, units) = grid(keys, causal);
-        assert!(blocks < units, "{keys} {causal}: {blocks} of {units}");
+    // With a list, blocks draw their tiles.
+    for (keys, causal, packed) in [(8192, true, true), (8192, false, false), (4096, true, false)] {
+        let (blocks, units) = grid(keys, causal, packed);
+        assert!(blocks < units, "{keys} {causal} {packed}: {blocks} of {units}");
     }
 }
 

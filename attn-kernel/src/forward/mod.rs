@@ -4,6 +4,7 @@ pub mod anatomy;
 pub mod combine;
 pub mod cost;
 mod descale;
+pub mod draw;
 pub mod knobs;
 pub mod narrow;
 pub mod params;

@@ -215,10 +215,17 @@ pub const SMEM_LIMIT: u32 = 227 * 1024;
 pub const SMEM_OF_SM: u32 = 228 * 1024;
 /// Bytes of the word that says what an 8-bit tile is.
 pub const TAG_BYTES: u32 = 8;
+/// Registers with which the producer draws units: with fewer it spills.
+const DRAWING: u32 = 56;
 /// Registers of a multiprocessor.
 pub const REGISTER_FILE: u32 = 64 * 1024;
 
 impl Plan {
+    /// Whether blocks draw the units of a list; else they are dealt to them.
+    pub const fn draws(&self) -> bool {
+        self.ragged && self.regs.producer >= DRAWING
+    }
+
     /// Consumer warpgroups.
     pub const fn consumers(&self) -> u32 {
         self.bm / ROWS * self.split

@@ -18,7 +18,7 @@ use core::mem::offset_of;
 use crate::attn::divide::Divisor;
 use crate::attn::mask::{Lengths, Mask};
 use crate::attn::sequence::{Sequence, Side};
-use crate::ptx::ldst;
+use crate::ptx::{ldst, special, warp};
 
 /// The arguments of a serving kernel beside its tensor maps, by value, in this order and layout on both sides.
 ///
@@ -133,8 +133,11 @@ pub struct Units {
     pub splits: Divisor,
 }
 
-/// What stands before the entries of a list, in 32-bit words: the count of entries, and 7 words that are 0.
+/// What stands before the entries of a list, in 32-bit words: the count of entries, how many units have been drawn
+/// ([`Draw`](super::draw::Draw)), 0 at first, and 6 words that are 0.
 pub const LIST_HEADER_WORDS: u32 = 8;
+/// Which of them counts the units drawn.
+pub const LIST_DRAWN: u32 = 1;
 /// Words of an entry: the tile of the sequence, the batch entry, then [`Sequence`]'s words, and two that are 0.
 pub const LIST_ENTRY_WORDS: u32 = 8;
 
@@ -151,6 +154,20 @@ pub struct Unit {
     pub split: u32,
     /// The sequence.
     pub sequence: Sequence,
+}
+
+/// A unit that has been asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    head: u32,
+    split: u32,
+    /// A word of the list's entry, another one in each lane; without a list the number of the query tile.
+    word: u32,
+}
+
+impl Asked {
+    /// In place of a unit past the last.
+    pub(super) const NOTHING: Asked = Asked { head: u32::MAX, split: 0, word: 0 };
 }
 
 impl Unit {
@@ -189,34 +206,82 @@ impl ServeParams {
     /// The addresses are those of device memory as the fields say, and the list has been written.
     #[inline(always)]
     pub unsafe fn unit(&self, index: u32, entries: u32) -> Option<Unit> {
+        // SAFETY: the caller's promise.
+        self.place(index, entries, None, |entry, head, split| unsafe {
+            if self.units.list.is_null() {
+                return Some(self.unlisted(entry, head, split));
+            }
+            let words = self.units.list.wrapping_add((LIST_HEADER_WORDS + entry * LIST_ENTRY_WORDS) as usize);
+            let [m_block, batch, q_start, q_len] = ldst::ld_global_u32x4(words);
+            let [k_start, k_len, ..] = ldst::ld_global_u32x4(words.wrapping_add(4));
+            Some(Unit { m_block, head, batch, split, sequence: Sequence { q_start, q_len, k_start, k_len } })
+        })
+    }
+
+    /// Asks for unit `index` of `entries` query tiles: nothing waits for the list until [`answer`](Self::answer).
+    ///
+    /// # Safety
+    /// As [`unit`](Self::unit), by whole warps.
+    #[inline(always)]
+    pub unsafe fn ask(&self, index: u32, entries: u32) -> Asked {
+        self.place(index, entries, Asked::NOTHING, |entry, head, split| {
+            let mut word = entry;
+            if !self.units.list.is_null() {
+                let at = LIST_HEADER_WORDS + entry * LIST_ENTRY_WORDS + special::lane_id() % LIST_ENTRY_WORDS;
+                // SAFETY: the caller's promise.
+                word = unsafe { ldst::ld_global_u32(self.units.list.wrapping_add(at as usize)) };
+            }
+            Asked { head, split, word }
+        })
+    }
+
+    /// The unit that was asked for, or `None` past the last.
+    ///
+    /// # Safety
+    /// As [`ask`](Self::ask).
+    #[inline(always)]
+    pub unsafe fn answer(&self, asked: &Asked) -> Option<Unit> {
+        let &Asked { head, split, word } = asked;
+        if head == Asked::NOTHING.head {
+            return None;
+        }
+        if self.units.list.is_null() {
+            // SAFETY: the caller's promise.
+            return Some(unsafe { self.unlisted(word, head, split) });
+        }
+        let [m_block, batch, q_start, q_len, k_start, k_len] = [0, 1, 2, 3, 4, 5].map(|i| warp::shfl_idx(word, i));
+        Some(Unit { m_block, head, batch, split, sequence: Sequence { q_start, q_len, k_start, k_len } })
+    }
+
+    /// What `found` makes of the query tile, the head and the split of unit `index`, or `none` past the last.
+    #[inline(always)]
+    fn place<T>(&self, index: u32, entries: u32, none: T, found: impl FnOnce(u32, u32, u32) -> T) -> T {
         let units = &self.units;
         let (index, split) = units.splits.div_rem(index);
         let of_section = entries * units.section.get();
         if of_section == 0 {
-            return None;
+            return none;
         }
         let section = index / of_section;
         let (entry, head) = units.section.div_rem(index - section * of_section);
         let head = section * units.section.get() + head;
-        if head >= units.heads {
-            return None;
-        }
+        if head < units.heads { found(entry, head, split) } else { none }
+    }
+
+    /// The unit of query tile `entry` where there is no list.
+    ///
+    /// # Safety
+    /// As [`unit`](Self::unit).
+    #[inline(always)]
+    unsafe fn unlisted(&self, entry: u32, head: u32, split: u32) -> Unit {
+        let m_blocks = self.units.m_blocks;
+        let (batch, rank) = m_blocks.div_rem(entry);
         // SAFETY: the caller's promise.
-        unsafe {
-            if units.list.is_null() {
-                let (batch, rank) = units.m_blocks.div_rem(entry);
-                let (q_start, q_len) = self.queries_side().rows(batch);
-                let (k_start, k_len) = self.keys_side().rows(batch);
-                let sequence = Sequence { q_start, q_len, k_start, k_len };
-                // The longest first, where a mask makes tiles of different lengths.
-                Some(Unit { m_block: units.m_blocks.get() - 1 - rank, head, batch, split, sequence })
-            } else {
-                let words = units.list.wrapping_add((LIST_HEADER_WORDS + entry * LIST_ENTRY_WORDS) as usize);
-                let [m_block, batch, q_start, q_len] = ldst::ld_global_u32x4(words);
-                let [k_start, k_len, ..] = ldst::ld_global_u32x4(words.wrapping_add(4));
-                Some(Unit { m_block, head, batch, split, sequence: Sequence { q_start, q_len, k_start, k_len } })
-            }
-        }
+        let ((q_start, q_len), (k_start, k_len)) =
+            unsafe { (self.queries_side().rows(batch), self.keys_side().rows(batch)) };
+        let sequence = Sequence { q_start, q_len, k_start, k_len };
+        // The longest first, where a mask makes tiles of different lengths.
+        Unit { m_block: m_blocks.get() - 1 - rank, head, batch, split, sequence }
     }
 
     /// Bytes of the struct, then where each field lies: equal on both sides, or they read different numbers.

@@ -544,6 +544,12 @@ fn settle<V: Variant, const S: usize, const O: usize, const P: usize>(
         state.rows.add(block);
         state.p = block.p;
     }
+    if const { V::Sequences::RAGGED } {
+        // Without, both ways go back to the head of a loop that others enter too: then ptxas could keep nothing of it in uniform registers,
+        // and a multiply's descriptors took 40 moves more.
+        // SAFETY: whole warps come here.
+        unsafe { warp::sync() };
+    }
 }
 
 /// The last P V of the tile.

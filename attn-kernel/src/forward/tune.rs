@@ -85,21 +85,22 @@ macro_rules! ragged_table {
 }
 
 // As many keys a tile for one query as for many: then a query has the same bits whether it is decoded alone or in a prompt. All exponentials
-// on one unit, for the same reason. The producer's warp works out tiles and reads page tables, for which it needs some registers.
+// on one unit, for the same reason. The producer's warp works out tiles, asks for the next one and reads page tables: with 40 registers it
+// spills. At head_dim 256 consumers spill with a wait of 2 or 4.
 ragged_table! {
-    32 32 serve: "bm=128 bn=128 stages=4 regs=232/40 exp2=0/1 turns=1 wait=0";
-    64 64 serve: "bm=128 bn=128 stages=3 regs=232/40 exp2=0/1 turns=1 wait=0";
-    96 96 serve: "bm=128 bn=128 stages=2 regs=232/40 exp2=0/1 turns=1 wait=2";
-    128 128 serve: "bm=128 bn=128 stages=2 regs=232/40 exp2=0/1 turns=1 wait=2";
-    128 128 serve_mod: "bm=128 bn=128 stages=2 regs=232/40 exp2=0/1 turns=1 wait=0";
-    192 128 serve: "bm=128 bn=96 stages=2 regs=232/40 exp2=0/1 turns=1 wait=2";
-    256 256 serve: "bm=128 bn=64 stages=2 regs=232/40 exp2=0/1 turns=1 wait=2";
-    32 32 decode: "bm=64 bn=128 stages=6 regs=240/40 exp2=0/1 wait=2";
-    64 64 decode: "bm=64 bn=128 stages=6 regs=240/40 exp2=0/1 wait=2";
-    96 96 decode: "bm=64 bn=128 stages=4 regs=240/40 exp2=0/1 wait=0";
-    128 128 decode: "bm=64 bn=128 stages=3 regs=240/40 exp2=0/1 wait=2";
-    192 128 decode: "bm=64 bn=96 stages=3 regs=240/40 exp2=0/1 wait=2";
-    256 256 decode: "bm=64 bn=64 stages=3 regs=240/40 exp2=0/1 wait=2";
+    32 32 serve: "bm=128 bn=128 stages=4 q=2 regs=224/56 exp2=0/1 turns=1 wait=0";
+    64 64 serve: "bm=128 bn=128 stages=3 q=2 regs=224/56 exp2=0/1 turns=1 wait=0";
+    96 96 serve: "bm=128 bn=128 stages=2 q=2 regs=224/56 exp2=0/1 turns=1 wait=2";
+    128 128 serve: "bm=128 bn=128 stages=2 q=2 regs=224/56 exp2=0/1 turns=1 wait=2";
+    128 128 serve_mod: "bm=128 bn=128 stages=2 q=2 regs=224/56 exp2=0/1 turns=1 wait=0";
+    192 128 serve: "bm=128 bn=96 stages=2 regs=224/56 exp2=0/1 turns=1 wait=2";
+    256 256 serve: "bm=128 bn=64 stages=2 regs=224/56 exp2=0/1 turns=1 wait=0";
+    32 32 decode: "bm=64 bn=128 stages=6 regs=240/56 exp2=0/1 wait=2";
+    64 64 decode: "bm=64 bn=128 stages=6 regs=240/56 exp2=0/1 wait=2";
+    96 96 decode: "bm=64 bn=128 stages=4 regs=240/56 exp2=0/1 wait=0";
+    128 128 decode: "bm=64 bn=128 stages=3 regs=240/56 exp2=0/1 wait=2";
+    192 128 decode: "bm=64 bn=96 stages=3 regs=240/56 exp2=0/1 wait=2";
+    256 256 decode: "bm=64 bn=64 stages=3 regs=240/56 exp2=0/1 wait=2";
     64 64 serve_kv8: "bm=128 bn=128 stages=3 raw=3 regs=224/56 exp2=0/1 turns=1 wait=0";
     128 128 serve_kv8: "bm=128 bn=128 stages=2 raw=2 regs=216/72 exp2=0/1 turns=1 wait=0";
     64 64 decode_kv8: "bm=64 bn=128 stages=4 raw=8 regs=240/96 exp2=0/1 wait=2";

@@ -143,6 +143,17 @@ pub unsafe fn red_shared_add_u32(ptr: Smem<u32>, x: u32) {
     ptx!("red.shared::cta.add.u32 [{ptr}], {x};", x = in(reg32) x, ptr = in(reg32) ptr.addr(), options(nostack));
 }
 
+/// `atom.global.add.u32`: adds to what lies there, indivisibly, and returns what it was. Relaxed. sm_20.
+///
+/// # Safety
+/// `ptr` is valid device memory, 4-byte aligned, that is only added to at the same time.
+#[inline(always)]
+pub unsafe fn atom_global_add_u32(ptr: *mut u32, x: u32) -> u32 {
+    let old: u32;
+    ptx!("atom.global.add.u32 {old}, [{ptr}], {x};", old = lateout(reg32) old, ptr = in(reg64) ptr, x = in(reg32) x, options(nostack));
+    old
+}
+
 /// `ld.global.b32` of an f32.
 ///
 /// # Safety

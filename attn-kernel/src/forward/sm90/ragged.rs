@@ -13,13 +13,14 @@ use crate::attn::sequence::{BOUND, Sequence, ragged};
 use crate::attn::softmax::{self, Knobs, Rows};
 use crate::attn::walk::Tile;
 use crate::entry;
+use crate::forward::draw::Draw;
 use crate::forward::plan::{Float8, ROWS};
-use crate::forward::serve::{ServeParams, Unit};
+use crate::forward::serve::{Asked, ServeParams, Unit};
 use crate::forward::source::Source;
 use crate::forward::{TensorMap, serve};
 use crate::mem::{Smem, Swizzle};
 use crate::pipe::ring::{Consumer, Filling, Full};
-use crate::ptx::{fence, grid, ldst, tma, warp};
+use crate::ptx::{fence, grid, ldst, special, tma, warp};
 
 /// The head of no unit.
 const NONE: u32 = u32::MAX;
@@ -66,14 +67,16 @@ impl Ragged {
     /// Whole warps call it, converged, between the wait for the tile's Q and the release of the next one's.
     #[inline(always)]
     unsafe fn heard(&self) -> Unit {
-        let slot = self.slots.offset(self.present * (Unit::WORDS * 4));
+        // A word a lane: what comes out of shuffles ptxas knows to be uniform, and keeps the loops that depend on it so.
+        let word = special::lane_id() % Unit::WORDS;
+        let at = self.slots.offset(self.present * (Unit::WORDS * 4) + word * 4);
         // SAFETY: the producer wrote the slot before Q's barrier; the lane that gives a later Q back comes after all the others' reads.
-        unsafe {
-            let [m_block, head, batch, split] = ldst::ld_shared_u32x4(slot).map(warp::uniform);
-            let [q_start, q_len, k_start, k_len] = ldst::ld_shared_u32x4(slot.offset(16)).map(warp::uniform);
-            warp::sync();
-            Unit { m_block, head, batch, split, sequence: Sequence { q_start, q_len, k_start, k_len } }
-        }
+        let word = unsafe { ldst::ld_shared_u32(at) };
+        let [m_block, head, batch, split, q_start, q_len, k_start, k_len] =
+            [0, 1, 2, 3, 4, 5, 6, 7].map(|i| warp::shfl_idx(word, i));
+        // SAFETY: called by whole warps.
+        unsafe { warp::sync() };
+        Unit { m_block, head, batch, split, sequence: Sequence { q_start, q_len, k_start, k_len } }
     }
 }
 
@@ -203,13 +206,19 @@ impl Sequences for Ragged {
         // The list of tiles, and all else in global memory, may be what the kernel before this one writes.
         grid::wait();
         grid::launch_dependents();
-        let (own, blocks) = (entry::block_idx_x(), entry::grid_dim_x());
-        let mut turn = 0;
         // SAFETY: the parameters are the launcher's; the maps' boxes are those of the plan and the problem.
         unsafe {
             let entries = params.entries();
-            while let Some(unit) = params.unit(serve::dealt(turn, own, blocks), entries) {
-                turn += 1;
+            let draws = const { V::PLAN.draws() };
+            let mut draw = Draw::new(params, draws, draws as u32);
+            let mut asked = if draws { params.ask(entry::block_idx_x(), entries) } else { Asked::NOTHING };
+            loop {
+                let unit = if draws { params.answer(&asked) } else { params.unit(draw.next(), entries) };
+                let Some(unit) = unit else { break };
+                if draws {
+                    // Asked for a unit ahead: the answer comes while this one's keys are loaded.
+                    asked = params.ask(draw.next(), entries);
+                }
                 if unit.m_block * params.tile_queries >= unit.sequence.q_len {
                     continue; // past the end of a sequence that uses less than its room
                 }
