@@ -52,8 +52,11 @@ pub(crate) fn eligible(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) 
             return Err(Unsupported::Mask { got: problem.mask.name(), have: mask_of(kernel).name() });
         }
         (Family::Dense, Some(got)) => return Err(Unsupported::Feature { got, have: "dense tensors" }),
-        (Family::Serve { modified: false }, _) if problem.serving.modified() => {
+        (Family::Serve { modified: false } | Family::Short, _) if problem.serving.modified() => {
             return Err(Unsupported::Feature { got: "softcap or alibi", have: "plain scores" });
+        }
+        (Family::Short, _) if problem.shape.seqlen_k > u64::from(launch.bn) => {
+            return Err(Unsupported::Feature { got: "sequences of several blocks of keys", have: "one block of keys" });
         }
         _ => {}
     }

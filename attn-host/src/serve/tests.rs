@@ -68,6 +68,13 @@ fn what_is_not_dense_goes_to_the_kernels_for_serving() {
     assert_eq!(chosen(&decode()), "decode_sm90_bf16_d128");
     let few = Problem::new(DType::Bf16, Shape { batch: 2, ..SHAPE }).seqused_k();
     assert_eq!(chosen(&few), "decode_sm90_bf16_d128");
+    let short = |keys| {
+        let shape = Shape { batch: 100, seqlen_q: 30, seqlen_k: keys, ..SHAPE };
+        Problem::new(DType::Bf16, shape).packed_q(1000).packed_k(100 * keys)
+    };
+    assert_eq!(chosen(&short(64)), "short_sm90_bf16_d128");
+    assert_eq!(chosen(&short(65)), "serve_sm90_bf16_d128");
+    assert_eq!(chosen(&short(64).softcap(30.0)), "serve_sm90_bf16_d128_mod");
     assert!(chosen(&problem()).starts_with("fwd_sm90_bf16_d128"));
     assert!(chosen(&problem().window(None, Some(0))).starts_with("fwd_sm90_bf16_d128_causal"));
     assert!(!chosen(&problem().window(Some(9), Some(0))).starts_with("fwd"));

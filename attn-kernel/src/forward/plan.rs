@@ -631,6 +631,9 @@ pub enum Family {
     },
     /// The same with softcap and ALiBi, on tiles for few queries.
     Decode,
+    /// The same as without, on tiles for few queries of sequences whose keys are one block of the kernel: then they have the bits that they
+    /// have in larger blocks.
+    Short,
 }
 
 #[cfg(test)]

@@ -181,6 +181,10 @@ kernels! {
 }
 
 serving_kernels! {
+    short_sm90_bf16_d64: Bf16, 64, 64, short, Plain, Family::Short;
+    short_sm90_bf16_d128: Bf16, 128, 128, short, Plain, Family::Short;
+    short_sm90_f16_d64: F16, 64, 64, short, Plain, Family::Short;
+    short_sm90_f16_d128: F16, 128, 128, short, Plain, Family::Short;
     serve_sm90_bf16_d32: Bf16, 32, 32, serve, Plain, Family::Serve { modified: false };
     serve_sm90_bf16_d64: Bf16, 64, 64, serve, Plain, Family::Serve { modified: false };
     serve_sm90_bf16_d96: Bf16, 96, 96, serve, Plain, Family::Serve { modified: false };

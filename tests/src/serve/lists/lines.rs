@@ -107,6 +107,13 @@ bf16 h=2 hk=2 d=144 dv=192 lse varlen=90,3 klens=140,0 window=40:10 sinks float8
 bf16 h=2 hk=1 d=192 dv=144 causal lse varlen=70,9 klens=200,30 alibi=head float8=all factors=head input=rising
 bf16 h=4 hk=1 d=256 dv=256 causal lse varlen=40,1 usedk=150,90 page=16 float8=all factors=head equals=alone";
 
+/// Small ones of sequences whose keys are one block of Hopper's kernels for them.
+pub(super) const SHORT: &str = "\
+bf16 h=2 hk=1 d=128 dv=128 causal lse varlen=5,0,32,17,1,64 klens=same equals=alone
+f16 h=2 hk=2 d=128 dv=128 lse varlen=20*7 klens=20*33 window=9:3
+bf16 h=4 hk=2 d=64 dv=64 causal lse varlen=40,9,64 usedk=50,9,64 page=16 sinks equals=dense
+f16 b=5 h=8 hk=1 d=64 dv=64 sq=1 lse usedk=64,1,0,33,17 page=64 splits=2 equals=alone";
+
 /// For a GPU: longer sequences and larger batches, of every head dimension.
 pub(super) const LARGE: [(&str, &str); 9] = [
     (
