@@ -3,9 +3,9 @@
 use attn_host::Arrays;
 use candle_core::{Result, Tensor};
 
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, typed};
 use crate::lengths::Lengths;
-use crate::op::Attend;
+use crate::op::{Attend, Handover, LogSumExp};
 
 /// Attention, `softmax(scale * Q K^T) V`, with what serving needs of it. Without any other call it is dense, without a mask, and its scale is
 /// `1 / sqrt(head_dim)`.
@@ -113,8 +113,57 @@ impl Attention {
         if geometry.is_empty() {
             return Tensor::zeros(geometry.output, q.dtype(), q.device());
         }
-        let op = Attend::new(self, geometry)?;
+        let op = Attend::new(self, geometry, None)?;
         addressable(q)?.apply_op3(&addressable(k)?, &addressable(v)?, op)
+    }
+
+    /// The same, and the LSE of each query and head, the natural logarithm of the sum of the exponentials of its scores and its sink: f32,
+    /// contiguous, `(batch, heads, queries)`, or `(heads, total_q)` where queries are packed. A row that sees nothing has minus infinity. Results
+    /// over parts of the keys are put together with it.
+    ///
+    /// ```
+    /// use attn_candle::Attention;
+    /// use candle_core::{Device, Tensor};
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let normal = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
+    /// let (q, k, v) = (normal(&[2, 3, 4, 64])?, normal(&[2, 9, 2, 64])?, normal(&[2, 9, 2, 64])?);
+    /// let (o, lse) = Attention::new().causal().forward_with_lse(&q, &k, &v)?;
+    /// assert_eq!((o.dims(), lse.dims()), (&[2, 3, 4, 64][..], &[2, 4, 3][..]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward).
+    pub fn forward_with_lse(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
+        let geometry = Geometry::of(self, q, k, v)?;
+        let shape = geometry.lse_shape();
+        if geometry.shape.head_dim_v == 0 {
+            let allowed = "1 or more where the LSE is wanted";
+            return Err(typed(attn_host::Error::Size { argument: "head_dim_v", value: 0, allowed }));
+        }
+        if geometry.is_empty() {
+            let o = Tensor::zeros(&geometry.output[..], q.dtype(), q.device())?;
+            return Ok((o, self.lse_of_nothing(&shape, q)?));
+        }
+        let lse = Handover::default();
+        let op = Attend::new(self, geometry, Some(lse.clone()))?;
+        let [q, k, v] = [addressable(q)?, addressable(k)?, addressable(v)?];
+        Ok((q.apply_op3(&k, &v, op)?, q.apply_op3(&k, &v, LogSumExp { shape, from: lse })?))
+    }
+
+    /// LSE where there are no keys: the sinks.
+    fn lse_of_nothing(&self, shape: &[usize], q: &Tensor) -> Result<Tensor> {
+        let rows: usize = shape.iter().product();
+        let sinks = match &self.arrays.sinks {
+            Some(sinks) => sinks.to_vec1()?,
+            None => vec![f32::NEG_INFINITY],
+        };
+        // Heads are the second to last dimension.
+        let queries = shape[shape.len() - 1].max(1);
+        let values = (0..rows).map(|i| sinks[i / queries % sinks.len()]).collect();
+        Tensor::from_vec(values, shape, q.device())
     }
 
     fn with(mut self, change: impl FnOnce(&mut Arrays<Tensor, Tensor>)) -> Self {
@@ -123,9 +172,9 @@ impl Attention {
     }
 }
 
-/// The tensor, or a contiguous copy where kernels cannot address it: the last dimension must be contiguous, rows begin at multiples of 16
-/// bytes, sequences lie whole rows apart, and nothing is repeated.
-fn addressable(tensor: &Tensor) -> Result<Tensor> {
+/// The tensor, or on a GPU a contiguous copy where kernels cannot address it: the last dimension must be contiguous, rows begin at multiples
+/// of 16 bytes, sequences lie whole rows apart, and nothing is repeated.
+pub(crate) fn addressable(tensor: &Tensor) -> Result<Tensor> {
     let unit = 16 / tensor.dtype().size_in_bytes().max(1);
     let [outer @ .., last] = tensor.stride() else { return Ok(tensor.clone()) };
     let aligned = outer.iter().chain([&tensor.layout().start_offset()]).all(|stride| stride % unit == 0);
@@ -134,5 +183,6 @@ fn addressable(tensor: &Tensor) -> Result<Tensor> {
         [batch, row, _] => batch.checked_rem(*row) == Some(0),
         _ => true,
     };
-    if *last == 1 && aligned && apart && !repeated { Ok(tensor.clone()) } else { tensor.copy() }
+    let as_it_is = !tensor.device().is_cuda() || (*last == 1 && aligned && apart && !repeated);
+    if as_it_is { Ok(tensor.clone()) } else { tensor.force_contiguous() }
 }

@@ -1,16 +1,16 @@
 //! The same on the CPU, in f32: for machines without a GPU, and for tests of programs.
 
 use attn_host::DType;
-use candle_core::{CpuStorage, Layout, Result, bail};
+use candle_core::{CpuStorage, Layout, Result, Storage, bail};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::geometry::{strides, typed};
+use crate::geometry::{Geometry, typed};
 use crate::op::Attend;
 
 use rows::Rows;
 
-mod rows;
+pub(crate) mod rows;
 
 /// Lengths, pages and factors on the host.
 type Arrays = attn_host::Arrays<Vec<i32>, Vec<f32>>;
@@ -32,7 +32,10 @@ pub(crate) fn forward(
     // The type is of no account here.
     arrays.check(&op.geometry.problem(&op.attention, DType::Bf16, float8)).map_err(typed)?;
     let work = Work { op, arrays: &arrays, q: Rows::of(q)?, k: Rows::of(k)?, v: Rows::of(v)? };
-    let o = work.all();
+    let (o, lse) = work.all();
+    if let Some(wanted) = &op.lse {
+        wanted.leave(Storage::Cpu(CpuStorage::F32(lse)));
+    }
     Ok(match q.0 {
         CpuStorage::F32(_) => CpuStorage::F32(o),
         CpuStorage::BF16(_) => CpuStorage::BF16(o.into_iter().map(bf16::from_f32).collect()),
@@ -58,29 +61,35 @@ struct Sequence {
 }
 
 impl Work<'_> {
-    fn all(&self) -> Vec<f32> {
-        let shape = &self.op.geometry.shape;
+    /// O, and LSE as (sequences, heads, queries).
+    fn all(&self) -> (Vec<f32>, Vec<f32>) {
+        let Geometry { shape, output, .. } = &self.op.geometry;
         let (heads, kv_heads, dv) = (shape.heads as usize, shape.kv_heads as usize, shape.head_dim_v as usize);
         let group = heads / kv_heads;
         let tasks: Vec<_> =
             (0..shape.batch as usize).flat_map(|b| (0..kv_heads).map(move |head| (self.sequence(b), head))).collect();
-        let parts: Vec<Vec<f32>> = tasks.par_iter().map(|&(sequence, head)| self.part(sequence, head)).collect();
-        let mut o = vec![0.0; self.op.geometry.output.iter().product()];
-        for ((sequence, head), part) in tasks.into_iter().zip(parts) {
-            let first = self.first_query(sequence.index);
-            for (i, rows) in part.chunks(group * dv).enumerate() {
-                let at = ((first + i) * heads + head * group) * dv;
-                o[at..at + group * dv].copy_from_slice(rows);
+        let parts: Vec<_> = tasks.par_iter().map(|&(sequence, head)| self.part(sequence, head)).collect();
+        let elements: usize = output.iter().product();
+        let (mut o, mut lse) = (vec![0.0; elements], vec![f32::NEG_INFINITY; elements / dv]);
+        // Rows of a sequence; of all where they are packed.
+        let rows = output[output.len() - 3];
+        for ((sequence, kv_head), (part, sums)) in tasks.into_iter().zip(parts) {
+            let (first, outer) = self.first_query(sequence.index);
+            for (n, (row, sum)) in part.chunks(dv).zip(sums).enumerate() {
+                let (i, head) = (first + n / group, kv_head * group + n % group);
+                let at = ((outer * rows + i) * heads + head) * dv;
+                o[at..at + dv].copy_from_slice(row);
+                lse[(outer * heads + head) * rows + i] = sum;
             }
         }
-        o
+        (o, lse)
     }
 
-    /// Row of O where a sequence begins.
-    fn first_query(&self, b: usize) -> usize {
+    /// The row of Q and O where a sequence begins, and the batch entry that it is in.
+    fn first_query(&self, b: usize) -> (usize, usize) {
         match &self.arrays.cu_seqlens_q {
-            Some(sums) => sums[b] as usize,
-            None => b * self.op.geometry.shape.seqlen_q as usize,
+            Some(sums) => (sums[b] as usize, 0),
+            None => (0, b),
         }
     }
 
@@ -107,8 +116,8 @@ impl Work<'_> {
         }
     }
 
-    /// What a sequence's queries of the heads that share a key/value head come to, (queries, group, dim).
-    fn part(&self, sequence: Sequence, kv_head: usize) -> Vec<f32> {
+    /// What a sequence's queries of the heads that share a key/value head come to, (queries, group, dim), and their LSE.
+    fn part(&self, sequence: Sequence, kv_head: usize) -> (Vec<f32>, Vec<f32>) {
         let shape = &self.op.geometry.shape;
         let (dim, dv) = (shape.head_dim as usize, shape.head_dim_v as usize);
         let group = (shape.heads / shape.kv_heads) as usize;
@@ -128,21 +137,19 @@ impl Work<'_> {
         let k = gather(&self.k, factor(&self.arrays.k_descale));
         let v = gather(&self.v, factor(&self.arrays.v_descale));
         let mut o = vec![0.0; sequence.queries * group * dv];
+        let mut lse = Vec::with_capacity(sequence.queries * group);
         let (mut q, mut scores) = (Vec::with_capacity(dim), Vec::new());
+        let (first, outer) = self.first_query(b);
         for (n, o) in o.chunks_mut(dv).enumerate() {
             let (i, head) = (n / group, kv_head * group + n % group);
-            let (outer, row) = match &self.arrays.cu_seqlens_q {
-                Some(sums) => (0, sums[b] as usize + i),
-                None => (b, i),
-            };
             q.clear();
-            self.q.append(outer, row, head, 1.0, &mut q);
-            self.row(sequence, i, head, &q, &k, &v, &mut scores, o);
+            self.q.append(outer, first + i, head, 1.0, &mut q);
+            lse.push(self.row(sequence, i, head, &q, &k, &v, &mut scores, o));
         }
-        o
+        (o, lse)
     }
 
-    /// One query of one head.
+    /// One query of one head; its LSE.
     #[expect(clippy::too_many_arguments, reason = "a loop's body")]
     fn row(
         &self,
@@ -154,18 +161,18 @@ impl Work<'_> {
         v: &[f32],
         scores: &mut Vec<f32>,
         o: &mut [f32],
-    ) {
+    ) -> f32 {
         let (attention, heads) = (&self.op.attention, self.op.geometry.shape.heads as usize);
         let position = (query + sequence.keys) as i64 - sequence.queries as i64;
         let reach = |keys: Option<usize>| keys.map_or(i64::MAX / 2, |keys| keys.min(1 << 40) as i64);
         let first = (position - reach(attention.left)).max(0);
         let end = (position.saturating_add(reach(attention.right)) + 1).min(sequence.keys as i64);
+        let sink = self.arrays.sinks.as_ref().map(|sinks| sinks[head]);
         if first >= end {
-            return;
+            return sink.unwrap_or(f32::NEG_INFINITY);
         }
         let (first, end) = (first as usize, end as usize);
         let slope = self.arrays.alibi_slopes.as_ref().map(|all| all[(sequence.index * heads + head) % all.len()]);
-        let sink = self.arrays.sinks.as_ref().map(|sinks| sinks[head]);
         scores.clear();
         scores.extend(k.chunks(q.len()).enumerate().take(end).skip(first).map(|(key, k)| {
             let mut score = self.op.geometry.scale * dot(q, k);
@@ -182,6 +189,7 @@ impl Work<'_> {
             o.iter_mut().zip(v).for_each(|(o, v)| *o += weight * v);
         }
         o.iter_mut().for_each(|o| *o = (f64::from(*o) / sum) as f32);
+        (f64::from(greatest) + sum.ln()) as f32
     }
 }
 

@@ -10,6 +10,7 @@ use half::{bf16, f16};
 use crate::geometry::{strides, typed};
 use crate::op::Attend;
 
+pub(crate) mod append;
 mod plans;
 
 /// A tensor in candle's memory.
@@ -32,8 +33,9 @@ fn attend<T: attn_host::Element + CudaDType + DeviceRepr>(
 ) -> Result<CudaStorage> {
     let device = q.0.device();
     let stream = device.cuda_stream();
-    let plan = plans::plan(&problem(op, dtype, q, k, v), &stream)?;
+    let plan = plans::attend(&problem(op, dtype, q, k, v), &stream)?;
     let mut o = output::<T>(op, device)?;
+    let mut lse = op.lse.as_ref().map(|_| lse(op, device)).transpose()?;
     let mut workspace = match plan.workspace_bytes() {
         0 => None,
         // SAFETY: the kernels write what they read of it.
@@ -48,8 +50,13 @@ fn attend<T: attn_host::Element + CudaDType + DeviceRepr>(
     let tensors = Tensors::new(view(q.0, q.1)?, view(k.0, k.1)?, view(v.0, v.1)?, (&mut o).into());
     let mut tensors = tensors.with_arrays(arrays);
     tensors.workspace = workspace.as_mut().map(CudarcViewMut::from);
+    tensors.lse = lse.as_mut().map(CudarcViewMut::from);
     // SAFETY: prefix sums are those of `Lengths`, which nobody else writes, and have been checked against the shapes.
     unsafe { plan.launch_cudarc_packed(tensors, &stream) }.map_err(typed)?;
+    drop(guards);
+    if let (Some(wanted), Some(lse)) = (&op.lse, lse) {
+        wanted.leave(Storage::Cuda(CudaStorage::wrap_cuda_slice(lse, device.clone())));
+    }
     Ok(CudaStorage::wrap_cuda_slice(o, device.clone()))
 }
 
@@ -65,11 +72,20 @@ fn output<T: DeviceRepr>(op: &Attend, device: &CudaDevice) -> Result<CudaSlice<T
     let elements = op.geometry.output.iter().product();
     // SAFETY: the kernel writes each row of a sequence, and the others are written here.
     let mut o = unsafe { device.alloc::<T>(elements) }?;
-    let all = op.attention.packed_q.as_ref().is_none_or(|lengths| lengths.total() == op.geometry.output[0]);
-    if !all {
+    if op.geometry.leaves_rows(&op.attention) {
         zero(&mut o, device)?;
     }
     Ok(o)
+}
+
+/// Memory for the LSE. Rows that belong to no sequence are minus infinity.
+fn lse(op: &Attend, device: &CudaDevice) -> Result<CudaSlice<f32>> {
+    let rows = op.geometry.lse_shape().iter().product();
+    if op.geometry.leaves_rows(&op.attention) {
+        return device.clone_htod(&vec![f32::NEG_INFINITY; rows]);
+    }
+    // SAFETY: the kernel writes each row.
+    unsafe { device.alloc::<f32>(rows) }
 }
 
 fn zero<T: DeviceRepr>(slice: &mut CudaSlice<T>, device: &CudaDevice) -> Result<()> {

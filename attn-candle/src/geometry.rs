@@ -93,6 +93,19 @@ impl Geometry {
         [batch, seqlen_q, seqlen_k, heads, head_dim_v].contains(&0)
     }
 
+    /// There are packed queries that belong to no sequence.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn leaves_rows(&self, attention: &Attention) -> bool {
+        attention.packed_q.as_ref().is_some_and(|lengths| lengths.total() != self.output[0])
+    }
+
+    /// The shape of the LSE.
+    pub(crate) fn lse_shape(&self) -> Vec<usize> {
+        // The output is (..., queries, heads, head_dim).
+        let [outer @ .., queries, heads, _] = &self.output[..] else { unreachable!("of rank 3 or 4") };
+        outer.iter().chain([heads, queries]).copied().collect()
+    }
+
     /// The problem for kernels, on tensors of these layouts.
     pub(crate) fn problem(&self, attention: &Attention, dtype: DType, float8: bool) -> Problem {
         let arrays = &attention.arrays;
@@ -140,16 +153,16 @@ impl Geometry {
 }
 
 /// Sizes of a tensor of rows.
-struct Rows {
+pub(crate) struct Rows {
     /// Sequences, or pages; 1 where sequences are packed.
-    outer: u64,
-    rows: u64,
-    heads: u64,
-    dim: u64,
+    pub(crate) outer: u64,
+    pub(crate) rows: u64,
+    pub(crate) heads: u64,
+    pub(crate) dim: u64,
 }
 
 impl Rows {
-    fn of(argument: &'static str, tensor: &Tensor, packed: bool) -> Result<Self> {
+    pub(crate) fn of(argument: &'static str, tensor: &Tensor, packed: bool) -> Result<Self> {
         let sizes = match (tensor.dims(), packed) {
             (&[rows, heads, dim], true) => [1, rows, heads, dim],
             (&[outer, rows, heads, dim], false) => [outer, rows, heads, dim],
@@ -214,14 +227,14 @@ fn check_arrays(attention: &Attention, shape: &Shape, q: &Tensor, float8: bool) 
     ];
     for (argument, tensor, dims) in integers {
         if let Some(tensor) = tensor {
-            check_array(argument, tensor, q, &[CandleType::U32, CandleType::I32], &[&dims])?;
+            check_array(argument, tensor, ("q", q), &[CandleType::U32, CandleType::I32], &[&dims])?;
         }
     }
     for (argument, tensor, count, per_sequence) in floats {
         let (each, all) = ([count], [batch, count]);
         let shapes: &[&[usize]] = if per_sequence { &[&each, &all] } else { &[&each] };
         if let Some(tensor) = tensor {
-            check_array(argument, tensor, q, &[CandleType::F32], shapes)?;
+            check_array(argument, tensor, ("q", q), &[CandleType::F32], shapes)?;
         }
     }
     match (&arrays.k_descale, &arrays.v_descale) {
@@ -237,10 +250,11 @@ fn check_arrays(attention: &Attention, shape: &Shape, q: &Tensor, float8: bool) 
     }
 }
 
-fn check_array(
+/// Checks type and shape of an array, and that it is where the tensor of that name is.
+pub(crate) fn check_array(
     argument: &'static str,
     tensor: &Tensor,
-    q: &Tensor,
+    (name, beside): (&'static str, &Tensor),
     types: &[CandleType],
     shapes: &[&[usize]],
 ) -> Result<()> {
@@ -250,8 +264,8 @@ fn check_array(
     if !shapes.contains(&tensor.dims()) {
         bail!("{argument} is of shape {:?}; allowed: {shapes:?}", tensor.dims());
     }
-    if !tensor.device().same_device(q.device()) {
-        bail!("{argument} is on {:?}; allowed: where q is, {:?}", tensor.device(), q.device());
+    if !tensor.device().same_device(beside.device()) {
+        bail!("{argument} is on {:?}; allowed: where {name} is, {:?}", tensor.device(), beside.device());
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! FlashAttention for candle: attn's kernels as a custom op.
 //!
 //! The functions of this module are those of `candle-flash-attn`, so that a program changes the crate's name and nothing else. What they
-//! lack, sinks, split keys, caches in pages or of 8-bit floats, [`Attention`] has:
+//! lack, sinks, split keys, caches in pages or of 8-bit floats, the LSE, [`Attention`] has, and [`Append`] writes new keys and values into a
+//! cache, rotated by their positions:
 //!
 //! ```
 //! use attn_candle::Attention;
@@ -24,15 +25,19 @@
 //! [`attn_host`], whose errors arrive in [`candle_core::Error`]. On the CPU the same is computed in f32, for f32 too. Strided tensors are
 //! taken as they are where the kernels can address them, and copied otherwise. There is no backward pass.
 
+mod append;
 mod attention;
 mod compatible;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod exclusive;
 mod geometry;
 mod lengths;
 mod op;
 
+pub use append::Append;
 pub use attention::Attention;
+pub use attn_host::Pairs;
 pub use compatible::*;
 pub use lengths::Lengths;

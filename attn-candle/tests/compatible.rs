@@ -187,6 +187,9 @@ fn there_is_no_backward_pass() -> Result<()> {
     let kv = Tensor::zeros(&[1, 2, 1, 8], DType::F32, &Device::Cpu)?;
     let found = flash_attn(&q, &kv, &kv, 1.0, false)?.sum_all()?.backward().expect_err("must be refused");
     assert!(found.to_string().contains("forward pass only"), "{found}");
+    let (_, lse) = Attention::new().forward_with_lse(&q, &kv, &kv)?;
+    let found = lse.sum_all()?.backward().expect_err("must be refused");
+    assert!(found.to_string().contains("forward pass only"), "{found}");
     Ok(())
 }
 
@@ -197,5 +200,14 @@ fn nothing_to_see_is_zeros() -> Result<()> {
     assert_eq!((o.dims(), elements(&o)?), (&[2, 3, 2, 4][..], vec![0.0; 48]));
     let o = flash_attn(&zeros(&[2, 0, 2, 8])?, &zeros(&[2, 5, 1, 8])?, &zeros(&[2, 5, 1, 4])?, 1.0, true)?;
     assert_eq!(o.dims(), [2, 0, 2, 4]);
+    let sinks = Tensor::new(&[0.5f32, -1.0], &Device::Cpu)?;
+    for (attention, expected) in
+        [(Attention::new(), [f32::NEG_INFINITY; 2]), (Attention::new().sinks(&sinks), [0.5, -1.0])]
+    {
+        let none = zeros(&[2, 0, 1, 8])?;
+        let (o, lse) = attention.forward_with_lse(&zeros(&[2, 3, 2, 8])?, &none, &none)?;
+        assert_eq!(elements(&o)?, vec![0.0; 96]);
+        assert_eq!(lse.to_vec3::<f32>()?, vec![expected.map(|x| vec![x; 3]).to_vec(); 2]);
+    }
     Ok(())
 }

@@ -4,7 +4,7 @@ use attn_candle::{Attention, Lengths};
 use candle_core::{DType, Device, Result, Tensor};
 use proptest::prelude::*;
 
-use oracle::{Heads, Scores, assert_close, attend, elements, tensor, values};
+use oracle::{Heads, Scores, assert_close, attend, attend_with_lse, elements, tensor, values};
 
 mod oracle;
 
@@ -154,14 +154,17 @@ fn check(case: &Case) -> Result<()> {
         _ => vec![batch, case.lengths[0].0, heads, dim],
     };
     let q_tensor = transposed(tensor(q.clone(), &shape_q, case.dtype)?, case.transposed)?;
-    let found = attention.forward(&q_tensor, &cache(&k, dim)?, &cache(&v, dim_v)?)?;
+    let (k_tensor, v_tensor) = (cache(&k, dim)?, cache(&v, dim_v)?);
+    let (found, lse) = attention.forward_with_lse(&q_tensor, &k_tensor, &v_tensor)?;
+    let alone = attention.forward(&q_tensor, &k_tensor, &v_tensor)?;
+    assert_eq!(elements(&found)?, elements(&alone)?, "O is the same without LSE");
     let mut expected_shape = shape_q;
     *expected_shape.last_mut().expect("not empty") = dim_v;
     assert_eq!((found.dims(), found.dtype()), (&expected_shape[..], case.dtype));
 
     let rounded = |values: Vec<f32>| elements(&tensor(values.clone(), &[values.len()], case.dtype)?);
     let (q, k, v) = (rounded(q)?, rounded(k)?, rounded(v)?);
-    let (mut from_q, mut from_k, mut expected) = (0, 0, Vec::new());
+    let (mut from_q, mut from_k, mut expected, mut sums) = (0, 0, Vec::new(), Vec::new());
     for (b, &(queries, keys)) in case.lengths.iter().enumerate() {
         let first = if case.slopes_per_sequence { b * heads } else { 0 };
         let scores =
@@ -169,10 +172,26 @@ fn check(case: &Case) -> Result<()> {
         let q = &q[from_q * heads * dim..][..queries * heads * dim];
         let k = &k[from_k * kv_heads * dim..][..keys * kv_heads * dim];
         let v = &v[from_k * kv_heads * dim_v..][..keys * kv_heads * dim_v];
-        expected.extend(attend(q, k, v, case.heads, &scores));
+        let (o, lse) = attend_with_lse(q, k, v, case.heads, &scores);
+        expected.extend(o);
+        sums.extend(lse);
         (from_q, from_k) = (from_q + queries, from_k + keys);
     }
     assert_close(&found, &expected);
+    check_lse(&lse, &sums, &expected_shape)
+}
+
+/// Compares LSE with rows of heads, one query after the other.
+fn check_lse(lse: &Tensor, expected: &[f64], shape: &[usize]) -> Result<()> {
+    let [outer @ .., queries, heads, _] = shape else { panic!("of rank 3 or 4") };
+    let dims: Vec<usize> = outer.iter().chain([heads, queries]).copied().collect();
+    assert_eq!((lse.dims(), lse.dtype(), lse.is_contiguous()), (&dims[..], DType::F32, true));
+    let found = elements(&lse.transpose(outer.len(), outer.len() + 1)?)?;
+    assert_eq!(found.len(), expected.len());
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let same = found == expected || (found - expected).abs() <= 2e-5;
+        assert!(same, "LSE {i} is {found}, expected {expected}");
+    }
     Ok(())
 }
 

@@ -4,10 +4,10 @@ use attn_host::Strides;
 use candle_core::{CpuStorage, Layout, Result, bail};
 use half::slice::HalfFloatSliceExt as _;
 
-use super::strides;
+use crate::geometry::strides;
 
 /// Rows of heads of sequences or pages.
-pub(super) struct Rows<'a> {
+pub(crate) struct Rows<'a> {
     storage: &'a CpuStorage,
     offset: usize,
     strides: Strides,
@@ -16,7 +16,7 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    pub(super) fn of((storage, layout): (&'a CpuStorage, &'a Layout)) -> Result<Self> {
+    pub(crate) fn of((storage, layout): (&'a CpuStorage, &'a Layout)) -> Result<Self> {
         use CpuStorage::{BF16, F8E4M3, F16, F32};
         if !matches!(storage, BF16(_) | F16(_) | F32(_) | F8E4M3(_)) {
             bail!(
@@ -30,7 +30,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Appends a row, times a factor.
-    pub(super) fn append(&self, outer: usize, row: usize, head: usize, factor: f32, to: &mut Vec<f32>) {
+    pub(crate) fn append(&self, outer: usize, row: usize, head: usize, factor: f32, to: &mut Vec<f32>) {
         let Strides { batch, seq, head: per_head } = self.strides;
         // Strides of a tensor in memory.
         let first = self.offset + outer * batch as usize + row * seq as usize + head * per_head as usize;

@@ -3,45 +3,93 @@
 use std::sync::{Mutex, PoisonError};
 
 use attn_host::cudarc::driver::CudaStream;
-use attn_host::{Device, Error, Plan, Problem};
-use candle_core::Result;
+use attn_host::{Append, AppendPlan, Device, Error, Plan, Problem};
+use candle_core::Error as CandleError;
 
 use crate::geometry::typed;
 
-/// Plans that are kept. A decoding model has a handful; prompts of all lengths come and go.
+/// Plans that are kept, of each kind. A decoding model has a handful; prompts of all lengths come and go.
 const KEPT: usize = 64;
 
-/// A plan and the context that it is of, by its address.
-struct Made {
-    context: usize,
-    plan: Plan,
+/// A plan for the problem in the stream's context, which becomes the calling thread's.
+pub(super) fn attend(problem: &Problem, stream: &CudaStream) -> Result<Plan, CandleError> {
+    static PLANS: Plans<Plan> = Plans(Mutex::new(Vec::new()));
+    PLANS.find(problem, stream)
 }
 
-/// The last ones that were asked for, the very last at the end.
-static PLANS: Mutex<Vec<Made>> = Mutex::new(Vec::new());
+/// A plan to append, likewise.
+pub(super) fn append(append: &Append, stream: &CudaStream) -> Result<AppendPlan, CandleError> {
+    static PLANS: Plans<AppendPlan> = Plans(Mutex::new(Vec::new()));
+    PLANS.find(append, stream)
+}
 
-/// A plan for the problem in the stream's context, which becomes the calling thread's.
-pub(super) fn plan(problem: &Problem, stream: &CudaStream) -> Result<Plan> {
-    let context = stream.context().cu_ctx() as usize;
-    stream.context().bind_to_thread().map_err(candle_core::Error::wrap)?;
-    let mut plans = PLANS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(at) = plans.iter().position(|made| made.context == context && made.plan.problem() == problem) {
-        let made = plans.remove(at);
-        match made.plan.check_context() {
-            Ok(()) => {
-                let plan = made.plan.clone();
-                plans.push(made);
-                return Ok(plan);
+/// What is planned once and launched many times.
+trait Planned: Clone {
+    /// What it is a plan for.
+    type For: PartialEq;
+
+    fn new(device: &Device, what: &Self::For) -> Result<Self, Error>;
+    fn what(&self) -> &Self::For;
+    fn check_context(&self) -> Result<(), Error>;
+}
+
+/// Plans with the contexts that they are of, by their addresses. The last ones that were asked for, the very last at the end.
+struct Plans<P>(Mutex<Vec<(usize, P)>>);
+
+impl<P: Planned> Plans<P> {
+    fn find(&self, what: &P::For, stream: &CudaStream) -> Result<P, CandleError> {
+        let context = stream.context().cu_ctx() as usize;
+        stream.context().bind_to_thread().map_err(CandleError::wrap)?;
+        let mut plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = plans.iter().position(|(of, plan)| *of == context && plan.what() == what) {
+            let (_, plan) = plans.remove(at);
+            match plan.check_context() {
+                Ok(()) => {
+                    plans.push((context, plan.clone()));
+                    return Ok(plan);
+                }
+                // A later context has the address of the plan's.
+                Err(Error::ContextGone) => plans.retain(|(of, _)| *of != context),
+                Err(error) => return Err(typed(error)),
             }
-            // A later context has the address of the plan's.
-            Err(Error::ContextGone) => plans.retain(|made| made.context != context),
-            Err(error) => return Err(typed(error)),
         }
+        let plan = Device::current().and_then(|device| P::new(&device, what)).map_err(typed)?;
+        if plans.len() == KEPT {
+            plans.remove(0);
+        }
+        plans.push((context, plan.clone()));
+        Ok(plan)
     }
-    let plan = Device::current().and_then(|device| Plan::new(&device, problem)).map_err(typed)?;
-    if plans.len() == KEPT {
-        plans.remove(0);
+}
+
+impl Planned for Plan {
+    type For = Problem;
+
+    fn new(device: &Device, problem: &Problem) -> Result<Self, Error> {
+        Plan::new(device, problem)
     }
-    plans.push(Made { context, plan: plan.clone() });
-    Ok(plan)
+
+    fn what(&self) -> &Problem {
+        self.problem()
+    }
+
+    fn check_context(&self) -> Result<(), Error> {
+        Plan::check_context(self)
+    }
+}
+
+impl Planned for AppendPlan {
+    type For = Append;
+
+    fn new(device: &Device, append: &Append) -> Result<Self, Error> {
+        AppendPlan::new(device, append)
+    }
+
+    fn what(&self) -> &Append {
+        self.append()
+    }
+
+    fn check_context(&self) -> Result<(), Error> {
+        AppendPlan::check_context(self)
+    }
 }

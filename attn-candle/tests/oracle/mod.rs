@@ -29,9 +29,14 @@ pub struct Heads {
 
 /// O of one sequence: Q is `[queries][heads][dim]`, K and V `[keys][kv_heads][dim]`.
 pub fn attend(q: &[f64], k: &[f64], v: &[f64], sizes: Heads, scores: &Scores) -> Vec<f64> {
+    attend_with_lse(q, k, v, sizes, scores).0
+}
+
+/// The same, and LSE as `[queries][heads]`.
+pub fn attend_with_lse(q: &[f64], k: &[f64], v: &[f64], sizes: Heads, scores: &Scores) -> (Vec<f64>, Vec<f64>) {
     let Heads { heads, kv_heads, dim, dim_v } = sizes;
     let (queries, keys) = (q.len() / (heads * dim), k.len() / (kv_heads * dim));
-    let mut o = vec![0.0; queries * heads * dim_v];
+    let (mut o, mut lse) = (vec![0.0; queries * heads * dim_v], Vec::new());
     for i in 0..queries {
         for h in 0..heads {
             let kv = h / (heads / kv_heads);
@@ -57,6 +62,7 @@ pub fn attend(q: &[f64], k: &[f64], v: &[f64], sizes: Heads, scores: &Scores) ->
             }
             let sink = scores.sinks.as_ref().map_or(0.0, |sinks| sinks[h].exp());
             let sum: f64 = weights.iter().map(|(_, w)| w).sum::<f64>() + sink;
+            lse.push(sum.ln());
             for (j, weight) in weights {
                 for c in 0..dim_v {
                     o[(i * heads + h) * dim_v + c] += weight / sum * v[(j * kv_heads + kv) * dim_v + c];
@@ -64,7 +70,7 @@ pub fn attend(q: &[f64], k: &[f64], v: &[f64], sizes: Heads, scores: &Scores) ->
             }
         }
     }
-    o
+    (o, lse)
 }
 
 /// Panics where a result is further from what is expected than computing in f32 and rounding to its type explain.
