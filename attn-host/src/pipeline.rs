@@ -111,6 +111,7 @@ mod flight;
 mod job;
 mod lanes;
 mod plans;
+mod staging;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -129,6 +130,9 @@ pub struct Options {
     pub pinned_bytes: u64,
     /// Plans that are kept.
     pub plans: usize,
+    /// Threads that copy between pinned memory and memory that is not, for each direction. They are started for copies of more than a
+    /// megabyte and end with them. Memory that a batch brings [pinned](Pipeline::pinned) needs none.
+    pub copy_threads: usize,
     /// The longest that a batch may take from when it is the first in line until it is done, plans and loading of kernels included, before the
     /// pipeline [gives up](self#what-never-ends). Without it only a shutdown does.
     pub timeout: Option<Duration>,
@@ -137,7 +141,7 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// A depth of 2, a queue of 16, 4 GiB of either memory, 32 plans, no timeout, and 60 seconds of it once the pipeline is shut down.
+    /// A depth of 2, a queue of 16, 4 GiB of either memory, 32 plans, a quarter of the CPU's threads up to 4 for copies, no timeout, and 60 seconds of it once the pipeline is shut down.
     fn default() -> Self {
         Options {
             depth: 2,
@@ -145,6 +149,7 @@ impl Default for Options {
             device_bytes: 4 << 30,
             pinned_bytes: 4 << 30,
             plans: 32,
+            copy_threads: thread::available_parallelism().map_or(1, |threads| (threads.get() / 4).clamp(1, 4)),
             timeout: None,
             shutdown_timeout: Some(Duration::from_secs(60)),
         }
@@ -163,9 +168,13 @@ impl Options {
     }
 
     fn checked(self) -> Result<Self, Error> {
-        for (argument, value, most) in [("depth", self.depth, 64), ("queue", self.queue, 1 << 20)] {
+        let sizes = [
+            ("depth", self.depth, 64, "1 to 64"),
+            ("queue", self.queue, 1 << 20, "1 to 1048576"),
+            ("copy_threads", self.copy_threads, 256, "1 to 256"),
+        ];
+        for (argument, value, most, allowed) in sizes {
             if value == 0 || value > most {
-                let allowed = if argument == "depth" { "1 to 64" } else { "1 to 1048576" };
                 return Err(Error::Size { argument, value: value as u64, allowed });
             }
         }

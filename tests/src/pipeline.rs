@@ -31,6 +31,9 @@ pub struct Options {
     /// Batches that have device memory at the same time.
     #[arg(long, default_value_t = 2)]
     depth: usize,
+    /// Threads that copy to and from memory that is not pinned, for each direction; the pipeline's own choice by default.
+    #[arg(long)]
+    copy_threads: Option<usize>,
     /// In place of all that: fill the GPU with threads that never end, and see batches given up and the process end.
     #[arg(long, conflicts_with = "simulator")]
     hang: bool,
@@ -218,7 +221,9 @@ impl Load {
 }
 
 fn measure(gpu: &Gpu, load: &Load, options: &Options) -> Result<Times, PipelineError> {
-    let sizes = Sizes { depth: options.depth, device_bytes: 16 << 30, pinned_bytes: 16 << 30, ..Sizes::default() };
+    let own = Sizes::default();
+    let copy_threads = options.copy_threads.unwrap_or(own.copy_threads);
+    let sizes = Sizes { depth: options.depth, device_bytes: 16 << 30, pinned_bytes: 16 << 30, copy_threads, ..own };
     let pipeline = Pipeline::new(gpu.device(), sizes)?;
     let (copy_in, compute, copy_out) = phases(gpu, load, &pipeline, options)?;
     let steady = steady(load, &pipeline, options)?;

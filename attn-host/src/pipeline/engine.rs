@@ -1,5 +1,7 @@
 //! The two threads that work: one queues the work of each batch in turn, the other waits for it and reports the results.
 
+use std::mem::MaybeUninit;
+use std::slice;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread;
@@ -12,6 +14,7 @@ use super::flight::{Flight, Stages};
 use super::job::Job;
 use super::lanes::{Lanes, Slots};
 use super::plans::{Make, Plans};
+use super::staging::Copiers;
 use super::{OWN, Options};
 use crate::device::Device;
 use crate::error::Error;
@@ -99,7 +102,7 @@ fn land(shared: &Shared, passages: &Receiver<Passage<'_>>, ready: &SyncSender<Re
     };
     for passage in passages {
         match passage {
-            Passage::Queued(flight) => flight.land(&shared.control),
+            Passage::Queued(flight) => flight.land(shared),
             Passage::Failed(job, failure) => job.fail(failure),
         }
         shared.control.landed();
@@ -185,7 +188,7 @@ impl<'a> Issuer<'a> {
 
         // What the last user of the block reads must not be overwritten.
         input_slot.last.map_or(Ok(()), |last| lanes.copy_in.wait_for(&lanes.marks[last].computed))?;
-        copy_in(lanes, flight, input)?;
+        copy_in(lanes, flight, input, Copiers(self.shared.options.copy_threads))?;
         lanes.copy_in.record(&mark.loaded)?;
 
         lanes.compute.wait_for(&mark.loaded)?;
@@ -216,15 +219,15 @@ impl<'a> Issuer<'a> {
 }
 
 /// Queues the copies of a batch's inputs, those that are not pinned through its stage.
-fn copy_in(lanes: &Lanes, flight: &mut Flight<'_>, to: u64) -> Result<(), Error> {
+fn copy_in(lanes: &Lanes, flight: &mut Flight<'_>, to: u64, copiers: Copiers) -> Result<(), Error> {
     let Some(mut stages) = flight.stages.take() else { return Ok(()) };
-    let result = copy_in_staged(lanes, flight.job(), &mut stages, to);
+    let result = copy_in_staged(lanes, flight.job(), &mut stages, to, copiers);
     // Copies that have been queued use it.
     flight.stages = Some(stages);
     result
 }
 
-fn copy_in_staged(lanes: &Lanes, job: &mut Job, stages: &mut Stages, to: u64) -> Result<(), Error> {
+fn copy_in_staged(lanes: &Lanes, job: &mut Job, stages: &mut Stages, to: u64, copiers: Copiers) -> Result<(), Error> {
     let batch = job.batch();
     let Stages { arrangement, input, .. } = stages;
     let place = input.as_ref().map(|stage| stage.place());
@@ -246,8 +249,9 @@ fn copy_in_staged(lanes: &Lanes, job: &mut Job, stages: &mut Stages, to: u64) ->
             (Some(from), _) => from.cast_const(),
             (None, Some(place)) => {
                 let from = place.wrapping_add(staged);
-                // SAFETY: the stage has room for every tensor that is not pinned, and nobody else uses it.
-                unsafe { from.copy_from_nonoverlapping(own.bytes().as_ptr(), bytes) };
+                // SAFETY: the stage has room for every tensor that is not pinned, and nobody else uses this part of it.
+                let part = unsafe { slice::from_raw_parts_mut(from.cast::<MaybeUninit<u8>>(), bytes) };
+                copiers.copy(&own.bytes()[..bytes], part);
                 staged += bytes;
                 from.cast_const()
             }

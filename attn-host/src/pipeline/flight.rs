@@ -1,11 +1,16 @@
 //! A batch whose work is queued, until it has landed: the device uses its host memory all the while.
 
+use std::mem::MaybeUninit;
+use std::slice;
+
 use super::arrange::Arrangement;
 use super::batch::{Batch, Failure};
 use super::buffer::HostBuffer;
 use super::control::Control;
+use super::engine::Shared;
 use super::job::Job;
 use super::lanes::{Lanes, is_lost};
+use super::staging::Copiers;
 use crate::error::Error;
 use crate::observe;
 use crate::pool::{PinnedBuffer, PinnedPool, Scalar};
@@ -53,13 +58,13 @@ impl<'a> Flight<'a> {
     }
 
     /// Waits until the device is done with it, and reports its result.
-    pub(super) fn land(mut self, control: &Control) {
+    pub(super) fn land(mut self, shared: &Shared) {
         let waited = self.lanes.marks[self.marks].copied.wait();
-        let result = waited.map_err(|error| self.judge(error, control));
+        let result = waited.map_err(|error| self.judge(error, &shared.control));
         // Nothing uses its memory any more, whatever the result is.
         let (Some(job), stages) = (self.job.take(), self.stages.take()) else { return };
         match (result, stages) {
-            (Ok(()), Some(stages)) if job.slot.is_wanted() => finish(job, stages),
+            (Ok(()), Some(stages)) if job.slot.is_wanted() => finish(job, stages, Copiers(shared.options.copy_threads)),
             // Pinned memory is back in its pool before anybody hears of the batch, who may submit the next one.
             (result, stages) => {
                 drop(stages);
@@ -97,11 +102,11 @@ impl Drop for Flight<'_> {
 }
 
 /// Hands the outputs over.
-fn finish(mut job: Job, stages: Box<Stages>) {
+fn finish(mut job: Job, stages: Box<Stages>, copiers: Copiers) {
     let span = job.slot.span.clone();
     let (o, lse) = {
         let _entered = span.enter();
-        outputs(job.batch(), &stages)
+        outputs(job.batch(), &stages, copiers)
     };
     // As above.
     drop(stages);
@@ -109,31 +114,34 @@ fn finish(mut job: Job, stages: Box<Stages>) {
 }
 
 /// O and LSE in memory of the caller's.
-fn outputs(batch: &mut Batch, Stages { arrangement, output, .. }: &Stages) -> (HostBuffer, Option<Vec<f32>>) {
+fn outputs(batch: &mut Batch, stages: &Stages, copiers: Copiers) -> (HostBuffer, Option<Vec<f32>>) {
+    let Stages { arrangement, output, .. } = stages;
     let staged: &[u8] = output.as_deref().unwrap_or(&[]);
     let (bytes, lse_bytes) = (arrangement.o.bytes as usize, arrangement.lse.map_or(0, |lse| lse.bytes) as usize);
     let (o, staged) = match batch.o.take() {
         Some(own) if own.pinned().is_some() => (own, staged),
         Some(mut own) => {
-            own.bytes_mut()[..bytes].copy_from_slice(&staged[..bytes]);
+            copiers.copy_over(&staged[..bytes], &mut own.bytes_mut()[..bytes]);
             (own, &staged[bytes..])
         }
         // O is always of 16 bits.
-        None => (HostBuffer::Bits(words(&staged[..bytes])), &staged[bytes..]),
+        None => (HostBuffer::Bits(words(&staged[..bytes], copiers)), &staged[bytes..]),
     };
-    let lse = arrangement.lse.map(|_| words(&staged[..lse_bytes]));
+    let lse = arrangement.lse.map(|_| words(&staged[..lse_bytes], copiers));
     observe::bytes_out(bytes + lse_bytes);
     (o, lse)
 }
 
 /// Numbers of their bytes, which need not be aligned.
-fn words<T: Scalar>(bytes: &[u8]) -> Vec<T> {
+fn words<T: Scalar>(bytes: &[u8], copiers: Copiers) -> Vec<T> {
     let count = bytes.len() / size_of::<T>();
     let mut words = Vec::<T>::with_capacity(count);
-    // SAFETY: room for `count` numbers, of which every bit pattern is one.
-    unsafe {
-        words.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), count * size_of::<T>());
-        words.set_len(count);
-    }
+    let room = &mut words.spare_capacity_mut()[..count];
+    // SAFETY: the same memory, whose bytes need not be initialised.
+    let room =
+        unsafe { slice::from_raw_parts_mut(room.as_mut_ptr().cast::<MaybeUninit<u8>>(), count * size_of::<T>()) };
+    copiers.copy(&bytes[..count * size_of::<T>()], room);
+    // SAFETY: all of them have been written, and every bit pattern is a number.
+    unsafe { words.set_len(count) };
     words
 }
