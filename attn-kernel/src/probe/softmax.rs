@@ -37,7 +37,7 @@ kernel! {
         // SAFETY: one thread initialises, then all meet.
         unsafe {
             if thread_idx_x() == 0 {
-                ring.init(1, 1);
+                ring.init(1, 32);
                 fence::mbarrier_init();
             }
             barrier::sync_all();
@@ -107,7 +107,7 @@ unsafe fn softmax(mut stages: Consumer<STAGES>, y: *mut f32, rows: u32) {
             tma::commit_group();
             tma::wait_group_read::<0>();
         }
-        stage.release_by(issues);
+        stage.release();
         row += grid_dim_x();
     }
 }

@@ -68,9 +68,11 @@ fn without_its_fence_the_report_is_that_of_the_guide() {
 #[test]
 fn nothing_can_be_taken_away_from_it_unnoticed() {
     let module = Gpu::new().load(&ptx("sm_90a", PROBE.name)).expect("PTX").module().clone();
-    // One block and more rows than stages: otherwise nobody waits for a stage to be released.
+    // One block, so that somebody waits for a stage to be released, and 40 times round the ring: one arrival too few for a phase lets the next
+    // one begin early by one more each time.
+    let x = rows(128);
     let score = mutate::score(&module, PROBE.name, 0..5, |mutant, seed| {
-        let (mut setup, _) = setup("sm_90a", seed, &rows(10));
+        let (mut setup, _) = setup("sm_90a", seed, &x);
         let loaded = setup.gpu.load_module(mutant.clone());
         let kernel = loaded.kernel(PROBE.name).expect("the same kernel");
         match (Launch { step_limit: 1 << 20, ..launch(&setup, 1) }).run(&mut setup.gpu, &kernel) {

@@ -83,8 +83,10 @@ pub(super) unsafe fn convert<V: Variant, const STAGES: u32, const QUERIES: u32, 
     let (mut k, mut v, mut raw) = (rings.k.split().0, rings.v.split().0, rings.raw.split().1);
     loop {
         let stage = raw.wait();
+        // Read by the lane that gives the stage back, so that the tag's next writer is ordered behind its reader without the warp's others.
         // SAFETY: the producer wrote the tag before the stage's barrier, and writes again only after the arrivals below.
-        let tag = warp::uniform(unsafe { ldst::ld_shared_u32(tags.of::<V>(stage.tile())) });
+        let tag = if arrives { unsafe { ldst::ld_shared_u32(tags.of::<V>(stage.tile())) } } else { 0 };
+        let tag = warp::uniform(tag);
         if tag == Tag::End as u32 {
             stage.release_by(false);
             return;
