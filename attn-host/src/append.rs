@@ -167,7 +167,7 @@ impl Append {
         Append { heads, ..self }
     }
 
-    /// The caches hold 8-bit floats (e4m3): what is too large becomes 448. Their strides are multiples of 16 elements. New keys, values and
+    /// The caches hold 8-bit floats (e4m3): what is too large becomes 448, infinity too, and NaN stays NaN. Their strides are multiples of 16 elements. New keys, values and
     /// queries are of the element type as ever.
     pub fn float8_cache(self) -> Self {
         Append { float8: true, ..self }

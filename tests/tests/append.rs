@@ -45,14 +45,18 @@ enum Descales {
     PerSequenceAndHead,
 }
 
-/// The e4m3 next to `x`, of two the even one: looked for among all.
+/// The e4m3 next to `x`, of two the even one: looked for among all. NaN has one code.
 fn e4m3(x: f32) -> u16 {
+    if x.is_nan() {
+        return 0x7f;
+    }
     let value = |code: u16| {
         let (exponent, mantissa) = (i32::from(code >> 3), f64::from(code & 7));
         if exponent == 0 { mantissa * 2f64.powi(-9) } else { (8.0 + mantissa) * 2f64.powi(exponent - 10) }
     };
     let sign = u16::from(x.is_sign_negative()) << 7;
-    let distance = |code: &u16| (value(*code) - f64::from(x.abs())).abs();
+    let magnitude = f64::from(x.abs()).min(value(0x7e));
+    let distance = |code: &u16| (value(*code) - magnitude).abs();
     let nearest = (0..=0x7e).min_by(|a, b| distance(a).total_cmp(&distance(b)).then((a & 1).cmp(&(b & 1))));
     sign | nearest.expect("there are some")
 }
@@ -321,10 +325,14 @@ fn empty(tensor: &Tensor) -> Tensor {
 
 fn check(case: &Case, seed: u64) {
     let data = Data::new(case, &mut ChaCha8Rng::seed_from_u64(seed));
-    let expected = data.expected(case);
+    agree(case, &data, &data.expected(case), seed);
+}
+
+/// Whether every architecture's kernel writes what is expected.
+fn agree(case: &Case, data: &Data, expected: &[Vec<u16>; 3], seed: u64) {
     for arch in arches() {
         let found = data.run(case, arch, seed).unwrap_or_else(|error| panic!("{case:?}: {error}"));
-        for ((name, found), expected) in ["cache of K", "cache of V", "Q"].into_iter().zip(&found).zip(&expected) {
+        for ((name, found), expected) in ["cache of K", "cache of V", "Q"].into_iter().zip(&found).zip(expected) {
             let differs = (0..expected.len()).find(|&i| found[i] != expected[i]);
             if let Some(i) = differs {
                 panic!("{case:?}\n{name}, element {i}: {:#06x}, not {:#06x}", found[i], expected[i]);
@@ -398,6 +406,52 @@ fn tokens_without_a_place_are_dropped() {
     check(&Case { page: Some(16), lost: 1, ..case.clone() }, 1);
     check(&Case { page: Some(16), lost: 6, rotary: 0, ..case.clone() }, 2);
     check(&Case { positions: 12, used: Some(vec![4, 4, 4, 4, 4, 3]), ..case }, 3);
+}
+
+/// Around the greatest e4m3, where a step is 32, far beyond it, and around the least, 2^-9.
+const EDGES: [f32; 16] = [
+    415.0,
+    416.0,
+    432.0,
+    434.0,
+    447.0,
+    448.0,
+    449.0,
+    463.0,
+    464.0,
+    466.0,
+    480.0,
+    900.0,
+    60000.0,
+    f32::INFINITY,
+    0.001,
+    0.0029,
+];
+
+#[test]
+fn what_is_too_large_for_8_bits_becomes_the_greatest_of_them() {
+    for (seed, precision) in Precision::ALL.into_iter().enumerate() {
+        for (descales, rotary) in [(Descales::One, 0), (Descales::One, 16), (Descales::PerHead, 0)] {
+            let case = Case { precision, float8: Some(descales), rotary, heads: 0, page: Some(16), ..case() };
+            let mut data = Data::new(&case, &mut ChaCha8Rng::seed_from_u64(seed as u64));
+            for tensor in [&mut data.k, &mut data.v] {
+                for (i, x) in tensor.data.iter_mut().enumerate() {
+                    let edge = EDGES[i / 2 % EDGES.len()];
+                    *x = precision.to_bits(if i % 2 == 0 { edge } else { -edge });
+                }
+                tensor.data[7] = precision.to_bits(f32::NAN);
+            }
+            data.descales[0][0] = 0.9; // past 448 from 404 on
+            data.descales[1][0] = 2.0; // not before 896
+            let expected = data.expected(&case);
+            for cache in &expected[..2] {
+                for code in [0x7e, 0xfe, 0x7f] {
+                    assert!(cache.contains(&code), "{precision}, {descales:?}: no {code:#x}");
+                }
+            }
+            agree(&case, &data, &expected, seed as u64);
+        }
+    }
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub struct ServeCase {
     pub float8: Option<Narrow>,
     /// Factors of what is of 8 bits.
     pub factors: Option<Slopes>,
+    /// The factors are so small that what is more than half as great as a head's greatest element becomes 448, the greatest there is.
+    pub saturated: bool,
 }
 
 /// Where K and V lie.
@@ -129,6 +131,7 @@ impl ServeCase {
             equals: None,
             float8: None,
             factors: None,
+            saturated: false,
         }
     }
 
@@ -206,6 +209,7 @@ impl ServeCase {
                 "what sequences share is not poisoned",
             ))
             .or(wrong(self.factors.is_some() && self.float8.is_none(), "factors are said of float8"))
+            .or(wrong(self.saturated && self.factors.is_none(), "saturated is said of factors"))
             .or(wrong(
                 self.factors == Some(Slopes::PerSequence) && self.paging().is_some_and(|p| p.shared > 0),
                 "what sequences share has one factor",

@@ -27,8 +27,9 @@ pub struct ServeInputs {
 impl ServeInputs {
     /// The inputs that a case names. A sequence's do not depend on the others, beyond what they share.
     pub fn of(case: &ServeCase) -> Self {
-        let sequences = (0..case.base.batch).into_par_iter().map(|b| sequence(case, b)).collect();
-        let factors = [0, 1, 2].map(|which| factors(case, which));
+        let sequences: Vec<Inputs> = (0..case.base.batch).into_par_iter().map(|b| sequence(case, b)).collect();
+        let factors = [0, 1, 2]
+            .map(|which| if case.saturated { saturating(case, which, &sequences) } else { factors(case, which) });
         let mut inputs = ServeInputs { sequences, slopes: slopes(case), sinks: sinks(case), factors };
         inputs.narrow(case);
         if let Some(paging) = case.paging() {
@@ -182,6 +183,23 @@ fn factors(case: &ServeCase, which: usize) -> Vec<f32> {
     (0..count).map(|i| one(i).exp2()).collect()
 }
 
+/// Factors that make 448 of half of each head's greatest element.
+fn saturating(case: &ServeCase, which: usize, sequences: &[Inputs]) -> Vec<f32> {
+    let heads = case.base.kv_heads;
+    let greatest = |sequences: &[Inputs], head: usize| {
+        let of_head = sequences.iter().flat_map(|Inputs { q, k, v }| {
+            let t = [q, k, v][which];
+            let group = t.dims.heads / heads;
+            (head * group..(head + 1) * group).flat_map(|head| t.head(0, head))
+        });
+        of_head.fold(0.0f32, |greatest, x| greatest.max(x.abs()))
+    };
+    let together = if case.factors == Some(Slopes::PerSequence) { 1 } else { sequences.len() };
+    let all = sequences.chunks(together).flat_map(|part| (0..heads).map(move |head| greatest(part, head)));
+    // A head without elements has any factor.
+    all.map(|greatest| if greatest > 0.0 { greatest / (2.0 * 448.0) } else { 1.0 }).collect()
+}
+
 /// Random sinks, of which every fifth is none, the third among them.
 fn sinks(case: &ServeCase) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(case.base.seed);
@@ -227,6 +245,24 @@ mod tests {
         assert_ne!(k(0, 1, 32), k(2, 1, 32));
         assert_ne!(k(0, 1, 0), k(1, 1, 0), "one page is not two");
         assert_eq!(inputs.sequences[0].v.row(0, 1, 31), inputs.sequences[3].v.row(0, 1, 31));
+    }
+
+    #[test]
+    fn saturated_tensors_reach_the_greatest_of_8_bits() {
+        for line in ["float8=all factors=head saturated", "float8=all factors=sequence saturated input=large"] {
+            let (case, inputs) = inputs(&format!("bf16 h=4 hk=2 d=16 dv=32 varlen=50,0,17 klens=90,30,0 {line}"));
+            for which in 0..3 {
+                let codes = |b: usize| {
+                    let Inputs { q, k, v } = &inputs.sequences[b];
+                    inputs.codes(&case, which, b, [q, k, v][which]).data
+                };
+                let all: Vec<f32> = (0..3).flat_map(codes).collect();
+                let greatest = all.iter().filter(|code| matches!(**code, 126.0 | 254.0)).count();
+                let expected = all.len() / 50..all.len() / 5;
+                assert!(expected.contains(&greatest), "{line}, {which}: {greatest} of {}", all.len());
+                assert!(!all.iter().any(|code| matches!(*code, 127.0 | 255.0)), "{line}, {which}: a NaN");
+            }
+        }
     }
 
     #[test]

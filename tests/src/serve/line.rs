@@ -11,6 +11,7 @@
 //! | `splits=N`, `splits=auto` | parts of a sequence's keys; 1 without the word |
 //! | `float8=keys`, `float8=all` | K and V, or Q too, are of 8 bits |
 //! | `factors=head`, `factors=sequence` | what those are multiplied with |
+//! | `saturated` | factors for which half of the greatest element is 448, and so is what is greater |
 //! | `poison=SEQUENCE` | a sequence whose inputs are NaN |
 //! | `equals=RELATION` | another problem that has the same answer, bit by bit |
 
@@ -54,6 +55,7 @@ impl fmt::Display for ServeCase {
         if let Some(factors) = self.factors {
             write!(f, " factors={factors}")?;
         }
+        f.write_str(if self.saturated { " saturated" } else { "" })?;
         match self.splits {
             Splits::Exactly(n) => write!(f, " splits={n}")?,
             Splits::Auto => f.write_str(" splits=auto")?,
@@ -87,6 +89,7 @@ impl FromStr for ServeCase {
                 "sinks" => case.sinks = true,
                 "float8" => case.float8 = Some(parse(word, value)?),
                 "factors" => case.factors = Some(parse(word, value)?),
+                "saturated" => case.saturated = true,
                 "splits" if value == "auto" => case.splits = Splits::Auto,
                 "splits" => case.splits = Splits::Exactly(parse(word, value)?),
                 "poison" => case.poisoned = Some(parse(word, value)?),
@@ -159,6 +162,7 @@ mod tests {
             "f16 b=3 h=8 hk=2 sq=9 sk=20 d=64 dv=64 lse layout=bshd input=normal seed=7 varlen=5,0,9 klens=20,3,0 window=4:0 sinks splits=1",
             "bf16 b=2 h=4 hk=1 sq=1 sk=100 d=128 dv=128 lse layout=bhsd input=normal seed=0 usedk=100,7 page=16:2:3 softcap=30 splits=4",
             "bf16 b=2 h=4 hk=1 sq=40 sk=40 d=64 dv=64 causal layout=packed input=normal seed=0 varlen=40,2 klens=same alibi=sequence splits=1 poison=1",
+            "bf16 b=2 h=2 hk=1 sq=4 sk=9 d=64 dv=64 layout=bshd input=normal seed=0 float8=all factors=head saturated splits=1",
             "bf16 b=2 h=4 hk=4 sq=4 sk=9 d=64 dv=64 layout=padded input=normal seed=0 usedq=0,4 window=:3 splits=2 equals=alone",
         ] {
             let case: ServeCase = line.parse().expect(line);
@@ -199,6 +203,7 @@ mod tests {
             ("klens=same", "said of varlen"),
             ("varlen=4 klens=5 layout=packed", "as many rows"),
             ("layout=sbhd", "dense problems"),
+            ("d=64 dv=64 float8=keys saturated", "said of factors"),
             ("pages=16", "'pages=16' is no field"),
         ] {
             let error = line.parse::<ServeCase>().expect_err(line).to_string();

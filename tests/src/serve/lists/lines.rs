@@ -105,7 +105,15 @@ bf16 h=2 hk=1 d=256 dv=256 causal lse varlen=150,20 usedk=220,20 page=64 float8=
 bf16 b=2 h=8 hk=1 d=256 dv=240 sq=1 lse usedk=260,100 page=32 float8=all factors=sequence splits=2 softcap=15 poison=1
 bf16 h=2 hk=2 d=144 dv=192 lse varlen=90,3 klens=140,0 window=40:10 sinks float8=all factors=sequence input=large
 bf16 h=2 hk=1 d=192 dv=144 causal lse varlen=70,9 klens=200,30 alibi=head float8=all factors=head input=rising
-bf16 h=4 hk=1 d=256 dv=256 causal lse varlen=40,1 usedk=150,90 page=16 float8=all factors=head equals=alone";
+bf16 h=4 hk=1 d=256 dv=256 causal lse varlen=40,1 usedk=150,90 page=16 float8=all factors=head equals=alone
+bf16 h=2 hk=1 d=128 dv=128 causal lse varlen=130,9 usedk=190,20 page=32 float8=keys factors=head saturated equals=dense
+f16 b=2 h=4 hk=1 d=64 dv=64 sq=2 lse usedk=240,60 float8=keys factors=sequence saturated input=large splits=2
+f16 h=2 hk=2 d=256 dv=256 lse varlen=30,3 klens=150,9 window=60:5 sinks float8=keys factors=sequence saturated
+bf16 h=2 hk=1 d=128 dv=128 causal lse varlen=140,20 usedk=200,20 page=64 float8=all factors=head saturated equals=dense
+bf16 h=2 hk=2 d=64 dv=64 lse varlen=60,3 klens=240,10 float8=all factors=sequence saturated input=large
+bf16 b=2 h=8 hk=1 d=128 dv=128 sq=1 lse usedk=260,100 page=16 float8=all factors=head saturated softcap=15 alibi=head splits=2
+bf16 h=2 hk=1 d=256 dv=256 causal lse varlen=60,9 klens=200,9 float8=all factors=sequence saturated input=rising
+bf16 h=2 hk=1 d=256 dv=256 lse varlen=20 klens=140 float8=all factors=head saturated input=constant";
 
 /// Small ones of sequences whose keys are one block of Hopper's kernels for them.
 pub(super) const SHORT: &str = "\
@@ -195,7 +203,14 @@ b=5 h=8 hk=1 sq=1 usedk=3000,1,0,128,2047 page=64 float8=all factors=sequence sp
 b=5 h=8 hk=1 sq=1 usedk=3000,1,0,128,2047 page=64 float8=keys factors=sequence splits=7
 b=5 h=16 hk=4 sq=1 usedk=3000,1,0,128,2047 page=128 float8=keys splits=5 equals=alone
 b=4 h=8 hk=2 sq=5 causal usedk=1500,900,64,5 page=16 float8=keys factors=head equals=prefill alibi=head
-b=4 h=12 hk=1 sq=2 usedk=1500,900,64,5 float8=keys factors=head layout=bhsd poison=2",
+b=4 h=12 hk=1 sq=2 usedk=1500,900,64,5 float8=keys factors=head layout=bhsd poison=2
+h=4 hk=2 causal varlen=300,1,40,500 usedk=900,1300,40,511 page=16 float8=keys factors=sequence saturated equals=dense
+h=4 hk=2 causal varlen=300,1,40,500 usedk=900,1300,40,511 page=64 float8=all factors=sequence saturated equals=dense
+h=2 hk=1 varlen=300,200 klens=9000,700 float8=all factors=head saturated
+h=2 hk=1 varlen=300,200 klens=900,700 float8=all factors=head saturated input=large sinks
+h=2 hk=2 varlen=300,200 klens=900,700 float8=all factors=head saturated input=spike softcap=20
+b=5 h=8 hk=1 sq=1 usedk=3000,1,0,128,2047 page=64 float8=all factors=sequence saturated splits=auto
+b=5 h=8 hk=1 sq=1 usedk=3000,1,0,128,2047 page=64 float8=keys factors=sequence saturated splits=7",
     ),
     (
         "decode",
