@@ -416,7 +416,9 @@ fn limits_of_lists_splits_and_architectures_are_named() {
     assert_eq!(chosen(&packed.softcap(30.0)), "decode_sm100_bf16_d128");
     let narrow = Problem::new(DType::Bf16, Shape { batch: 64, ..SHAPE }).float8(Float8::All);
     assert_eq!(chosen(&narrow), "serve_sm100_e4m3_d128");
-    assert_eq!(chosen(&narrow.alibi(Alibi::PerHead)), "decode_sm100_e4m3_d128");
+    assert_eq!(chosen(&narrow.alibi(Alibi::PerHead)), "serve_sm100_e4m3_d128_mod");
+    let many = Problem::new(DType::Bf16, Shape { batch: 64, ..SHAPE }).seqused_k();
+    assert_eq!(chosen(&many.softcap(30.0)), "serve_sm100_bf16_d128_mod");
     let wide = Problem::new(DType::Bf16, Shape { batch: 64, head_dim: 256, head_dim_v: 256, ..SHAPE });
     assert_eq!(chosen(&wide.float8(Float8::All)), "serve_sm100_e4m3_d256");
     assert_eq!(chosen(&packed.packed_k(900).float8(Float8::Keys)), "decode_sm100_bf16_kv8_d128");

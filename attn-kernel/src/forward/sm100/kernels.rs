@@ -5,7 +5,7 @@ use super::{Dense, Plan, Ragged, Variant, tune};
 #[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_100a", attn_arch = "sm_103a"))]
 use super::{Maps, Sequences, forward};
 use crate::attn::mask::{Causal, Full, Mask, Window};
-use crate::attn::scores::{Modified, Plain};
+use crate::attn::scores::{Modified, Plain, Scores};
 #[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_100a", attn_arch = "sm_103a"))]
 use crate::forward::TensorMap;
 use crate::forward::plan::{AnyPlan, Arch, DType, Family, Float8, Kernel};
@@ -43,7 +43,7 @@ macro_rules! kernels {
     };
 }
 
-// Modified scores, and heads of 192, have tiles of 128 rows alone: two softmax warpgroups with what these need find no registers.
+// Two query tiles where O of both fits tensor memory beside the scores, which head dimension 256 does not, and where no warpgroup widens K and V.
 macro_rules! serving_kernels {
     (
         $list:ident, $list_103:ident:
@@ -68,7 +68,7 @@ macro_rules! serving_kernels {
             arch: Arch::$arch,
             dtype: DType::$dtype,
             causal: false,
-            family: family!($scores),
+            family: family(<$scores as Scores>::MODIFIED, $tiles),
             launch: $name::PLAN.launch(),
             plan: AnyPlan::Sm100($name::PLAN),
         }),*];
@@ -77,16 +77,6 @@ macro_rules! serving_kernels {
             $name for $cfg: $dtype $($float8)?, Window, $scores, Ragged,
             tune::serving(Arch::$arch, $d, $dv, $tiles, float8!($($float8)?))
         })*
-    };
-}
-
-/// Kernels that modify scores are those for few queries too.
-macro_rules! family {
-    (Plain) => {
-        Family::Serve { modified: false }
-    };
-    (Modified) => {
-        Family::Decode
     };
 }
 
@@ -176,6 +166,11 @@ macro_rules! instance {
     };
 }
 
+/// Kernels of one tile that modify scores serve few queries too.
+const fn family(modified: bool, tiles: u32) -> Family {
+    if modified && tiles == 1 { Family::Decode } else { Family::Serve { modified } }
+}
+
 kernels! {
     KERNELS, KERNELS_SM103:
     fwd_sm100_bf16_d64, fwd_sm103_bf16_d64: Bf16, 64, 64, Full, 2;
@@ -217,8 +212,12 @@ serving_kernels! {
     serve_sm100_bf16_d64, serve_sm103_bf16_d64: Bf16, 64, 64, Plain, 2;
     serve_sm100_bf16_d96, serve_sm103_bf16_d96: Bf16, 96, 96, Plain, 2;
     serve_sm100_bf16_d128, serve_sm103_bf16_d128: Bf16, 128, 128, Plain, 2;
-    serve_sm100_bf16_d192_128, serve_sm103_bf16_d192_128: Bf16, 192, 128, Plain, 1;
+    serve_sm100_bf16_d192_128, serve_sm103_bf16_d192_128: Bf16, 192, 128, Plain, 2;
     serve_sm100_bf16_d256, serve_sm103_bf16_d256: Bf16, 256, 256, Plain, 1;
+    serve_sm100_bf16_d64_mod, serve_sm103_bf16_d64_mod: Bf16, 64, 64, Modified, 2;
+    serve_sm100_bf16_d96_mod, serve_sm103_bf16_d96_mod: Bf16, 96, 96, Modified, 2;
+    serve_sm100_bf16_d128_mod, serve_sm103_bf16_d128_mod: Bf16, 128, 128, Modified, 2;
+    serve_sm100_bf16_d192_128_mod, serve_sm103_bf16_d192_128_mod: Bf16, 192, 128, Modified, 2;
     decode_sm100_bf16_d64, decode_sm103_bf16_d64: Bf16, 64, 64, Modified, 1;
     decode_sm100_bf16_d96, decode_sm103_bf16_d96: Bf16, 96, 96, Modified, 1;
     decode_sm100_bf16_d128, decode_sm103_bf16_d128: Bf16, 128, 128, Modified, 1;
@@ -227,8 +226,12 @@ serving_kernels! {
     serve_sm100_f16_d64, serve_sm103_f16_d64: F16, 64, 64, Plain, 2;
     serve_sm100_f16_d96, serve_sm103_f16_d96: F16, 96, 96, Plain, 2;
     serve_sm100_f16_d128, serve_sm103_f16_d128: F16, 128, 128, Plain, 2;
-    serve_sm100_f16_d192_128, serve_sm103_f16_d192_128: F16, 192, 128, Plain, 1;
+    serve_sm100_f16_d192_128, serve_sm103_f16_d192_128: F16, 192, 128, Plain, 2;
     serve_sm100_f16_d256, serve_sm103_f16_d256: F16, 256, 256, Plain, 1;
+    serve_sm100_f16_d64_mod, serve_sm103_f16_d64_mod: F16, 64, 64, Modified, 2;
+    serve_sm100_f16_d96_mod, serve_sm103_f16_d96_mod: F16, 96, 96, Modified, 2;
+    serve_sm100_f16_d128_mod, serve_sm103_f16_d128_mod: F16, 128, 128, Modified, 2;
+    serve_sm100_f16_d192_128_mod, serve_sm103_f16_d192_128_mod: F16, 192, 128, Modified, 2;
     decode_sm100_f16_d64, decode_sm103_f16_d64: F16, 64, 64, Modified, 1;
     decode_sm100_f16_d96, decode_sm103_f16_d96: F16, 96, 96, Modified, 1;
     decode_sm100_f16_d128, decode_sm103_f16_d128: F16, 128, 128, Modified, 1;
@@ -243,6 +246,8 @@ serving_kernels! {
     serve_sm100_e4m3_d64, serve_sm103_e4m3_d64: Bf16, 64, 64, Plain, 2, All;
     serve_sm100_e4m3_d128, serve_sm103_e4m3_d128: Bf16, 128, 128, Plain, 2, All;
     serve_sm100_e4m3_d256, serve_sm103_e4m3_d256: Bf16, 256, 256, Plain, 1, All;
+    serve_sm100_e4m3_d64_mod, serve_sm103_e4m3_d64_mod: Bf16, 64, 64, Modified, 2, All;
+    serve_sm100_e4m3_d128_mod, serve_sm103_e4m3_d128_mod: Bf16, 128, 128, Modified, 2, All;
     decode_sm100_e4m3_d64, decode_sm103_e4m3_d64: Bf16, 64, 64, Modified, 1, All;
     decode_sm100_e4m3_d128, decode_sm103_e4m3_d128: Bf16, 128, 128, Modified, 1, All;
     decode_sm100_e4m3_d256, decode_sm103_e4m3_d256: Bf16, 256, 256, Modified, 1, All;
