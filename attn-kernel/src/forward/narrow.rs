@@ -7,7 +7,7 @@
 use super::plan::panel;
 use crate::entry::thread_idx_x;
 use crate::mem::{Element, Layout, Smem, Swizzle};
-use crate::ptx::{ldst, math, matrix};
+use crate::ptx::{ldst, math, matrix, warp};
 
 /// A tile of `rows` keys of `d` elements as TMA writes it: panels of one swizzle span. Rows come in 32, or in 16 where `d` is a multiple of 64 and
 /// the tile is not transposed; elements in 32.
@@ -44,7 +44,47 @@ pub struct Crew {
     pub warp: u32,
     /// How many there are.
     pub warps: u32,
+    /// The calling lane.
+    pub lane: u32,
 }
+
+impl Crew {
+    /// The calling thread's place among `warps` warps, of which its own is number `warp`.
+    ///
+    /// All lanes of a warp call it together.
+    #[inline(always)]
+    pub fn of(warp: u32, warps: u32) -> Self {
+        let lane = thread_idx_x() % 32;
+        // What a shuffle brings stays in a register, while a special register would be read anew for every tile, which takes long.
+        Crew { warp, warps, lane: warp::shfl_idx(lane, lane) }
+    }
+
+    /// Does the warp's share of `steps` steps, every n-th. A step is read so many steps before it is written: shared memory takes as long to
+    /// answer as a step or two to be done, and nothing else is there to fill the time.
+    #[inline(always)]
+    fn each(self, steps: u32, ahead: u32, read: impl Fn(u32) -> [u32; 4], write: impl Fn(u32, [u32; 4])) {
+        let whole = steps / self.warps;
+        let rounds = steps.div_ceil(self.warps);
+        let has = |round: u32| round < whole || round < rounds && self.warp + self.warps * round < steps;
+        let mut held = [[0; 4]; AHEAD as usize];
+        let mut round = 0;
+        while round < rounds + ahead {
+            let words = &mut held[(round % ahead) as usize];
+            let next = if has(round) { read(round) } else { [0; 4] };
+            if round >= ahead && has(round - ahead) {
+                write(round - ahead, *words);
+            }
+            *words = next;
+            round += 1;
+        }
+    }
+}
+
+/// Most steps that are read before the first one is written.
+const AHEAD: u32 = 2;
+
+/// Columns of steps of the widest tile.
+const MOST_COLUMNS: usize = 8;
 
 impl Narrow {
     /// Where its elements lie, two taken for one of 16 bits.
@@ -64,42 +104,48 @@ impl Narrow {
 
     /// Widens the tile at `from` to the 16-bit tile at `to`, as TMA would have written it.
     ///
-    /// A warp's part is 1 KiB, 32 bytes a lane: the lanes of a quarter of the warp have eight rows of one column, which no two of lie in
-    /// the same banks, neither on the narrow side nor on the wide one.
+    /// A step is a warp's 512 bytes, 16 a lane, as wide as a panel of the other side: the lanes of a quarter of the warp have eight rows of one
+    /// column, which no two of lie in the same banks, neither on the narrow side nor on the wide one.
     ///
     /// # Safety
     /// All lanes of all warps of `crew` call it; the tiles are shared memory of theirs, on 1024 bytes, and nobody else accesses `to`.
     #[inline(always)]
     pub unsafe fn widen<E: Element>(self, from: Smem<()>, to: Smem<()>, crew: Crew) {
         let (narrow, wide) = (self.layout(), self.widened());
-        let chunks = narrow.swizzle.span() / 16;
-        // A step is a warp's 512 bytes: 8 rows of 4 chunks, or 16 rows of 2.
-        let (across, down) = if chunks >= 4 { (4, 8) } else { (2, 16) };
-        let lane = thread_idx_x() % 32;
-        let (lane_row, lane_chunk) = (lane % 8 + lane / 8 / across * 8, lane / 8 % across);
-        let steps_of_rows = self.rows / down;
-        let place = |step: u32| {
-            let (column, rows) = (step / steps_of_rows, step % steps_of_rows);
-            (rows * down + lane_row, (column * across + lane_chunk) * 16)
-        };
-        let steps = steps_of_rows * (self.d / 16 / across);
-        let mut step = 2 * crew.warp;
-        while step < steps {
-            let places = [place(step), place(step + 1)];
-            // SAFETY: `steps` is even, so both steps are within the tiles; each 16 bytes are one lane's.
-            unsafe {
-                let read = places.map(|(row, c)| ldst::ld_shared_u32x4(from.offset(narrow.offset(row, c / 2)).cast()));
-                let mut i = 0;
-                while i < 2 {
-                    let (row, c) = places[i];
-                    let [a, b, c4, d4] = read[i].map(E::widen);
-                    ldst::st_shared_u32x4(to.offset(wide.offset(row, c)).cast(), [a[0], a[1], b[0], b[1]]);
-                    ldst::st_shared_u32x4(to.offset(wide.offset(row, c + 8)).cast(), [c4[0], c4[1], d4[0], d4[1]]);
-                    i += 1;
-                }
-            }
-            step += 2 * crew.warps;
+        let across = wide.swizzle.span() / 32;
+        let down = 32 / across;
+        let columns = self.d / (16 * across);
+        let (lane_row, lane_chunk) = (crew.lane % 8 + crew.lane / 8 / across * 8, crew.lane / 8 % across);
+        // Where the first step of each column lies, of those that the warp has; its next one there is so many groups of rows below as there are
+        // warps, which is a constant number of bytes.
+        let mut places = [(from, to); MOST_COLUMNS];
+        let mut i = 0;
+        while i < columns {
+            let step = crew.warp + crew.warps * i;
+            let (row, c) = (step / columns * down + lane_row, (step % columns * across + lane_chunk) * 16);
+            places[i as usize] = (from.offset(narrow.offset(row, c / 2)), to.offset(wide.offset(row, c)));
+            i += 1;
         }
+        let place = |round: u32| places[(round % columns) as usize];
+        let below = |round: u32| round / columns * crew.warps * down;
+        let read = |round: u32| {
+            let at = place(round).0.offset(below(round) * narrow.swizzle.span());
+            // SAFETY: the step is within the tile, and 16 bytes of it are the lane's.
+            unsafe { ldst::ld_shared_u32x4(at.cast()) }
+        };
+        let write = |round: u32, words: [u32; 4]| {
+            let [a, b, c, d] = words.map(E::widen);
+            let at = place(round).1;
+            // Two chunks that are neighbours on 32 bytes are so in a swizzled tile too.
+            let other = Smem::<()>::new(at.addr() ^ 16);
+            let further = below(round) * wide.swizzle.span();
+            // SAFETY: as above, for the 32 bytes that the 16 become.
+            unsafe {
+                ldst::st_shared_u32x4(at.offset(further).cast(), [a[0], a[1], b[0], b[1]]);
+                ldst::st_shared_u32x4(other.offset(further).cast(), [c[0], c[1], d[0], d[1]]);
+            }
+        };
+        crew.each(columns * (self.rows / down), AHEAD, read, write);
     }
 
     /// Transposes the tile at `from` to the one at `to`: a row for each element, of keys in the order of [`key_at`].
@@ -113,32 +159,31 @@ impl Narrow {
     #[inline(always)]
     pub unsafe fn transpose(self, from: Smem<()>, to: Smem<()>, crew: Crew) {
         let (narrow, wide) = (self.layout(), self.transposed());
-        let lane = thread_idx_x() % 32;
-        let (first, second) = if lane < 16 { (0x2064, 0x3175) } else { (0x3175, 0x2064) };
-        // Lane `8 m + r` names row `r` of stored matrix `m`: 16 keys, and an element of each pair.
-        let (matrix, row) = (lane / 8, lane % 8);
-        let (to_row, to_place) = (2 * row + ((matrix / 2) ^ (row / 4)), matrix % 2 * 16);
+        let (first, second) = if crew.lane < 16 { (0x2064, 0x3175) } else { (0x3175, 0x2064) };
         let columns = self.d / 16;
-        let parts = self.rows / 32 * columns;
-        let mut part = 2 * crew.warp;
-        while part < parts {
-            let (keys, column) = (part / columns * 32, part % columns * 16);
-            // SAFETY: `columns` is even, so both columns are within the tiles; each 16 bytes are one lane's.
-            unsafe {
-                let read = [0, 16].map(|next| {
-                    matrix::ldmatrix_x4_trans(from.offset(narrow.offset(keys + lane, (column + next) / 2)).addr())
-                });
-                let mut i = 0;
-                while i < 2 {
-                    let [a, b, c, d] = read[i];
-                    let at = wide.offset(column + 16 * i as u32 + to_row, (keys + to_place) / 2);
-                    let pairs = [(a, b, first), (c, d, first), (a, b, second), (c, d, second)];
-                    matrix::stmatrix_x4(to.offset(at).addr(), pairs.map(|(x, y, which)| math::prmt(x, y, which)));
-                    i += 1;
-                }
-            }
-            part += 2 * crew.warps;
-        }
+        // Keys and elements of a part: 32, and 16.
+        let place = |round: u32| {
+            let part = crew.warp + crew.warps * round;
+            (part / columns * 32, part % columns * 16)
+        };
+        // Lane `8 m + r` names row `r` of stored matrix `m`: 16 keys, and an element of each pair.
+        let (matrix, row) = (crew.lane / 8, crew.lane % 8);
+        let (to_row, to_place) = (2 * row + ((matrix / 2) ^ (row / 4)), matrix % 2 * 16);
+        let read = |round: u32| {
+            let (keys, column) = place(round);
+            // SAFETY: the part is within the tile, and 16 bytes of it are the lane's.
+            unsafe { matrix::ldmatrix_x4_trans(from.offset(narrow.offset(keys + crew.lane, column / 2)).addr()) }
+        };
+        let write = |round: u32, [a, b, c, d]: [u32; 4]| {
+            let (keys, column) = place(round);
+            let at = wide.offset(column + to_row, (keys + to_place) / 2);
+            let pairs = [(a, b, first), (c, d, first), (a, b, second), (c, d, second)];
+            // SAFETY: as above.
+            unsafe { matrix::stmatrix_x4(to.offset(at).addr(), pairs.map(|(x, y, which)| math::prmt(x, y, which))) }
+        };
+        // The places of a large tile's parts take most of the registers.
+        let ahead = if self.d > 128 { 1 } else { AHEAD };
+        crew.each(columns * (self.rows / 32), ahead, read, write);
     }
 }
 

@@ -71,7 +71,7 @@ macro_rules! changes {
             pub unsafe fn $name(from: *const u16, out: *mut u32) {
                 const TILE: Narrow = Narrow { rows: $rows, d: $d };
                 const OTHER: Layout = changes!(@layout TILE, $how);
-                let crew = Crew { warp: thread_idx_x() / 32, warps: WARPS };
+                let crew = Crew::of(thread_idx_x() / 32, WARPS);
                 let tile = Smem::new(dynamic_shared());
                 let other = tile.offset((TILE.rows * TILE.d).next_multiple_of(1024));
                 // SAFETY: the launch is one block of the crew with `shared` bytes; everybody meets before and after.

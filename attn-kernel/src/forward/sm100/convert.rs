@@ -24,7 +24,7 @@ pub(super) unsafe fn run<V: Variant, const TILES: u32, const STAGES: u32>(
     mut tiles: V::Sequences,
 ) {
     let plan = const { V::PLAN };
-    let crew = Crew { warp: warp::uniform(entry::thread_idx_x() / 32) - plan.convert_warp(), warps: WARPGROUP / 32 };
+    let crew = Crew::of(warp::uniform(entry::thread_idx_x() / 32) - plan.convert_warp(), WARPGROUP / 32);
     let (mut raw, mut kv) = (shared.raw.split().1, shared.kv.split().0);
     // SAFETY: whole warps come here; each stage is this role's between its wait and its commit or release.
     unsafe {

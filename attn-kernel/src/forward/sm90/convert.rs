@@ -78,8 +78,8 @@ pub(super) unsafe fn convert<V: Variant, const STAGES: u32, const QUERIES: u32, 
     let plan = const { V::PLAN };
     let tags = Tags::new::<V>(smem);
     let thread = entry::thread_idx_x();
-    let crew = Crew { warp: warp::uniform(thread / 32) - 1, warps: CONVERTERS };
-    let arrives = thread.is_multiple_of(32);
+    let crew = Crew::of(warp::uniform(thread / 32) - 1, CONVERTERS);
+    let arrives = crew.lane == 0;
     let (mut k, mut v, mut raw) = (rings.k.split().0, rings.v.split().0, rings.raw.split().1);
     loop {
         let stage = raw.wait();
