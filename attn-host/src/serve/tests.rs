@@ -142,6 +142,9 @@ fn keys_of_8_bits_are_copied_as_bytes() {
     assert_eq!(params.descale_batch_stride, 2);
     let (_, launches) = launched(&narrow.descales(Descales::PerHead).splits(Splits::Exactly(1)));
     assert_eq!(launches[0].serve().0.descale_batch_stride, 0);
+    fake::reset();
+    let wide = Problem::new(DType::Bf16, Shape { head_dim: 256, head_dim_v: 144, ..SHAPE }).float8(Float8::Keys);
+    assert_eq!(tests::plan(&wide).expect("a kernel").kernel().name, "serve_sm90_bf16_kv8_d256");
 }
 
 #[test]

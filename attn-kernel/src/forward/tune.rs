@@ -105,6 +105,7 @@ ragged_table! {
     256 256 decode: "bm=64 bn=64 stages=3 regs=240/56 exp2=0/1 wait=2";
     64 64 serve_kv8: "bm=128 bn=128 stages=3 raw=3 regs=224/56 exp2=0/1 turns=1 wait=0";
     128 128 serve_kv8: "bm=128 bn=128 stages=2 raw=2 regs=216/72 exp2=0/1 turns=1 wait=0";
+    256 256 serve_kv8: "bm=128 bn=64 stages=2 raw=2 regs=224/56 exp2=0/1 turns=1 wait=0";
     64 64 decode_kv8: "bm=64 bn=128 stages=4 raw=8 regs=240/96 exp2=0/1 wait=2";
     128 128 decode_kv8: "bm=64 bn=128 stages=2 raw=4 regs=240/96 exp2=0/1 wait=2";
     64 64 serve_e4m3: "bm=128 bn=128 stages=3 raw=3 regs=224/56 exp2=0/1 turns=1 wait=0";

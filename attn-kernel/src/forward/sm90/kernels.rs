@@ -223,11 +223,13 @@ serving_kernels! {
     decode_sm90_f16_d256: F16, 256, 256, decode, Modified, Family::Decode;
     serve_sm90_bf16_kv8_d64: Bf16, 64, 64, serve_kv8, Modified, Family::Serve { modified: true };
     serve_sm90_bf16_kv8_d128: Bf16, 128, 128, serve_kv8, Modified, Family::Serve { modified: true };
+    serve_sm90_bf16_kv8_d256: Bf16, 256, 256, serve_kv8, Modified, Family::Serve { modified: true };
     decode_sm90_bf16_kv8_d64: Bf16, 64, 64, decode_kv8, Modified, Family::Decode;
     decode_sm90_bf16_kv8_d128: Bf16, 128, 128, decode_kv8, Modified, Family::Decode;
     decode_sm90_bf16_kv8_d256: Bf16, 256, 256, decode_kv8, Modified, Family::Decode;
     serve_sm90_f16_kv8_d64: F16, 64, 64, serve_kv8, Modified, Family::Serve { modified: true };
     serve_sm90_f16_kv8_d128: F16, 128, 128, serve_kv8, Modified, Family::Serve { modified: true };
+    serve_sm90_f16_kv8_d256: F16, 256, 256, serve_kv8, Modified, Family::Serve { modified: true };
     decode_sm90_f16_kv8_d64: F16, 64, 64, decode_kv8, Modified, Family::Decode;
     decode_sm90_f16_kv8_d128: F16, 128, 128, decode_kv8, Modified, Family::Decode;
     decode_sm90_f16_kv8_d256: F16, 256, 256, decode_kv8, Modified, Family::Decode;
