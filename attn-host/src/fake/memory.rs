@@ -1,10 +1,15 @@
 //! The fake's functions for memory, streams, events and contexts.
 
 use std::ffi::c_void;
+use std::thread;
+use std::time::Duration;
 
 use super::machine::{Host, Machine, Work};
 use super::{STATE, State, call, contexts, put, release, with};
 use crate::sys::{self, Code, Handle};
+
+/// How long who waits for the device sleeps before looking again. Miri's clock leaps to the end of a sleep, but every look takes it long.
+const NAP: Duration = if cfg!(miri) { Duration::from_millis(250) } else { Duration::from_micros(100) };
 
 /// Contexts that were current before others were pushed. A thread's state is that of its current context.
 pub(super) unsafe extern "C" fn ctx_push(context: Handle) -> Code {
@@ -39,7 +44,7 @@ fn wait(name: &'static str, done: impl Fn(&mut Machine) -> bool) -> Code {
     loop {
         match with(|state| state.lost.or_else(|| done(&mut state.machine).then_some(sys::SUCCESS))) {
             Some(code) => return code,
-            None => std::thread::sleep(std::time::Duration::from_micros(100)),
+            None => thread::sleep(NAP),
         }
     }
 }
@@ -47,7 +52,7 @@ fn wait(name: &'static str, done: impl Fn(&mut Machine) -> bool) -> Code {
 /// What allocates and frees waits for the device to be idle, as drivers may, where it does not come to be.
 fn until_not_stuck() {
     while with(|state| state.lost.is_none() && state.machine.is_stuck()) {
-        std::thread::sleep(std::time::Duration::from_micros(100));
+        thread::sleep(NAP);
     }
 }
 
