@@ -1,5 +1,6 @@
 //! Reading a request's body as JSON, within bounds of size and time.
 
+use std::future::Future;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -26,13 +27,12 @@ pub async fn json<T: DeserializeOwned>(request: Request, limits: &Limits) -> Res
     let content_type =
         request.headers().get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
     if let Some(other) = content_type.filter(|value| !is_json(value)) {
-        return Err(ApiError::ContentType(other.into_owned()));
+        let error = ApiError::ContentType(other.into_owned());
+        discard(request, limits).await;
+        return Err(error);
     }
-    let seconds = limits.body_timeout_s;
-    let read = bytes(request.into_body(), limits.max_body_bytes as usize);
-    let bytes = tokio::time::timeout(Duration::from_secs(seconds), read)
-        .await
-        .map_err(|_| ApiError::BodyTimeout(seconds))??;
+    let limit = limits.max_body_bytes as usize;
+    let bytes = within(limits, bytes(request.into_body(), limit, limit)).await?;
     let parsed = serde_json::from_slice::<Map<String, Value>>(&bytes);
     // Not at once as `T`, for which a list would do too.
     parsed.and_then(|object| T::deserialize(Value::Object(object))).map_err(|error| match error.classify() {
@@ -41,18 +41,31 @@ pub async fn json<T: DeserializeOwned>(request: Request, limits: &Limits) -> Res
     })
 }
 
+/// Reads the body of a request that is refused whatever is in it, so that the client comes to look at the answer.
+pub async fn discard(request: Request, limits: &Limits) {
+    // Too large, too slow or cut off: it is refused anyway.
+    let _ = within(limits, bytes(request.into_body(), 0, limits.max_body_bytes as usize)).await;
+}
+
+/// What is read, if that does not take too long.
+async fn within(limits: &Limits, read: impl Future<Output = Result<Vec<u8>, ApiError>>) -> Result<Vec<u8>, ApiError> {
+    let seconds = limits.body_timeout_s;
+    tokio::time::timeout(Duration::from_secs(seconds), read).await.map_err(|_| ApiError::BodyTimeout(seconds))?
+}
+
 fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json")
 }
 
-async fn bytes(mut body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
+/// The bytes of a body of at most `limit`, if they are at most `kept`.
+async fn bytes(mut body: Body, kept: usize, limit: usize) -> Result<Vec<u8>, ApiError> {
     let (mut bytes, mut total) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| ApiError::Body(error.to_string()))?;
         let Some(data) = frame.data_ref() else { continue };
         total += data.len();
-        if total <= limit {
+        if total <= kept {
             bytes.extend_from_slice(data);
         } else if total > limit.saturating_mul(PATIENCE) {
             break;

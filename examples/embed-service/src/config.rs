@@ -59,6 +59,9 @@ pub struct Limits {
     /// Most bytes of a request's body.
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = at_least_one())]
     pub max_body_bytes: u32,
+    /// How long a connection may be idle, or take for the head of a request, before it is closed.
+    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    pub idle_timeout_s: u64,
     /// How long the body of a request may take to arrive.
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub body_timeout_s: u64,
@@ -80,6 +83,11 @@ impl Limits {
     /// What a device may be asked for.
     pub fn room(&self) -> Room {
         Room { bytes: self.device_bytes, timeout: Some(Duration::from_secs(self.device_timeout_s)) }
+    }
+
+    /// Most sentences of a request, and the option that says so: those that do not fit the empty queue would never do.
+    pub fn most_sentences(&self) -> (u32, &'static str) {
+        (self.max_sentences, "--max-sentences").min((self.queue, "--queue"))
     }
 
     /// How long a sentence may wait for others to share its batch.

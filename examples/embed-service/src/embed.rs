@@ -56,14 +56,15 @@ pub struct Embedded {
 /// nothing comes of it.
 pub async fn embed(state: &Arc<State>, inputs: Sentences, how: How) -> Result<Embedded, ApiError> {
     let sentences = inputs.into_vec();
-    let most = state.limits.max_sentences as usize;
+    let (most, option) = state.limits.most_sentences();
     if sentences.is_empty() {
         return Err(ApiError::Invalid("there are no sentences".to_owned()));
     }
-    if sentences.len() > most {
-        let message = format!("{} sentences are more than {most} (--max-sentences)", sentences.len());
-        return Err(ApiError::TooLarge(message));
+    if sentences.len() > most as usize {
+        return Err(ApiError::TooLarge(format!("{} sentences are more than {most} ({option})", sentences.len())));
     }
+    // Not worth the work of cutting them into word pieces where there is no room.
+    state.engine.check_room(sentences.len())?;
     let encoded = encode(state, sentences).await?;
     if let Some((i, long)) = encoded.iter().enumerate().find(|(_, one)| one.truncated()).filter(|_| !how.truncate) {
         let (tokens, most) = (long.tokens, long.ids.len());

@@ -68,6 +68,14 @@ impl Engine {
         Ok(receivers)
     }
 
+    /// Whether so many sentences would be taken now.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub fn check_room(&self, sentences: usize) -> Result<(), Refused> {
+        self.queue.check_room(sentences)
+    }
+
     /// Sentences that wait.
     pub fn waiting(&self) -> usize {
         self.queue.len()

@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State as Of};
-use axum::http::{Method, StatusCode, Uri, header};
+use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::SemaphorePermit;
@@ -31,10 +32,8 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/healthz", get(health))
         .route("/health", get(health))
         .route("/metrics", get(prometheus))
-        .fallback(async |uri: Uri| ApiError::NotFound(uri.path().to_owned()))
-        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
-            ApiError::Method(format!("{method} {}", uri.path()))
-        })
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
         .layer(from_fn(measured))
         .with_state(state)
 }
@@ -56,10 +55,25 @@ async fn measured(request: Request, next: Next) -> Response {
     response
 }
 
-/// A place among the requests that may be under way.
-fn admit(state: &State) -> Result<SemaphorePermit<'_>, ApiError> {
-    let busy = |_| ApiError::Overloaded(format!("{} requests are under way", state.limits.max_requests));
-    state.requests.try_acquire().map_err(busy)
+async fn no_route(Of(state): Of<Arc<State>>, request: Request) -> ApiError {
+    let error = ApiError::NotFound(request.uri().path().to_owned());
+    body::discard(request, &state.limits).await;
+    error
+}
+
+async fn no_method(Of(state): Of<Arc<State>>, request: Request) -> ApiError {
+    let error = ApiError::Method(format!("{} {}", request.method(), request.uri().path()));
+    body::discard(request, &state.limits).await;
+    error
+}
+
+/// What a request asks for, and its place among those that may be under way.
+async fn admit<T: DeserializeOwned>(state: &State, request: Request) -> Result<(SemaphorePermit<'_>, T), ApiError> {
+    let Ok(place) = state.requests.try_acquire() else {
+        body::discard(request, &state.limits).await;
+        return Err(ApiError::Overloaded(format!("{} requests are under way", state.limits.max_requests)));
+    };
+    Ok((place, body::json(request, &state.limits).await?))
 }
 
 /// What `/embed` takes.
@@ -87,8 +101,7 @@ struct EmbedResponse<'a> {
 }
 
 async fn embed_route(Of(state): Of<Arc<State>>, request: Request) -> Result<Response, ApiError> {
-    let _place = admit(&state)?;
-    let EmbedRequest { inputs, truncate, normalize } = body::json(request, &state.limits).await?;
+    let (_place, EmbedRequest { inputs, truncate, normalize }) = admit(&state, request).await?;
     let Embedded { embeddings, tokens, truncated } = embed(&state, inputs, How { truncate, normalize }).await?;
     Ok(Json(EmbedResponse { embeddings, tokens, truncated, model: &state.name }).into_response())
 }
@@ -154,8 +167,7 @@ struct OpenAiResponse<'a> {
 }
 
 async fn openai_route(Of(state): Of<Arc<State>>, request: Request) -> Result<Response, ApiError> {
-    let _place = admit(&state)?;
-    let request: OpenAiRequest = body::json(request, &state.limits).await?;
+    let (_place, request): (_, OpenAiRequest) = admit(&state, request).await?;
     if let Some(other) = request.dimensions.filter(|&dimensions| dimensions != state.dimensions) {
         return Err(ApiError::Invalid(format!("dimensions is {other}, the model has {}", state.dimensions)));
     }

@@ -16,4 +16,5 @@ pub mod service;
 
 mod body;
 mod http;
+mod listen;
 mod metrics;

@@ -111,18 +111,20 @@ impl Queue {
     /// [`Refused`] when they do not fit, or no more are taken.
     pub fn push(&self, items: Vec<Item>) -> Result<(), Refused> {
         let mut state = self.lock();
-        if state.closed {
-            return Err(Refused::Closed);
-        }
-        let (waiting, more, room) = (state.waiting.len(), items.len(), self.bounds.room);
-        if waiting + more > room {
-            return Err(Refused::Full { waiting, more, room });
-        }
+        state.check_room(items.len(), &self.bounds)?;
         state.tokens += items.iter().map(|item| item.ids.len()).sum::<usize>();
         state.waiting.extend(items);
         drop(state);
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// Whether so many sentences would be taken now.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn check_room(&self, sentences: usize) -> Result<(), Refused> {
+        self.lock().check_room(sentences, &self.bounds)
     }
 
     /// The next batch, waiting for it; nothing once the queue is closed and empty. Sentences that nobody waits for any more are dropped.
@@ -182,6 +184,15 @@ impl Queue {
 }
 
 impl State {
+    fn check_room(&self, more: usize, bounds: &Bounds) -> Result<(), Refused> {
+        let (waiting, room) = (self.waiting.len(), bounds.room);
+        match self.closed {
+            true => Err(Refused::Closed),
+            false if waiting + more > room => Err(Refused::Full { waiting, more, room }),
+            false => Ok(()),
+        }
+    }
+
     /// The first sentences that fit a batch.
     fn take(&mut self, bounds: &Bounds) -> Vec<Item> {
         let (mut batch, mut tokens) = (Vec::new(), 0);

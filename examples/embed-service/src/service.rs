@@ -15,10 +15,10 @@ use tracing::{info, warn};
 use crate::attention::{self, AttentionError, Size};
 use crate::config::{Limits, Options};
 use crate::engine::Engine;
-use crate::http;
 use crate::metrics;
 use crate::model::{Encoder, ModelConfig, ModelError, Tokenizer};
 use crate::queue::Bounds;
+use crate::{http, listen};
 
 /// How often samples are folded into histograms; between two scrapes they would pile up otherwise.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -41,6 +41,11 @@ impl State {
     /// Whether the service has been told to stop.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Whether no request for embeddings is under way.
+    fn is_idle(&self) -> bool {
+        self.requests.available_permits() == self.limits.max_requests as usize
     }
 }
 
@@ -85,9 +90,6 @@ pub enum ServiceError {
     /// Requests were still under way when the time for finishing them was over.
     #[error("requests were still under way {0} s after the service was told to stop (--grace-s)")]
     Grace(u64),
-    /// The listener failed.
-    #[error("the listener failed: {0}")]
-    Serve(std::io::Error),
 }
 
 /// A service that is ready to serve.
@@ -122,7 +124,7 @@ impl Service {
     /// Serves until `stop` is done, then finishes what was accepted.
     ///
     /// # Errors
-    /// [`ServiceError::Grace`] when that takes too long, [`ServiceError::Serve`] when the listener fails.
+    /// [`ServiceError::Grace`] when that takes too long.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServiceError> {
         let state = Arc::clone(&self.state);
         let grace = state.limits.grace_s;
@@ -135,15 +137,17 @@ impl Service {
             let _ = told.send(());
         };
         let upkeep = tokio::spawn(upkeep(self.state.prometheus.clone()));
-        let serve = axum::serve(self.listener, http::router(Arc::clone(&self.state))).with_graceful_shutdown(stop);
+        let idle = Duration::from_secs(self.state.limits.idle_timeout_s);
+        let serve = listen::serve(self.listener, http::router(Arc::clone(&self.state)), idle, stop);
         let late = async {
             // The sender lives as long as the server.
             let _ = stopped.await;
             tokio::time::sleep(Duration::from_secs(grace)).await;
         };
         let result = tokio::select! {
-            result = serve => result.map_err(ServiceError::Serve),
-            () = late => Err(ServiceError::Grace(grace)),
+            () = serve => Ok(()),
+            // A connection may be open without a request.
+            () = late => if self.state.is_idle() { Ok(()) } else { Err(ServiceError::Grace(grace)) },
         };
         upkeep.abort();
         if let Err(error) = &result {

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io::{Read, Write};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ const JSON: &str = "application/json";
 /// One service for all tests that only ask.
 fn shared() -> &'static Running {
     static SERVICE: OnceLock<Running> = OnceLock::new();
-    SERVICE.get_or_init(|| Running::start("--device cpu"))
+    SERVICE.get_or_init(|| Running::start("--device cpu --request-timeout-s 600"))
 }
 
 #[test]
@@ -172,6 +173,58 @@ fn a_full_queue_refuses_and_stopping_finishes_what_was_accepted() {
     let address = service.address;
     service.join().expect("everything is finished in time");
     assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens any more");
+}
+
+#[test]
+fn whoever_sends_much_to_be_refused_hears_of_it() {
+    let service = Running::start("--device cpu --max-wait-ms 60000 --max-requests 1");
+    let much = vec![b' '; 8 << 20];
+    let refused = |path: &str, content_type: &str| service.post(path, content_type, &much).0;
+    assert_eq!((refused("/embed", "text/plain"), refused("/nowhere", JSON), refused("/info", JSON)), (415, 404, 405));
+    thread::scope(|scope| {
+        let first = scope.spawn(|| service.embed(&["hello"]));
+        let start = Instant::now();
+        while !service.get("/healthz").1.contains("\"waiting\":1") {
+            assert!(start.elapsed() < Duration::from_secs(30), "a sentence is queued");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let (status, retry, body) = service.post("/v1/embeddings", JSON, &much);
+        assert_eq!((status, retry.as_deref()), (503, Some("1")));
+        assert_eq!(body["error"], "too busy: 1 requests are under way");
+        service.tell_to_stop();
+        assert_eq!(first.join().unwrap().len(), 1);
+    });
+    service.join().expect("everything is finished in time");
+}
+
+#[test]
+fn what_the_queue_never_has_room_for_is_too_large() {
+    let service = Running::start("--device cpu --queue 4");
+    let body = json!({ "inputs": vec!["x"; 5] }).to_string();
+    let (status, retry, body) = service.post("/embed", JSON, body.as_bytes());
+    assert_eq!((status, retry, &body["error"]), (413, None, &json!("5 sentences are more than 4 (--queue)")));
+    service.tell_to_stop();
+    service.join().expect("nothing is under way");
+}
+
+#[test]
+fn a_connection_that_sends_no_whole_request_is_closed_and_keeps_nobody() {
+    let service = Running::start("--device cpu --idle-timeout-s 2 --grace-s 20");
+    let half = || {
+        let mut stream = std::net::TcpStream::connect(service.address).expect("it listens");
+        stream.write_all(b"POST /emb").expect("sent");
+        stream.set_read_timeout(Some(Duration::from_secs(15))).expect("a time");
+        stream
+    };
+    // Says nothing, or that the head took too long, and hangs up.
+    assert!(half().read_to_end(&mut Vec::new()).is_ok(), "it is closed");
+    let left_open = half();
+    let silent = std::net::TcpStream::connect(service.address).expect("it listens");
+    // So that the service has taken both.
+    service.embed(&["hello"]);
+    service.tell_to_stop();
+    service.join().expect("well before the time for what was accepted is over");
+    drop((left_open, silent));
 }
 
 #[test]

@@ -99,7 +99,7 @@ impl Running {
 /// A client that takes every status for a response.
 pub fn agent() -> ureq::Agent {
     let config =
-        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(120)));
+        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(600)));
     config.build().into()
 }
 

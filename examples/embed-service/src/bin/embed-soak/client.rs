@@ -15,6 +15,7 @@ const JSON: &str = "application/json";
 pub struct Client {
     address: String,
     agent: ureq::Agent,
+    most_sentences: usize,
 }
 
 /// A response's status, whether it says when to come again, and its JSON.
@@ -25,11 +26,11 @@ struct Response {
 }
 
 impl Client {
-    /// A client of the service at `address`.
-    pub fn new(address: &str) -> Self {
+    /// A client of the service at `address`, which asks for no more sentences together.
+    pub fn new(address: &str, most_sentences: u32) -> Self {
         let config = ureq::Agent::config_builder().http_status_as_error(false);
         let agent = config.timeout_global(Some(Duration::from_secs(300))).build().into();
-        Client { address: address.to_owned(), agent }
+        Client { address: address.to_owned(), agent, most_sentences: most_sentences as usize }
     }
 
     fn post(&self, content_type: &str, body: &[u8]) -> Result<Response, String> {
@@ -94,7 +95,7 @@ impl Client {
     /// Asks for sentences of the corpus and compares with what they are alone.
     fn embed_some(&self, corpus: &Corpus, random: &mut Random, tally: &mut Tally) {
         let most = [1, 1, 4, 16, 64][random.below(5)];
-        let count = 1 + random.below(most);
+        let count = 1 + random.below(self.most_sentences.min(most));
         let chosen: Vec<_> = (0..count).map(|_| corpus.any(random)).collect();
         let inputs: Vec<&str> = chosen.iter().map(|(sentence, _)| sentence.as_str()).collect();
         let body = json!({ "inputs": inputs }).to_string();

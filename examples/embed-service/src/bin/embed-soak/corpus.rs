@@ -34,13 +34,13 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// `count` sentences, each embedded by a request of its own while there is no other.
-    pub fn alone(client: &Client, random: &mut Random, count: usize) -> Result<Self, String> {
+    /// `count` sentences of at most so many words, each embedded by a request of its own while there is no other.
+    pub fn alone(client: &Client, random: &mut Random, count: usize, most_words: usize) -> Result<Self, String> {
         let words: Vec<&str> = WORDS.split_whitespace().collect();
         let sentence = |random: &mut Random| {
             // Mostly short ones; one in eight up to 300 words, past the model's limit.
             let most = [12, 12, 12, 12, 40, 40, 100, 300][random.below(8)];
-            let length = 1 + random.below(most);
+            let length = 1 + random.below(most_words.min(most));
             (0..length).map(|_| words[random.below(words.len())]).collect::<Vec<_>>().join(" ")
         };
         let sentences = (0..count)

@@ -38,6 +38,12 @@ struct Options {
     /// Different sentences.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     sentences: u32,
+    /// Most sentences of a request.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    most_sentences: u32,
+    /// Most words of a sentence; short ones for many requests a second.
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
+    most_words: u32,
     /// Of another number come other sentences and requests.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -63,7 +69,8 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<bool, String> {
     let process = Process::start(&options.command)?;
     let mut random = Random::new(options.seed);
-    let corpus = Corpus::alone(&Client::new(&process.address), &mut random, options.sentences as usize)?;
+    let client = Client::new(&process.address, options.most_sentences);
+    let corpus = Corpus::alone(&client, &mut random, options.sentences as usize, options.most_words as usize)?;
     println!("{} sentences embedded alone; {} clients for {} s", corpus.len(), options.clients, options.seconds);
     let mut memory = Memory::default();
     let mut tally = Tally::new(options.tolerance);
@@ -74,7 +81,7 @@ fn run(options: &Options) -> Result<bool, String> {
         let part = load(options, &process, &corpus, u64::from(round), end);
         busy += start.elapsed();
         tally = tally.and(part);
-        memory.look(&Client::new(&process.address), process.id, tally.requests())?;
+        memory.look(&client, process.id, tally.requests())?;
     }
     let stopped = process.stop();
     let passed = tally.report(busy.as_secs_f64()) & memory.report();
@@ -91,7 +98,7 @@ fn run(options: &Options) -> Result<bool, String> {
 fn load(options: &Options, process: &Process, corpus: &Corpus, round: u64, end: Instant) -> Tally {
     let ask = |seed: u64| {
         let (mut random, mut tally) = (Random::new(seed), Tally::new(options.tolerance));
-        let client = Client::new(&process.address);
+        let client = Client::new(&process.address, options.most_sentences);
         while Instant::now() < end {
             client.ask(corpus, &mut random, &mut tally);
         }
