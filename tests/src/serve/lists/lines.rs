@@ -122,6 +122,13 @@ f16 h=2 hk=2 d=128 dv=128 lse varlen=20*7 klens=20*33 window=9:3
 bf16 h=4 hk=2 d=64 dv=64 causal lse varlen=40,9,64 usedk=50,9,64 page=16 sinks equals=dense
 f16 b=5 h=8 hk=1 d=64 dv=64 sq=1 lse usedk=64,1,0,33,17 page=64 splits=2 equals=alone";
 
+/// Small ones whose maxima grow by so much from block to block, which are walked from the last key to the first, that O is rescaled.
+pub(super) const RESCALED: &str = "\
+bf16 h=1 hk=1 d=128 dv=128 lse varlen=130,9 klens=300,30 softcap=50 alibi=head input=falling
+f16 h=1 hk=1 d=64 dv=64 causal lse varlen=140,5 klens=390,5 input=falling splits=2
+bf16 h=1 hk=1 d=192 dv=128 lse varlen=70,3 klens=300,9 softcap=50 input=falling splits=2
+f16 h=2 hk=1 d=96 dv=96 causal lse varlen=20,40 usedk=270,150 page=16 alibi=head input=falling equals=dense";
+
 /// For a GPU: longer sequences and larger batches, of every head dimension.
 pub(super) const LARGE: [(&str, &str); 9] = [
     (
