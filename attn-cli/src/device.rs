@@ -1,8 +1,8 @@
 //! A job on a device: planned, uploaded, launched, read back.
 
 use attn_host::cust::memory::{CopyDestination, DeviceBuffer, DeviceCopy, mem_get_info};
-use attn_host::{Arrays, DevicePtr, Plan, Tensors};
-use attn_tests::gpu::{Gpu, GpuError};
+use attn_host::{DevicePtr, Plan, Tensors};
+use attn_tests::gpu::{Gpu, GpuError, upload_arrays};
 use attn_tests::precision::POISON;
 
 use crate::error::Failure;
@@ -114,19 +114,4 @@ fn repeated(buffers: &mut Vec<DeviceBuffer<u8>>, tensor: &Tensor) -> Result<Devi
     let address = at(&buffer);
     buffers.push(buffer);
     Ok(address)
-}
-
-/// Uploads the arrays that there are, into buffers that are kept in `words`.
-fn upload_arrays(
-    arrays: &Arrays,
-    words: &mut Vec<DeviceBuffer<u32>>,
-) -> Result<Arrays<DevicePtr, DevicePtr>, GpuError> {
-    let integers = |array: &Vec<i32>| array.iter().map(|&x| x.cast_unsigned()).collect::<Vec<_>>();
-    let floats = |array: &Vec<f32>| array.iter().map(|x| x.to_bits()).collect();
-    arrays.as_ref().map(integers, floats).try_each(|array| {
-        let buffer = DeviceBuffer::from_slice(&array)?;
-        let address = at(&buffer);
-        words.push(buffer);
-        Ok(address)
-    })
 }

@@ -12,7 +12,7 @@ use attn_host::cust::memory::{CopyDestination, DeviceBuffer, DeviceCopy, mem_get
 use attn_host::cust::stream::{Stream, StreamFlags};
 use attn_host::cust::{self, CudaFlags};
 use attn_host::simulator::{self, ConfigureError};
-use attn_host::{Device, DevicePtr, Mask, Plan, Problem, Shape, Strides, Tensors};
+use attn_host::{Arrays, Device, DevicePtr, Mask, Plan, Problem, Shape, Strides, Tensors};
 use attn_kernel::forward::{KERNELS, Kernel, Launch};
 
 use crate::case::Case;
@@ -366,4 +366,22 @@ pub(crate) fn download<T: DeviceCopy + Default>(buffer: &DeviceBuffer<T>, arena:
 
 pub(crate) fn address<T: DeviceCopy>(buffer: &DeviceBuffer<T>, offset: usize) -> DevicePtr {
     DevicePtr(buffer.as_device_ptr().as_raw() + (offset * size_of::<T>()) as u64)
+}
+
+/// Uploads the arrays that there are, into buffers that are kept in `words`.
+///
+/// # Errors
+/// Failures of the driver.
+pub fn upload_arrays(
+    arrays: &Arrays,
+    words: &mut Vec<DeviceBuffer<u32>>,
+) -> Result<Arrays<DevicePtr, DevicePtr>, GpuError> {
+    let integers = |array: &Vec<i32>| array.iter().map(|&x| x.cast_unsigned()).collect::<Vec<_>>();
+    let floats = |array: &Vec<f32>| array.iter().map(|x| x.to_bits()).collect();
+    arrays.as_ref().map(integers, floats).try_each(|array| {
+        let buffer = DeviceBuffer::from_slice(&array)?;
+        let at = address(&buffer, 0);
+        words.push(buffer);
+        Ok(at)
+    })
 }

@@ -60,6 +60,15 @@ fn seen(argument: &'static str, given: Given) -> Option<View> {
     given.view(argument).unwrap_or_else(|failure| panic!("{}", failure.text()))
 }
 
+/// Tensors one after another, each 16 bytes further on.
+fn apart() -> impl FnMut() -> Option<View> {
+    let mut at = 0;
+    move || {
+        at += 16;
+        seen("any", compact(Element::U8, &[1]).changed(|tensor| tensor.byte_offset = at))
+    }
+}
+
 const NONE: Views = Views {
     q: None,
     k: None,
@@ -302,11 +311,7 @@ fn a_launch_takes_only_the_plans_tensors() {
 
 #[test]
 fn every_tensor_reaches_the_launch() {
-    let mut at = 0;
-    let mut next = || {
-        at += 16;
-        seen("any", compact(Element::U8, &[1]).changed(|tensor| tensor.byte_offset = at))
-    };
+    let mut next = apart();
     let views = Views {
         q: next(),
         k: next(),

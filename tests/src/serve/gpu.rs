@@ -1,11 +1,12 @@
 //! Serving problems on a GPU or on the simulator in its place.
 
-use attn_host::cust::error::CudaError;
-use attn_host::cust::memory::{CopyDestination, DeviceBuffer, DeviceCopy, mem_get_info};
-use attn_host::{Alibi, Descales, DevicePtr, Float8, Mask, PagedKv, Plan, Problem, Shape, Splits, Strides, Tensors};
+use attn_host::cust::memory::{CopyDestination, DeviceBuffer, mem_get_info};
+use attn_host::{
+    Alibi, Arrays, Descales, DevicePtr, Float8, Mask, PagedKv, Plan, Problem, Shape, Splits, Strides, Tensors,
+};
 
 use crate::case::Case;
-use crate::gpu::{Gpu, GpuError, LSE_POISON, Output, RESERVE, address, allocate, download, upload};
+use crate::gpu::{Gpu, GpuError, LSE_POISON, Output, RESERVE, address, allocate, download, upload, upload_arrays};
 use crate::layout::View;
 use crate::oracle::Window;
 use crate::precision::POISON;
@@ -32,8 +33,7 @@ pub struct ServeLoaded<'a> {
     /// Guards included; empty when none is needed.
     workspace: DeviceBuffer<u8>,
     _inputs: Vec<DeviceBuffer<u16>>,
-    _integers: Vec<DeviceBuffer<i32>>,
-    _floats: Vec<DeviceBuffer<f32>>,
+    _arrays: Vec<DeviceBuffer<u32>>,
 }
 
 impl Gpu {
@@ -74,45 +74,14 @@ impl Gpu {
                 address(&buffers[arena], view.offset)
             }
         });
-        let mut tensors = Tensors {
+        let tensors = Tensors {
             lse: lse.as_ref().map(|lse| address(lse, place.lse.0.offset)),
             workspace: (workspace_bytes > 0).then(|| address(&workspace, WORKSPACE_GUARD)),
             ..Tensors::new(q, k, v, address(&o, place.o.0.offset))
         };
-        let mut integers = Vec::new();
-        let table = if let Rooms::Paged { table, .. } = &place.keys { Some(table.entries.clone()) } else { None };
-        let arrays = [
-            (&mut tensors.cu_seqlens_q, ServePlacement::cumulative(&place.queries)),
-            (&mut tensors.cu_seqlens_k, ServePlacement::cumulative(&place.keys)),
-            (&mut tensors.seqused_q, ServePlacement::in_use(case.used_q.as_ref())),
-            (&mut tensors.seqused_k, ServePlacement::in_use(case.used_k.as_ref())),
-            (&mut tensors.page_table, table),
-        ];
-        for (argument, array) in arrays {
-            *argument = array.map(|array| keep(&mut integers, &array)).transpose()?;
-        }
-        let mut floats = Vec::new();
-        tensors.alibi_slopes = case.alibi.map(|_| keep(&mut floats, &inputs.slopes)).transpose()?;
-        if case.factors.is_some() {
-            let [q, k, v] = &inputs.factors;
-            let all = case.float8 == Some(Narrow::All);
-            tensors.q_descale = all.then(|| keep(&mut floats, q)).transpose()?;
-            tensors.k_descale = Some(keep(&mut floats, k)?);
-            tensors.v_descale = Some(keep(&mut floats, v)?);
-        }
-        tensors.sinks = case.sinks.then(|| keep(&mut floats, &inputs.sinks)).transpose()?;
-        Ok(ServeLoaded {
-            gpu: self,
-            plan,
-            place,
-            tensors,
-            o,
-            lse,
-            workspace,
-            _inputs: buffers,
-            _integers: integers,
-            _floats: floats,
-        })
+        let mut words = Vec::new();
+        let tensors = tensors.with_arrays(upload_arrays(&arrays(case, inputs, &place), &mut words)?);
+        Ok(ServeLoaded { gpu: self, plan, place, tensors, o, lse, workspace, _inputs: buffers, _arrays: words })
     }
 }
 
@@ -221,6 +190,23 @@ fn mask(window: Option<Window>, causal: bool) -> Mask {
     }
 }
 
+/// The arrays beside Q, K and V that a case has.
+fn arrays(case: &ServeCase, inputs: &ServeInputs, place: &ServePlacement) -> Arrays {
+    let [q, k, v] = inputs.factors.each_ref().map(|factors| case.factors.map(|_| factors.clone()));
+    Arrays {
+        cu_seqlens_q: ServePlacement::cumulative(&place.queries),
+        cu_seqlens_k: ServePlacement::cumulative(&place.keys),
+        seqused_q: ServePlacement::in_use(case.used_q.as_ref()),
+        seqused_k: ServePlacement::in_use(case.used_k.as_ref()),
+        page_table: if let Rooms::Paged { table, .. } = &place.keys { Some(table.entries.clone()) } else { None },
+        sinks: case.sinks.then(|| inputs.sinks.clone()),
+        alibi_slopes: case.alibi.map(|_| inputs.slopes.clone()),
+        q_descale: q.filter(|_| case.float8 == Some(Narrow::All)),
+        k_descale: k,
+        v_descale: v,
+    }
+}
+
 /// Which arenas have tensors of 8 bits.
 fn narrow_arenas(case: &ServeCase, place: &ServePlacement) -> Vec<bool> {
     let narrow = match case.float8 {
@@ -266,11 +252,4 @@ fn upload_inputs(
         buffers.push(buffer);
     }
     Ok(buffers)
-}
-
-fn keep<T: DeviceCopy>(buffers: &mut Vec<DeviceBuffer<T>>, data: &[T]) -> Result<DevicePtr, CudaError> {
-    let buffer = DeviceBuffer::from_slice(data)?;
-    let at = address(&buffer, 0);
-    buffers.push(buffer);
-    Ok(at)
 }

@@ -138,11 +138,7 @@ fn tensors_that_do_not_go_together_are_named() {
 
 #[test]
 fn every_tensor_reaches_the_launch() {
-    let mut at = 0;
-    let mut next = || {
-        at += 16;
-        seen("any", compact(Element::U8, &[1]).changed(|tensor| tensor.byte_offset = at))
-    };
+    let mut next = apart();
     let views = Appended {
         k: next(),
         v: next(),
