@@ -17,12 +17,14 @@ static BUILT: LazyLock<Built> = LazyLock::new(|| {
     // A folder of its own: the target's has libraries with whatever features the workspace turned on last.
     let target = scratch.join("build");
     cargo(&target, &["build", "--release", "--package", "attn-capi", "--lib"]);
+    // The target's has the simulator already, and cargo does not hold it while tests run.
+    let common = scratch.parent().expect("cargo's folder for tests lies in it");
     let stand_in =
         ["rustc", "--release", "--package", "attn-sim-driver", "--features", "libcuda", "--crate-type", "cdylib"];
-    cargo(&target, &stand_in);
+    cargo(common, &stand_in);
     let (libraries, driver) = (target.join("release"), scratch.join("driver"));
     fs::create_dir_all(&driver).expect("a writable target folder");
-    fs::copy(libraries.join("libattn_sim_driver.so"), driver.join("libcuda.so.1")).expect("built above");
+    fs::copy(common.join("release/libattn_sim_driver.so"), driver.join("libcuda.so.1")).expect("built above");
     // A program asks for the soname.
     fs::copy(libraries.join("libattn.so"), scratch.join("libattn.so.1")).expect("built above");
     Built { libraries, driver, scratch }

@@ -54,7 +54,12 @@ const AFTER: &str = "\
 Examples:
   attn bench --batch 2 --seqlen 8192 --heads 16 --causal
   attn bench --mix decode --json decode.json
-  attn bench --lengths zipf:64:4096:1 --causal --check";
+  attn bench --lengths zipf:64:4096:1 --causal --check
+  attn bench --mix tiny --check                        does it work here
+
+JSON: device, rounds, millis, checked, and for each of its lines: name, problem, kernel, splits, launches_per_round, \
+median_us, spread (slowest less fastest round, as a part of the median), rounds_us, tflops, gbytes_per_s, of_peak \
+(1 is the data sheet's; null for an unknown card) and bound, the peak that is meant (matrix products, memory).";
 
 fn milliseconds(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|ms| (0.1..=1000.0).contains(ms)).ok_or_else(|| "0.1 to 1000 milliseconds".to_owned())

@@ -16,16 +16,16 @@ use half::bf16;
 #[test]
 fn launches_on_the_simulator() {
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    // The folder in which other crates' tests build the same library: the target's own has it with other features.
-    let build = tmp.join("build");
+    // Where this program was built, which has the simulator already; cargo does not hold the folder while tests run.
+    let target = tmp.parent().expect("cargo's folder for tests lies in it");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["rustc", "--quiet", "--release", "--package", "attn-sim-driver"]);
     cargo.args(["--features", "libcuda", "--crate-type", "cdylib"]);
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).env("CARGO_TARGET_DIR", &build);
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).env("CARGO_TARGET_DIR", target);
     assert!(cargo.status().expect("cargo starts").success());
     let driver = tmp.join("cudarc");
     fs::create_dir_all(&driver).expect("a writable target folder");
-    fs::copy(build.join("release/libattn_sim_driver.so"), driver.join("libcuda.so.1")).expect("built above");
+    fs::copy(target.join("release/libattn_sim_driver.so"), driver.join("libcuda.so.1")).expect("built above");
     let mut own = Command::new(env::current_exe().expect("this program"));
     let output =
         own.args(["--ignored", "--test-threads=1"]).env("LD_LIBRARY_PATH", driver).output().expect("it starts");

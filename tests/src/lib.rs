@@ -15,6 +15,7 @@
 //! | [`pool`](mod@pool) | buffers that many timed problems share |
 //! | [`tune`](mod@tune) | kernels of other plans, checked and timed beside the present ones |
 //! | [`launch_path`] | what a launch costs the CPU, and how soon a process has its first answer |
+//! | [`stand_in`] | the simulator in the place of the driver's library |
 //! | [`probe`] | single instructions, recorded on hardware |
 //! | [`recorded`] | what a GPU answered, for the simulator to agree with |
 //! | [`serve`] | problems of serving engines, in all of these respects |
@@ -43,5 +44,6 @@ pub mod recorded;
 pub mod sample;
 pub mod sampled;
 pub mod serve;
+pub mod stand_in;
 pub mod suite;
 pub mod tune;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::{env, fs};
 
+use attn_tests::stand_in;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -27,7 +29,7 @@ fn cargo(folder: &Path, words: &[&str]) {
     cargo.args(words).args(["--offline", "--quiet"]).current_dir(folder);
     cargo.env("CARGO_TARGET_DIR", built()).env_remove("CUDA_LIBRARY_PATH").env_remove("CUDARC_CUDA_VERSION");
     // As in this workspace, so that what it has compiled serves here.
-    cargo.env("CARGO_PROFILE_RELEASE_STRIP", "true");
+    cargo.env("CARGO_PROFILE_RELEASE_STRIP", "true").env("CARGO_PROFILE_RELEASE_LTO", "off");
     let output = cargo.output().unwrap_or_else(|e| panic!("{cargo:?}: {e}"));
     assert!(output.status.success(), "{cargo:?}\n{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -79,17 +81,6 @@ fn run(program: &Path, libraries: Option<&Path>) -> Output {
     command.output().expect("it starts")
 }
 
-/// Builds what stands in for the driver, and returns its folder.
-fn stand_in(scratch: &Path) -> PathBuf {
-    let words =
-        ["rustc", "--release", "--package", "attn-sim-driver", "--features", "libcuda", "--crate-type", "cdylib"];
-    cargo(&root(), &words);
-    let folder = scratch.join("sim");
-    fs::create_dir_all(&folder).expect("writable");
-    fs::copy(built().join("release/libattn_sim_driver.so"), folder.join("libcuda.so.1")).expect("built above");
-    folder
-}
-
 #[test]
 fn a_new_project_with_one_dependency_computes_attention() {
     let scratch = Scratch::new();
@@ -103,7 +94,8 @@ fn a_new_project_with_one_dependency_computes_attention() {
         assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
     }
 
-    let output = run(&program, Some(&stand_in(&scratch.0)));
+    let driver = stand_in::folder(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("the simulator's library builds");
+    let output = run(&program, Some(&driver));
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), block("text", "query 0"));
