@@ -402,5 +402,6 @@ fn the_real_driver_is_there_or_its_absence_is_typed() {
 }
 
 mod allocations;
+mod counting;
 #[cfg(feature = "cust")]
 mod on_a_gpu;

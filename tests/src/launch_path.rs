@@ -1,34 +1,12 @@
 //! What a launch costs the CPU, and how soon a process has its first answer.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use crate::case::Case;
+use crate::counting::allocations;
 use crate::gpu::{Gpu, GpuError, Loaded};
 use crate::input::Inputs;
 use crate::precision::Precision;
-
-/// The system's allocator, which counts what each thread asks it for. A program makes it its own with `#[global_allocator]`.
-pub struct Counting;
-
-thread_local! {
-    static ASKED: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ASKED.set(ASKED.get() + 1);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(place, layout) }
-    }
-}
 
 /// Launches queued in a row: fewer than make the driver wait for room in its queue.
 pub const ROW: u32 = 100;
@@ -96,15 +74,15 @@ pub fn of_case(gpu: &Gpu, case: &Case, rows: u32) -> Result<LaunchPath, GpuError
     loaded.launch()?;
     gpu.wait()?;
     let first = start.elapsed();
-    let (mut micros, mut allocations) = (Vec::with_capacity(rows as usize), 0);
+    let (mut micros, mut all) = (Vec::with_capacity(rows as usize), 0);
     for _ in 0..rows {
-        let before = ASKED.get();
-        micros.push(row(&loaded)?);
-        allocations += ASKED.get() - before;
+        let (asked, micros_of_row) = allocations(|| row(&loaded));
+        micros.push(micros_of_row?);
+        all += asked;
         gpu.wait()?;
     }
     micros.sort_by(f64::total_cmp);
-    Ok(LaunchPath { kernel: loaded.plan.kernel().name, first, micros, allocations })
+    Ok(LaunchPath { kernel: loaded.plan.kernel().name, first, micros, allocations: all })
 }
 
 /// CPU microseconds of one launch in a row of them.

@@ -14,7 +14,7 @@
 //! | [`pipeline`](mod@pipeline) | batches in host memory, and how well their copies and kernels overlap |
 //! | [`pool`](mod@pool) | buffers that many timed problems share |
 //! | [`tune`](mod@tune) | kernels of other plans, checked and timed beside the present ones |
-//! | [`launch_path`] | what a launch costs the CPU, and how soon a process has its first answer |
+//! | [`launch_path`], [`counting`] | what a launch costs the CPU, and how soon a process has its first answer |
 //! | [`stand_in`] | the simulator in the place of the driver's library |
 //! | [`probe`] | single instructions, recorded on hardware |
 //! | [`recorded`] | what a GPU answered, for the simulator to agree with |
@@ -25,6 +25,9 @@ pub mod bench;
 pub mod case;
 pub mod companion;
 pub mod compare;
+// Beside the tests of attn-host, which need it too.
+#[path = "../../attn-host/src/tests/counting.rs"]
+pub mod counting;
 pub mod demo;
 pub mod dense;
 pub mod gpu;

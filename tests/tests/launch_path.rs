@@ -2,8 +2,9 @@
 
 use attn_host::simulator::Options;
 use attn_tests::case::Case;
+use attn_tests::counting::Counting;
 use attn_tests::gpu::Gpu;
-use attn_tests::launch_path::{Counting, ROW, of_case};
+use attn_tests::launch_path::{ROW, of_case};
 use attn_tests::precision::Precision;
 
 #[global_allocator]

@@ -1,47 +1,18 @@
 //! What a launch of an existing plan allocates: nothing.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::ffi::c_void;
 use std::hint::black_box;
 
 use attn_kernel::forward::{DType, TensorMap};
 
+use super::counting::{Counting, allocations};
 use super::{SHAPE, TENSORS, launch, plan_on};
 use crate::driver::Driver;
 use crate::sys::{self, Code, Handle, LaunchConfig};
 use crate::{Device, DevicePtr, Mask, Problem, Shape, Splits, Tensors, fake};
 
-/// The system's allocator, which counts what each thread asks it for.
-struct Counting;
-
-thread_local! {
-    static ASKED: Cell<u32> = const { Cell::new(0) };
-}
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ASKED.set(ASKED.get() + 1);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(place, layout) }
-    }
-}
-
 #[global_allocator]
 static COUNTING: Counting = Counting;
-
-/// Allocations of this thread while `work` runs.
-fn allocations(work: impl FnOnce()) -> u32 {
-    let before = ASKED.get();
-    work();
-    ASKED.get() - before
-}
 
 /// The fake driver, with functions on the launch path that keep no record: recording allocates.
 fn silent_driver() -> &'static Driver {
@@ -86,9 +57,9 @@ fn silent_driver() -> &'static Driver {
 
 #[test]
 fn allocations_are_counted() {
-    assert_eq!(allocations(|| drop(black_box(Box::new(7)))), 1);
-    assert_eq!(allocations(|| drop(black_box(vec![0u8; 100]))), 1);
-    assert_eq!(allocations(|| ()), 0);
+    assert_eq!(allocations(|| drop(black_box(Box::new(7)))).0, 1);
+    assert_eq!(allocations(|| drop(black_box(vec![0u8; 100]))).0, 1);
+    assert_eq!(allocations(|| ()).0, 0);
 }
 
 #[test]
@@ -101,7 +72,7 @@ fn a_launch_of_an_existing_plan_allocates_nothing() {
             for (dtype, mask) in [(DType::Bf16, Mask::None), (DType::F16, Mask::Causal)] {
                 let problem = Problem::new(dtype, Shape { head_dim, head_dim_v, ..SHAPE }).mask(mask);
                 let plan = plan_on(&device, &problem).expect("a kernel fits");
-                let asked = allocations(|| (0..10).for_each(|_| launch(&plan, &TENSORS).expect("valid")));
+                let (asked, ()) = allocations(|| (0..10).for_each(|_| launch(&plan, &TENSORS).expect("valid")));
                 assert_eq!(asked, 0, "{plan}");
             }
         }
@@ -124,6 +95,6 @@ fn a_launch_of_several_kernels_allocates_nothing_either() {
         o: DevicePtr(0xb000_0000),
         ..tensors
     };
-    let asked = allocations(|| (0..10).for_each(|_| launch(&plan, &tensors).expect("valid")));
+    let (asked, ()) = allocations(|| (0..10).for_each(|_| launch(&plan, &tensors).expect("valid")));
     assert_eq!(asked, 0, "{plan}");
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use attn_tests::bench;
-use attn_tests::launch_path::Counting;
+use attn_tests::counting::Counting;
 use clap::Parser;
 
 #[global_allocator]
