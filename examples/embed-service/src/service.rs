@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ use crate::{http, listen};
 
 /// How often samples are folded into histograms; between two scrapes they would pile up otherwise.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What all requests share.
 pub struct State {
@@ -126,6 +129,15 @@ impl Service {
     /// # Errors
     /// [`ServiceError::Grace`] when that takes too long.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServiceError> {
+        self.boxed(Box::pin(stop)).await
+    }
+
+    /// The future as an object: the server behind it is compiled here once, and not in every program that starts a service.
+    fn boxed(self, stop: Boxed<()>) -> Boxed<Result<(), ServiceError>> {
+        Box::pin(self.serve(stop))
+    }
+
+    async fn serve(self, stop: Boxed<()>) -> Result<(), ServiceError> {
         let state = Arc::clone(&self.state);
         let grace = state.limits.grace_s;
         let (told, stopped) = tokio::sync::oneshot::channel();
