@@ -2,7 +2,7 @@
 //! each is compiled for all of them under one name.
 
 use crate::append;
-use crate::forward::plan::fnv;
+use crate::forward::fnv;
 use crate::forward::{Arch, Kernel, combine, schedule};
 
 /// A kernel as a loader needs it.

@@ -6,6 +6,7 @@ pub mod cost;
 mod descale;
 pub mod draw;
 pub mod knobs;
+mod launch;
 pub mod narrow;
 pub mod params;
 pub mod plan;
@@ -17,8 +18,10 @@ pub mod source;
 pub mod tune;
 
 pub use combine::CombineParams;
+pub(crate) use launch::fnv;
+pub use launch::{AnyPlan, Family, Kernel, Launch};
 pub use params::{ForwardParams, TensorMap};
-pub use plan::{AnyPlan, Arch, Cost, DType, Exp2, Family, Float8, Kernel, Launch, Plan, Registers, Schedule};
+pub use plan::{Arch, Cost, DType, Exp2, Float8, Plan, Registers, Schedule};
 pub use schedule::ScheduleParams;
 pub use serve::ServeParams;
 
