@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that runs without a GPU, and the GPU suite where it is asked for.
 
+use std::fmt::Write;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -23,24 +24,17 @@ const NO_GPU: i32 = 2;
 /// Runs the command.
 pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
-    heading("tests of all crates");
     // The service's tests embed sentences with it.
     crate::invoke(["model"])?;
-    let passed = cargo_tests()?;
-    heading("every kernel from Rust through ptxas");
-    crate::invoke(["build-ptx", "--probes"])?;
-    heading("the kernels that attn-host carries are those of the source");
-    crate::invoke(["build-ptx", "--check-prebuilt"])?;
-    heading("every Hopper kernel on the simulator");
-    // The answers are compared with an H100's too.
-    let recorded = workspace::root().join("tests/data/h100_forward.safetensors");
-    simulator_suite(suite().arg("--recorded").arg(recorded))?;
-    heading("every Blackwell kernel on the simulator");
-    simulator_suite(suite().args(["--arch", "sm_100a"]))?;
-    simulator_suite(suite().args(["--arch", "sm_103a", "--filter", "kernels:", "--seeds", "2"]))?;
-    for list in ["varlen:", "decode:", "paged:"] {
-        simulator_suite(suite().args(["--arch", "sm_103a", "--filter", list]))?;
-    }
+    heading("tests of all crates; beside them the kernels are compiled and simulated, which is printed after them");
+    // Each has stretches that keep one core busy.
+    let (passed, (said, others)) = std::thread::scope(|scope| {
+        let others = scope.spawn(kernels);
+        (cargo_tests(), others.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    print!("{said}");
+    others?;
+    let passed = passed?;
     heading("the tuner on the simulator");
     tune::on_the_simulator()?;
     if options.gpu {
@@ -54,6 +48,40 @@ pub fn run(options: &Options) -> Result<()> {
         start.elapsed().as_secs_f64()
     );
     Ok(())
+}
+
+/// Takes every kernel through ptxas, compares those that attn-host carries, and runs all on the simulator. What that printed, as far as
+/// it came.
+fn kernels() -> (String, Result<()>) {
+    let mut said = String::new();
+    let result = kernel_steps().and_then(|steps| {
+        steps.into_iter().try_for_each(|(title, mut command)| {
+            let start = Instant::now();
+            let output = process::run(&mut command).with_context(|| title.to_owned())?;
+            let text = String::from_utf8_lossy(&output.stdout);
+            write!(said, "\n== {title}\n{text}{:.0} s\n", start.elapsed().as_secs_f64())?;
+            Ok(())
+        })
+    });
+    (said, result)
+}
+
+fn kernel_steps() -> Result<Vec<(&'static str, Command)>> {
+    let mut compile = Command::new(std::env::current_exe()?);
+    compile.args(["build-ptx", "--probes", "--check-prebuilt"]);
+    // The answers are compared with an H100's too.
+    let mut hopper = simulated(&["--recorded"]);
+    hopper.arg(workspace::root().join("tests/data/h100_forward.safetensors"));
+    let mut steps = vec![
+        ("every kernel from Rust through ptxas; those that attn-host carries are those of the source", compile),
+        ("every Hopper kernel on the simulator", hopper),
+        ("every Blackwell kernel on the simulator", simulated(&["--arch", "sm_100a"])),
+        ("B300's kernels", simulated(&["--arch", "sm_103a", "--filter", "kernels:", "--seeds", "2"])),
+    ];
+    for list in ["varlen:", "decode:", "paged:"] {
+        steps.push(("B300's serving kernels", simulated(&["--arch", "sm_103a", "--filter", list])));
+    }
+    Ok(steps)
 }
 
 fn heading(text: &str) {
@@ -102,12 +130,11 @@ fn suite() -> Command {
     command
 }
 
-fn simulator_suite(command: &mut Command) -> Result<()> {
-    let status = command.arg("--simulator").status().context("cannot start cargo")?;
-    if !status.success() {
-        bail!("the suite failed on the simulator ({status})");
-    }
-    Ok(())
+/// The command that runs it on the simulator.
+fn simulated(words: &[&str]) -> Command {
+    let mut command = suite();
+    command.arg("--simulator").args(words);
+    command
 }
 
 fn gpu_suite() -> Result<()> {

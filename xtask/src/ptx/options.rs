@@ -35,7 +35,7 @@ pub struct Options {
     #[arg(long, conflicts_with_all = ["kernel", "probes", "codegen"])]
     pub prebuilt: bool,
     /// Prove that the kernels that attn-host carries, and the probes of attn-sim's tests, are those of the source.
-    #[arg(long, conflicts_with_all = ["kernel", "probes", "codegen", "prebuilt"])]
+    #[arg(long, conflicts_with_all = ["kernel", "codegen", "prebuilt"])]
     pub check_prebuilt: bool,
     /// Also print what each step took.
     #[arg(short, long)]

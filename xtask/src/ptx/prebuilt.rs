@@ -12,7 +12,7 @@ use super::arch::Arch;
 use super::build::Built;
 use super::packed::{self, Files, PACKED, Part, family};
 use super::ptxas::Resources;
-use super::{frontend, lower, plans, sass};
+use super::{frontend, lower, plans, probes, sass};
 use crate::hash::Key;
 use crate::toolchain::Versions;
 use crate::workspace;
@@ -111,9 +111,10 @@ fn describe(built: &Built, files: &mut Files) -> Result<Kernel> {
     })
 }
 
-/// The kernels of `arch` among `built`, by name, and what their files hold.
+/// The kernels of `arch` among `built` that are no probes, by name, and what their files hold.
 fn describe_all(built: &[Built], arch: Arch) -> Result<(Vec<Kernel>, Files)> {
-    let mut of_arch: Vec<_> = built.iter().filter(|built| built.arch == arch.name()).collect();
+    let carried = |built: &&Built| built.arch == arch.name() && !built.name.starts_with(probes::PREFIX);
+    let mut of_arch: Vec<_> = built.iter().filter(carried).collect();
     of_arch.sort_by(|a, b| a.name.cmp(&b.name));
     let mut files = Files::new();
     let kernels = of_arch.into_iter().map(|built| describe(built, &mut files)).collect::<Result<_>>()?;

@@ -1,8 +1,8 @@
 //! Keeping `target/ptx-cache` small: what was not used for longest goes first.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+use std::{fs, io};
 
 use anyhow::{Context, Result};
 
@@ -23,7 +23,7 @@ struct Entry {
 pub fn prune(cache: &Path) -> Result<()> {
     for path in surplus(entries(cache)?, LIMIT, KEEP) {
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+        there(removed).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(())
 }
@@ -40,30 +40,40 @@ fn entries(cache: &Path) -> Result<Vec<Entry>> {
     for path in children(cache)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name.starts_with("ir-") {
-            entries.push(entry(path)?);
+            entries.extend(entry(path)?);
         } else if name.len() == 2 && path.is_dir() {
             for result in children(&path)? {
-                entries.push(entry(result)?);
+                entries.extend(entry(result)?);
             }
         }
     }
     Ok(entries)
 }
 
-fn entry(path: PathBuf) -> Result<Entry> {
+/// What is of a result; nothing of one that another build has moved or removed meanwhile.
+fn entry(path: PathBuf) -> Result<Option<Entry>> {
     let files = if path.is_dir() { children(&path)? } else { vec![path.clone()] };
     let (mut used, mut bytes) = (SystemTime::UNIX_EPOCH, 0);
     for file in files {
-        let metadata = fs::metadata(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let metadata = there(fs::metadata(&file)).with_context(|| format!("cannot read {}", file.display()))?;
+        let Some(metadata) = metadata else { return Ok(None) };
         used = used.max(metadata.modified()?);
         bytes += metadata.len();
     }
-    Ok(Entry { used, path, bytes })
+    Ok(Some(Entry { used, path, bytes }))
 }
 
 fn children(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
-    Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
+    let entries = there(fs::read_dir(dir)).with_context(|| format!("cannot read {}", dir.display()))?;
+    Ok(entries.into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect())
+}
+
+/// Nothing where a file is not there, or no more.
+fn there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
 }
 
 /// The oldest of `entries`, whose removal brings their sum from above `limit` down to `keep`.
