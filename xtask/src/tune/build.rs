@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use attn_kernel::forward::tune::TABLE;
 use attn_tune::folder::{Folder, Job, Variant};
 use attn_tune::grid::{self, Axis, Dropped, Grid};
@@ -25,18 +25,22 @@ pub struct Options {
     /// Head dimensions, separated by commas: D, or D:DV where V and O have another one.
     #[arg(long, value_name = "D[:DV]", value_delimiter = ',', required = true)]
     head_dim: Vec<HeadDim>,
+    /// Lines of the table, separated by commas: `usual`, and those for some sizes only, `small` for few tiles and `short` for short sequences.
+    #[arg(long, value_name = "NAME", value_enum, value_delimiter = ',', default_value = "usual")]
+    class: Vec<LineOf>,
     /// With the causal mask.
     #[arg(long, value_enum, default_value = "no", default_missing_value = "yes", num_args = 0..=1, require_equals = true)]
     causal: Causal,
     /// Element type to measure with; both have the same plans.
     #[arg(long, value_enum, default_value = "bf16")]
     dtype: DType,
-    /// Lengths of queries and keys, separated by commas [default: 1024,4096,16384, causal also 512].
+    /// Lengths of queries and keys, separated by commas [default: 1024,4096,16384, causal also 512; small 128,256,512,1024, short
+    /// 256,512,1024].
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=65536))]
     lengths: Vec<u32>,
-    /// Tokens of a problem: as many batches as give them, or one of a longer sequence.
-    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    tokens: u32,
+    /// Tokens of a problem: as many batches as give them, or one of a longer sequence [default: 16384; small one sequence].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    tokens: Option<u32>,
     /// Values of a knob to try: bn=96,112,128. Several give every combination. --list prints the knobs.
     #[arg(long, value_name = "KNOB=V,V,..")]
     grid: Vec<Axis>,
@@ -83,6 +87,25 @@ enum Causal {
     Both,
 }
 
+/// Which of the lines for head dimensions and a mask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LineOf {
+    Usual,
+    Small,
+    Short,
+}
+
+impl LineOf {
+    /// As the table has it.
+    fn name(self) -> &'static str {
+        match self {
+            LineOf::Usual => "",
+            LineOf::Small => "small",
+            LineOf::Short => "short",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum DType {
     Bf16,
@@ -98,6 +121,11 @@ pub fn run(options: &Options) -> Result<PathBuf> {
     let out = options.out.clone().unwrap_or_else(|| workspace::target().join("tune"));
     let jobs = options.classes().into_iter().map(|class| Ok((class, options.grid(class)?)));
     let jobs: Vec<(Class, Grid)> = jobs.collect::<Result<_>>()?;
+    ensure!(
+        !jobs.is_empty(),
+        "the table has no such line for these head dimensions and this mask; it has {}",
+        every_line()
+    );
     for (class, grid) in &jobs {
         println!("{class}: {} plans, {} that cannot run", grid.plans.len(), grid.dropped.len());
     }
@@ -135,9 +163,8 @@ impl Options {
             Causal::Yes => &[true],
             Causal::Both => &[false, true],
         };
-        // Lines for some sizes only are left alone: their problems are not those of the others.
         let wanted = |class: &Class| {
-            class.line.class.is_empty()
+            self.class.iter().any(|line| line.name() == class.line.class)
                 && self.head_dim.contains(&HeadDim(class.line.d, class.line.dv))
                 && masks.contains(&class.line.causal)
         };
@@ -161,11 +188,20 @@ impl Options {
     }
 
     fn lengths(&self, class: Class) -> Vec<usize> {
-        match (self.lengths.as_slice(), class.line.causal) {
-            ([], false) => vec![1024, 4096, 16384],
-            ([], true) => vec![512, 1024, 4096, 16384],
-            (lengths, _) => lengths.iter().map(|&length| length as usize).collect(),
+        if !self.lengths.is_empty() {
+            return self.lengths.iter().map(|&length| length as usize).collect();
         }
+        match (class.line.class, class.line.causal) {
+            ("small", _) => vec![128, 256, 512, 1024],
+            ("short", _) => vec![256, 512, 1024],
+            (_, false) => vec![1024, 4096, 16384],
+            (_, true) => vec![512, 1024, 4096, 16384],
+        }
+    }
+
+    fn tokens(&self, class: Class) -> usize {
+        let usual = if class.line.class == "small" { 1 } else { 16_384 };
+        self.tokens.map_or(usual, |tokens| tokens as usize)
     }
 
     /// What is left of a class's grid after compiling.
@@ -180,9 +216,15 @@ impl Options {
                 None => kept.push(Variant { name, knobs }),
             }
         }
-        let (lengths, tokens) = (self.lengths(class), self.tokens as usize);
+        let (lengths, tokens) = (self.lengths(class), self.tokens(class));
         Ok(Job { class, lengths, tokens, variants: kept, dropped })
     }
+}
+
+/// Every line that there is for some sizes only.
+fn every_line() -> String {
+    let lines = Class::all(Element::Bf16).filter(|class| !class.line.class.is_empty());
+    lines.map(|class| class.head()).collect::<Vec<_>>().join(", ")
 }
 
 fn entry_point(class: Class, index: usize) -> String {
@@ -245,6 +287,38 @@ mod tests {
         assert_eq!(names("--head-dim 96 --causal"), ["bf16_d96_causal"]);
         let both = names("--head-dim 64,192:128 --causal=both --dtype f16");
         assert_eq!(both, ["f16_d64", "f16_d64_causal", "f16_d192_128", "f16_d192_128_causal"]);
+        let all = names("--head-dim 64,128 --causal --class usual,small,short");
+        let want = ["bf16_d64_causal", "bf16_d64_causal_short", "bf16_d64_causal_small", "bf16_d128_causal"];
+        assert_eq!(all, [&want[..], &["bf16_d128_causal_small"]].concat());
+    }
+
+    #[test]
+    fn every_line_of_the_table_has_a_class() {
+        let mut known: Vec<&str> = LineOf::value_variants().iter().map(|line| line.name()).collect();
+        let mut all: Vec<&str> = TABLE.iter().map(|line| line.class).collect();
+        known.sort_unstable();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(known, all);
+        let missing = run(&options("--head-dim 96 --class short --list").expect("options")).expect_err("no such line");
+        assert!(
+            missing
+                .to_string()
+                .ends_with("64 64 causal short, 64 64 causal small, 128 128 full small, 128 128 causal small"),
+            "{missing}"
+        );
+    }
+
+    #[test]
+    fn lines_for_some_sizes_are_measured_at_these() {
+        let measured = |words: &str| {
+            let options = options(words).expect(words);
+            let class = options.classes()[0];
+            (options.lengths(class), options.tokens(class))
+        };
+        assert_eq!(measured("--head-dim 64 --class small"), (vec![128, 256, 512, 1024], 1));
+        assert_eq!(measured("--head-dim 64 --causal --class short"), (vec![256, 512, 1024], 16_384));
+        assert_eq!(measured("--head-dim 64 --class small --tokens 4096 --lengths 64"), (vec![64], 4096));
     }
 
     #[test]

@@ -53,12 +53,16 @@ pub fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// All three steps with two other plans and the simulator in the GPU's place; the table stays as it is.
+/// All three steps with one or two other plans of each line and the simulator in the GPU's place; the table stays as it is.
 pub fn on_the_simulator() -> Result<()> {
     let folder = workspace::target().join("tune-simulated");
     let out = folder.to_str().with_context(|| format!("{} is not UTF-8", folder.display()))?;
-    let plans = ["--plan", "bm=128 bn=80 turns=0", "--plan", "stages=3 exp2=1/8", "--plan", "bn=20"];
-    crate::invoke(["tune", "build", "--head-dim", "64", "--causal", "--ptx", "--out", out].into_iter().chain(plans))?;
+    let mut words = vec!["tune", "build", "--ptx", "--out", out, "--head-dim", "64", "--causal"];
+    words.extend(["--class", "usual,small,short"]);
+    for plan in ["bm=128 bn=80 turns=0", "stages=3 exp2=1/8", "stages=6", "bn=20"] {
+        words.extend(["--plan", plan]);
+    }
+    crate::invoke(words)?;
     measure(&folder, &["--simulator"])?;
     apply::run(&apply::Options::of(folder.join("results.json"), true))
 }
