@@ -24,15 +24,12 @@ impl Geometry {
         let Attention { packed_q, packed_k, arrays, .. } = attention;
         let queries = Rows::of("q", q, packed_q.is_some())?;
         let (keys, values) = (Rows::of("k", k, packed_k.is_some())?, Rows::of("v", v, packed_k.is_some())?);
-        let same = [
+        check_equal(&[
             ("head_dim of k", keys.dim, "q's", queries.dim),
             ("kv_heads of v", values.heads, "k's", keys.heads),
             ("rows of v", values.rows, "k's", keys.rows),
             ("the first dimension of v", values.outer, "k's", keys.outer),
-        ];
-        if let Some((what, found, of, wanted)) = same.into_iter().find(|(_, found, _, wanted)| found != wanted) {
-            bail!("{what} is {found}; allowed: {of}, {wanted}");
-        }
+        ])?;
         if keys.heads == 0 || queries.heads % keys.heads != 0 {
             return Err(typed(attn_host::Error::HeadGroups { heads: queries.heads, kv_heads: keys.heads }));
         }
@@ -181,6 +178,14 @@ pub(crate) fn strides(layout: &Layout) -> Strides {
         [batch, seq, head, _] => Strides { batch: wide(batch), seq: wide(seq), head: wide(head) },
         [seq, head, _] => Strides { batch: 0, seq: wide(seq), head: wide(head) },
         _ => unreachable!("shapes have been checked"),
+    }
+}
+
+/// Refuses the first size that is not the one it goes with: what it is, its value, whose it should be, and that one's value.
+pub(crate) fn check_equal(sizes: &[(&str, u64, &str, u64)]) -> Result<()> {
+    match sizes.iter().find(|(_, found, _, wanted)| found != wanted) {
+        Some((what, found, of, wanted)) => bail!("{what} is {found}; allowed: {of}, {wanted}"),
+        None => Ok(()),
     }
 }
 

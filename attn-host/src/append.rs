@@ -167,8 +167,8 @@ impl Append {
         Append { heads, ..self }
     }
 
-    /// The caches hold 8-bit floats (e4m3): what is too large becomes 448, infinity too, and NaN stays NaN. Their strides are multiples of 16 elements. New keys, values and
-    /// queries are of the element type as ever.
+    /// The caches hold 8-bit floats (e4m3): what is too large becomes 448, infinity too, and NaN stays NaN. Their strides are multiples of 16
+    /// elements. New keys, values and queries are of the element type as ever.
     pub fn float8_cache(self) -> Self {
         Append { float8: true, ..self }
     }

@@ -97,6 +97,7 @@ pub use buffer::HostBuffer;
 use control::{Control, Counts, Limits, Patience};
 use engine::Shared;
 use job::Job;
+use staging::Copiers;
 pub use ticket::{Canceller, Outcome, Ticket};
 
 mod arrange;
@@ -120,9 +121,9 @@ mod ticket;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Batches whose inputs, and batches whose outputs, have device memory at the same time. With 2 a batch comes in while another is computed,
-    /// and a third goes out.
+    /// and a third goes out. 1 to 64.
     pub depth: usize,
-    /// Batches that wait for their turn before submitters do.
+    /// Batches that wait for their turn before submitters do. 1 to 1048576.
     pub queue: usize,
     /// The most device memory that the pipeline holds, in bytes.
     pub device_bytes: u64,
@@ -132,6 +133,7 @@ pub struct Options {
     pub plans: usize,
     /// Threads that copy between pinned memory and memory that is not, for each direction. They are started for copies of more than a
     /// megabyte and end with them. Memory that a batch brings [pinned](Pipeline::pinned) needs none.
+    /// 1 to 256.
     pub copy_threads: usize,
     /// The longest that a batch may take from when it is the first in line until it is done, plans and loading of kernels included, before the
     /// pipeline [gives up](self#what-never-ends). Without it only a shutdown does.
@@ -141,7 +143,8 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// A depth of 2, a queue of 16, 4 GiB of either memory, 32 plans, a quarter of the CPU's threads up to 4 for copies, no timeout, and 60 seconds of it once the pipeline is shut down.
+    /// A depth of 2, a queue of 16, 4 GiB of either memory, 32 plans, a quarter of the CPU's threads up to 4 for copies, no timeout, and 60
+    /// seconds of it once the pipeline is shut down.
     fn default() -> Self {
         Options {
             depth: 2,
@@ -161,6 +164,10 @@ impl Options {
     /// never waits for the host.
     fn flights(&self) -> usize {
         2 * self.depth
+    }
+
+    fn copiers(&self) -> Copiers {
+        Copiers(self.copy_threads)
     }
 
     fn limits(&self) -> Limits {

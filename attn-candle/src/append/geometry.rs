@@ -4,7 +4,7 @@ use attn_host::{AppendShape, Cache, Error, PagedKv, check_cu_seqlens};
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::Append;
-use crate::geometry::{Rows, check_array, typed};
+use crate::geometry::{Rows, check_array, check_equal, typed};
 
 /// The sizes of a step.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ impl Geometry {
         let queries = q.map(|q| new("q", q)).transpose()?;
         let (of_k, of_v) = (Rows::of("k_cache", k_cache, false)?, Rows::of("v_cache", v_cache, false)?);
         let q = queries.as_ref().unwrap_or(&keys);
-        let same = [
+        check_equal(&[
             ("kv_heads of v", values.heads, "k's", keys.heads),
             ("rows of v", values.rows, "k's", keys.rows),
             ("the first dimension of v", values.outer, "k's", keys.outer),
@@ -56,10 +56,7 @@ impl Geometry {
             ("kv_heads of v_cache", of_v.heads, "v's", values.heads),
             ("rows of v_cache", of_v.rows, "k_cache's", of_k.rows),
             ("the first dimension of v_cache", of_v.outer, "k_cache's", of_k.outer),
-        ];
-        if let Some((what, found, of, wanted)) = same.into_iter().find(|(_, found, _, wanted)| found != wanted) {
-            bail!("{what} is {found}; allowed: {of}, {wanted}");
-        }
+        ])?;
         if of_k.outer * of_k.rows == 0 {
             let allowed = "1 or more, of 1 or more sequences or pages";
             return Err(typed(Error::Size { argument: "rows of k_cache", value: 0, allowed }));

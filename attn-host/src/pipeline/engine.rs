@@ -188,7 +188,7 @@ impl<'a> Issuer<'a> {
 
         // What the last user of the block reads must not be overwritten.
         input_slot.last.map_or(Ok(()), |last| lanes.copy_in.wait_for(&lanes.marks[last].computed))?;
-        copy_in(lanes, flight, input, Copiers(self.shared.options.copy_threads))?;
+        copy_in(lanes, flight, input, self.shared.options.copiers())?;
         lanes.copy_in.record(&mark.loaded)?;
 
         lanes.compute.wait_for(&mark.loaded)?;

@@ -64,7 +64,7 @@ impl<'a> Flight<'a> {
         // Nothing uses its memory any more, whatever the result is.
         let (Some(job), stages) = (self.job.take(), self.stages.take()) else { return };
         match (result, stages) {
-            (Ok(()), Some(stages)) if job.slot.is_wanted() => finish(job, stages, Copiers(shared.options.copy_threads)),
+            (Ok(()), Some(stages)) if job.slot.is_wanted() => finish(job, stages, shared.options.copiers()),
             // Pinned memory is back in its pool before anybody hears of the batch, who may submit the next one.
             (result, stages) => {
                 drop(stages);
