@@ -5,6 +5,8 @@
 
 use core::mem::offset_of;
 
+use crate::ptx::special;
+
 /// A divisor with its reciprocal, for dividends below 2^31.
 ///
 /// With `2^(l-1) < d <= 2^l`, `m = floor(2^(31+l) / d) + 1` and `e = m d - 2^(31+l)`, which is at most `d`: `n m` is
@@ -33,6 +35,12 @@ impl Divisor {
     #[inline(always)]
     pub const fn get(self) -> u32 {
         self.value
+    }
+
+    /// The same divisor, of which the compiler knows nothing before this place ([`special::fresh`]): what is asked of it is asked afresh.
+    #[inline(always)]
+    pub fn fresh(self) -> Self {
+        Divisor { value: special::fresh(self.value), ..self }
     }
 
     /// `n / d` and `n % d`, for `n` below 2^31.

@@ -80,6 +80,10 @@ impl Ragged {
     }
 }
 
+/// Blocks of keys before a unit's end at which the next one is drawn: late enough for an even end of all blocks, and early enough for the answer to
+/// be there.
+const EARLY: u32 = 3;
+
 /// The key blocks of a unit.
 #[inline(always)]
 fn work_of<V: Variant<Sequences = Ragged>>(params: &ServeParams, unit: &Unit) -> Work<V::Mask> {
@@ -88,7 +92,13 @@ fn work_of<V: Variant<Sequences = Ragged>>(params: &ServeParams, unit: &Unit) ->
     let mask = V::Mask::of(params.left, params.right);
     let lengths = Lengths { q: sequence.q_len, k: sequence.k_len };
     let queries = (m_block * params.tile_queries, params.tile_queries);
-    let (from, to) = serve::blocks(mask, lengths, queries, (split, params.units.splits), bn);
+    let splits = if const { V::PLAN.raw > 0 } {
+        // Where other warps convert, whether there is one split was kept from the kernel's start for all roles, in a spilled register.
+        params.units.splits.fresh()
+    } else {
+        params.units.splits
+    };
+    let (from, to) = serve::blocks(mask, lengths, queries, (split, splits), bn);
     Work { tile: Tile { m_block, head, batch }, lengths, mask, from, to, split, sequence }
 }
 
@@ -215,37 +225,49 @@ impl Sequences for Ragged {
             loop {
                 let unit = if draws { params.answer(&asked) } else { params.unit(draw.next(), entries) };
                 let Some(unit) = unit else { break };
-                if draws {
-                    // Asked for a unit ahead: the answer comes while this one's keys are loaded.
-                    asked = params.ask(draw.next(), entries);
-                }
-                if unit.m_block * params.tile_queries >= unit.sequence.q_len {
-                    continue; // past the end of a sequence that uses less than its room
-                }
-                let work = work_of::<V>(params, &unit);
-                let source = Source::of(params, &unit, unit.sequence.k_len);
-                let loader = Loader { params, leads, source };
-                let mut block = work.to;
-                let mut page = 0;
-                if block > work.from {
-                    page = source.page(block - 1, plan.bn);
-                    loader.load::<V>(targets.keys::<V>(leads), (maps.k, params.k_room), plan.d, block - 1, page);
-                }
-                let stage = q.acquire();
-                let slot = self.advance::<QUERIES>();
-                if leads {
-                    Self::tell(slot, &unit);
-                    load_queries::<V>(params, maps.q, stage, &unit);
-                }
-                while block > work.from {
-                    block -= 1;
-                    // Asked for before the waits for a stage, behind which its answer hides.
-                    let next = if block > work.from { source.page(block - 1, plan.bn) } else { 0 };
-                    if block > work.from {
-                        loader.load::<V>(targets.keys::<V>(leads), (maps.k, params.k_room), plan.d, block - 1, next);
+                // Past the end of a sequence that uses less than its room there is nothing to do.
+                if unit.m_block * params.tile_queries < unit.sequence.q_len {
+                    let work = work_of::<V>(params, &unit);
+                    let source = Source::of(params, &unit, unit.sequence.k_len);
+                    let loader = Loader { params, leads, source };
+                    let mut block = work.to;
+                    let mut page = 0;
+                    if draws && block - work.from <= EARLY {
+                        draw.early();
                     }
-                    loader.load::<V>(targets.values::<V>(leads), (maps.v, params.v_room), plan.dv, block, page);
-                    page = next;
+                    if block > work.from {
+                        page = source.page(block - 1, plan.bn);
+                        loader.load::<V>(targets.keys::<V>(leads), (maps.k, params.k_room), plan.d, block - 1, page);
+                    }
+                    let stage = q.acquire();
+                    let slot = self.advance::<QUERIES>();
+                    if leads {
+                        Self::tell(slot, &unit);
+                        load_queries::<V>(params, maps.q, stage, &unit);
+                    }
+                    while block > work.from {
+                        block -= 1;
+                        if draws && block - work.from == EARLY {
+                            draw.early();
+                        }
+                        // Asked for before the waits for a stage, behind which its answer hides.
+                        let next = if block > work.from { source.page(block - 1, plan.bn) } else { 0 };
+                        if block > work.from {
+                            loader.load::<V>(
+                                targets.keys::<V>(leads),
+                                (maps.k, params.k_room),
+                                plan.d,
+                                block - 1,
+                                next,
+                            );
+                        }
+                        loader.load::<V>(targets.values::<V>(leads), (maps.v, params.v_room), plan.dv, block, page);
+                        page = next;
+                    }
+                }
+                if draws {
+                    // The consumers have some blocks to go: the answer comes while they do.
+                    asked = params.ask(draw.next(), entries);
                 }
             }
             let none = Unit {
