@@ -90,6 +90,7 @@ pub fn family(kernel: &Kernel) -> &'static str {
         (Family::Serve { modified: false }, _) => "packed, paged, windows",
         (Family::Serve { modified: true }, _) => "the same with softcap and ALiBi",
         (Family::Decode, _) => "few queries",
+        (Family::Prompt, _) => "packed, whole or causal",
         (Family::Short, _) => "few queries, few keys",
     }
 }

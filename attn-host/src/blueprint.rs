@@ -76,7 +76,7 @@ impl Blueprint {
         let kernel = choose(problem, device)?;
         let work = match kernel.family {
             Family::Dense => Work::Dense(Box::new(Dense::of(kernel, problem, &layouts, device)?)),
-            Family::Serve { .. } | Family::Decode | Family::Short => {
+            Family::Serve { .. } | Family::Prompt | Family::Decode | Family::Short => {
                 Work::Serve(Box::new(Serve::of(kernel, problem, &layouts, device)?))
             }
         };

@@ -85,10 +85,11 @@ pub(crate) enum Arguments {
 }
 
 /// The function of each kind of kernel.
-const FUNCTIONS: [(&[u8], usize); 7] = [
+const FUNCTIONS: [(&[u8], usize); 8] = [
     (b"fwd_", 0x2000),
     (b"serve_", 0x3000),
     (b"decode_", 0x3000),
+    (b"prompt_", 0x3000),
     (b"short_", 0x3000),
     (b"schedule", 0x4000),
     (b"combine_", 0x5000),

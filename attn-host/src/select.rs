@@ -9,7 +9,7 @@ use attn_kernel::forward::{AnyPlan, Cost, DType, Family, KERNELS, Kernel, Plan a
 use crate::device::DeviceInfo;
 use crate::error::{Error, Unsupported};
 use crate::layout::MAX_SEQLEN;
-use crate::problem::{Mask, Problem, dtype_name, float8_name};
+use crate::problem::{Mask, Problem, Splits, dtype_name, float8_name};
 
 mod serving;
 
@@ -52,8 +52,19 @@ pub(crate) fn eligible(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) 
             return Err(Unsupported::Mask { got: problem.mask.name(), have: mask_of(kernel).name() });
         }
         (Family::Dense, Some(got)) => return Err(Unsupported::Feature { got, have: "dense tensors" }),
-        (Family::Serve { modified: false } | Family::Short, _) if problem.serving.modified() => {
+        (Family::Serve { modified: false } | Family::Prompt | Family::Short, _) if problem.serving.modified() => {
             return Err(Unsupported::Feature { got: "softcap or alibi", have: "plain scores" });
+        }
+        (Family::Prompt, _) if matches!(problem.serving.splits, Some(Splits::Exactly(2..))) => {
+            return Err(Unsupported::Feature { got: "splits", have: "keys that are not split" });
+        }
+        (Family::Prompt, _) if problem.mask.reach().0.is_some() => {
+            return Err(Unsupported::Feature { got: "a window with a left edge", have: "masks without one" });
+        }
+        (Family::Prompt, _) => {
+            if let Some(got) = problem.serving.beyond_packed() {
+                return Err(Unsupported::Feature { got, have: "packed sequences alone" });
+            }
         }
         (Family::Short, _) if problem.shape.seqlen_k > u64::from(launch.bn) => {
             return Err(Unsupported::Feature { got: "sequences of several blocks of keys", have: "one block of keys" });

@@ -4,7 +4,7 @@ use attn_host::Plan;
 use attn_host::simulator::Options;
 use attn_kernel::forward::{Arch, Family, KERNELS, Kernel};
 use attn_tests::gpu::Gpu;
-use attn_tests::serve::case::ServeCase;
+use attn_tests::serve::case::{Keys, ServeCase, Splits};
 use attn_tests::serve::gpu::problem;
 use attn_tests::serve::layout::ServePlacement;
 use attn_tests::serve::lists::{self, Entry};
@@ -35,8 +35,14 @@ fn every_case_has_a_kernel_and_every_kernel_a_case() {
 /// Whether a kernel of the case's class computes it.
 fn computes(kernel: &Kernel, case: &ServeCase) -> bool {
     let plain = case.softcap.is_none() && case.alibi.is_none();
+    let unsplit = !matches!(case.splits, Splits::Exactly(2..));
+    let no_left_edge = case.window.is_none_or(|window| window.left.is_none());
     match kernel.family {
         Family::Serve { modified: false } => plain,
+        Family::Prompt => {
+            let packed = case.packed_q.is_some() && matches!(case.keys, Keys::Packed(_));
+            plain && no_left_edge && packed && unsplit
+        }
         Family::Short => plain && case.base.seqlen_k <= kernel.launch.bn as usize,
         _ => true,
     }

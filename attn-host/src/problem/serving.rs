@@ -132,6 +132,15 @@ impl Serving {
         ];
         found.into_iter().find_map(|(is, name)| is.then_some(name))
     }
+
+    /// The first thing that kernels for packed sequences alone do not have, beside splits, a window's left edge, softcap, ALiBi and 8 bits.
+    pub(crate) fn beyond_packed(&self) -> Option<&'static str> {
+        let found = [
+            (self.packed_q.is_none(), "queries that are not packed"),
+            (self.packed_k.is_none(), "keys that are not packed"),
+        ];
+        found.into_iter().find_map(|(is, name)| is.then_some(name))
+    }
 }
 
 impl fmt::Display for Serving {

@@ -4,7 +4,7 @@ use attn_kernel::forward::{Family, Kernel};
 
 use crate::device::DeviceInfo;
 use crate::problem::Problem;
-use crate::serve::tiles::Cut;
+use crate::serve::tiles::{Cut, splits_of};
 
 /// Least wins, the first difference decides: no work on padded head dimensions; blocks for few keys where there are few; tiles for few queries
 /// where there are few; no modification that the problem has not.
@@ -12,11 +12,20 @@ pub(super) fn cost(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) -> (
     let order = match kernel.family {
         Family::Short => 0,
         Family::Decode if few_queries(kernel, problem, device) => 1,
-        Family::Serve { modified: false } => 2,
-        Family::Serve { modified: true } => 3,
-        Family::Decode | Family::Dense => 4,
+        Family::Prompt if as_it_is(kernel, problem, device) => 2,
+        Family::Serve { modified: false } => 3,
+        Family::Serve { modified: true } => 4,
+        Family::Decode | Family::Prompt | Family::Dense => 5,
     };
     (kernel.launch.d + kernel.launch.dv, order, u32::MAX - kernel.launch.bm)
+}
+
+/// Whether neither packed heads nor splits would serve the problem better than the kernel, which has none, and there are tiles enough for it.
+fn as_it_is(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) -> bool {
+    let cut = Cut::fullest(kernel, problem);
+    cut.pack == 1
+        && cut.entries.saturating_mul(cut.heads) >= u64::from(device.sm_count)
+        && splits_of(kernel, problem, &cut, device) == 1
 }
 
 /// Whether every sequence has one tile of the kernel, or tiles are so few that larger ones would leave multiprocessors without any.

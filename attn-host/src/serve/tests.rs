@@ -3,7 +3,7 @@
 use std::f32::consts::LOG2_E;
 
 use crate::fake::{self, Arguments, Launch};
-use crate::problem::DType;
+use crate::problem::{DType, Mask};
 use crate::tests::{self, launch, plan};
 use crate::{
     Alibi, Descales, DevicePtr, Error, Float8, PagedKv, Plan, Problem, Shape, Splits, Strides, Tensors, Unsupported,
@@ -75,6 +75,17 @@ fn what_is_not_dense_goes_to_the_kernels_for_serving() {
     assert_eq!(chosen(&short(64)), "short_sm90_bf16_d128");
     assert_eq!(chosen(&short(65)), "serve_sm90_bf16_d128");
     assert_eq!(chosen(&short(64).softcap(30.0)), "serve_sm90_bf16_d128_mod");
+    let packed =
+        Problem::new(DType::Bf16, Shape { batch: 100, seqlen_k: 500, ..SHAPE }).packed_q(50_000).packed_k(50_000);
+    for mask in [Mask::None, Mask::Causal, Mask::Window { left: None, right: Some(7) }] {
+        assert_eq!(chosen(&packed.mask(mask)), "prompt_sm90_bf16_d128");
+    }
+    assert_eq!(chosen(&packed.sinks().splits(Splits::Auto)), "prompt_sm90_bf16_d128");
+    assert_eq!(chosen(&packed.window(Some(9), Some(0))), "serve_sm90_bf16_d128");
+    assert_eq!(chosen(&packed.splits(Splits::Exactly(2))), "serve_sm90_bf16_d128");
+    assert_eq!(chosen(&packed.softcap(30.0)), "serve_sm90_bf16_d128_mod");
+    // Heads of a group fill a tile's rows; one sequence's tiles leave multiprocessors idle.
+    assert_eq!(chosen(&packed.packed_q(2_000)), "serve_sm90_bf16_d128");
     assert!(chosen(&problem()).starts_with("fwd_sm90_bf16_d128"));
     assert!(chosen(&problem().window(None, Some(0))).starts_with("fwd_sm90_bf16_d128_causal"));
     assert!(!chosen(&problem().window(Some(9), Some(0))).starts_with("fwd"));

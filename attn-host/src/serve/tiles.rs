@@ -1,6 +1,6 @@
 //! How a problem is cut into tiles: heads packed into a tile's rows, tiles of a sequence, sections of heads, splits.
 
-use attn_kernel::forward::{Kernel, schedule};
+use attn_kernel::forward::{Family, Kernel, schedule};
 
 use super::splits;
 use crate::device::DeviceInfo;
@@ -29,8 +29,13 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
-    /// The cut with the heads of a group packed where tiles would be emptier without.
+    /// The cut with the heads of a group packed where tiles would be emptier without, and the kernel can.
     pub(crate) fn of(kernel: &Kernel, problem: &Problem) -> Self {
+        if kernel.family == Family::Prompt { Cut::packed(kernel, problem, 1) } else { Cut::fullest(kernel, problem) }
+    }
+
+    /// The cut with the heads of a group packed where tiles of the kernel's size would be emptier without.
+    pub(crate) fn fullest(kernel: &Kernel, problem: &Problem) -> Self {
         let alone = Cut::packed(kernel, problem, 1);
         let together = Cut::packed(kernel, problem, most_packed(kernel, problem));
         // Sequences are as long as they are on average.
@@ -79,11 +84,8 @@ impl Tiles {
         if problem.serving.packed_q.is_some() && batch > u64::from(schedule::MAX_BATCH) {
             return Err(Error::Size { argument: "batch", value: batch, allowed: "1 to 8192 with packed queries" });
         }
-        let splits = match problem.serving.splits.unwrap_or_default() {
-            Splits::Exactly(splits) => splits,
-            Splits::Auto if rows_of_heads(problem) > i32::MAX as u64 => 1,
-            Splits::Auto => splits::choose(kernel, problem, &cut, device),
-        };
+        let unsplit = kernel.family == Family::Prompt;
+        let splits = if unsplit { 1 } else { splits_of(kernel, problem, &cut, device) };
         if splits > 1 && rows_of_heads(problem) > i32::MAX as u64 {
             return Err(Error::Overflow {
                 argument: "heads * queries of all sequences",
@@ -102,6 +104,15 @@ impl Tiles {
                 allowed: "below 2^30 tiles",
             })?;
         Ok(Tiles { cut, section: section(problem, &cut, device), splits, units: units as u32 })
+    }
+}
+
+/// Splits of a problem's keys, where the kernel has any.
+pub(crate) fn splits_of(kernel: &Kernel, problem: &Problem, cut: &Cut, device: &DeviceInfo) -> u32 {
+    match problem.serving.splits.unwrap_or_default() {
+        Splits::Exactly(splits) => splits,
+        Splits::Auto if rows_of_heads(problem) > i32::MAX as u64 => 1,
+        Splits::Auto => splits::choose(kernel, problem, cut, device),
     }
 }
 

@@ -128,6 +128,27 @@ impl Mask for Window {
     }
 }
 
+/// As [`Window`], where nothing bounds the left side.
+#[derive(Clone, Copy, Debug)]
+pub struct Until {
+    right: i32,
+}
+
+impl Mask for Until {
+    const PARTIAL_BLOCKS: bool = true;
+    const LEFT: bool = false;
+
+    #[inline(always)]
+    fn of(_left: u32, right: u32) -> Self {
+        Until { right: right as i32 }
+    }
+
+    #[inline(always)]
+    fn visible_keys(self, lengths: Lengths, row: u32) -> u32 {
+        Window { left: 0, right: self.right }.visible_keys(lengths, row)
+    }
+}
+
 /// Sets the scores that a thread must not see to -inf.
 ///
 /// `scores` is a wgmma accumulator fragment: register `i` is row `(i >> 1) & 1` of the thread's two rows and column

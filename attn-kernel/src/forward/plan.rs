@@ -167,6 +167,9 @@ pub struct Plan {
     pub schedule: Schedule,
     /// The kernel takes ragged sequences, and has slots of shared memory through which the producer tells its tiles.
     pub ragged: bool,
+    /// They are packed, and nothing else: no pages, no heads packed into a tile's rows, no splits. What is known when the kernel is compiled takes
+    /// no registers.
+    pub plain: bool,
     /// Measured times, by which a launcher chooses between kernels for the same head dimensions and mask.
     pub cost: Cost,
 }
@@ -227,7 +230,12 @@ pub const REGISTER_FILE: u32 = 64 * 1024;
 impl Plan {
     /// Whether blocks draw the units of a list; else they are dealt to them.
     pub const fn draws(&self) -> bool {
-        self.ragged && self.regs.producer >= DRAWING
+        self.ragged && (self.plain || self.regs.producer >= DRAWING)
+    }
+
+    /// Whether no problem of the kernel's splits its keys.
+    pub const fn unsplit(&self) -> bool {
+        self.plain
     }
 
     /// Consumer warpgroups.

@@ -207,7 +207,7 @@ impl ServeParams {
     #[inline(always)]
     pub unsafe fn unit(&self, index: u32, entries: u32) -> Option<Unit> {
         // SAFETY: the caller's promise.
-        self.place(index, entries, None, |entry, head, split| unsafe {
+        self.place(index, entries, false, None, |entry, head, split| unsafe {
             if self.units.list.is_null() {
                 return Some(self.unlisted(entry, head, split));
             }
@@ -218,15 +218,16 @@ impl ServeParams {
         })
     }
 
-    /// Asks for unit `index` of `entries` query tiles: nothing waits for the list until [`answer`](Self::answer).
+    /// Asks for unit `index` of `entries` query tiles: nothing waits for the list until [`answer`](Self::answer). `plain`: there is a list, and no
+    /// splits.
     ///
     /// # Safety
     /// As [`unit`](Self::unit), by whole warps.
     #[inline(always)]
-    pub unsafe fn ask(&self, index: u32, entries: u32) -> Asked {
-        self.place(index, entries, Asked::NOTHING, |entry, head, split| {
+    pub unsafe fn ask(&self, index: u32, entries: u32, plain: bool) -> Asked {
+        self.place(index, entries, plain, Asked::NOTHING, |entry, head, split| {
             let mut word = entry;
-            if !self.units.list.is_null() {
+            if plain || !self.units.list.is_null() {
                 let at = LIST_HEADER_WORDS + entry * LIST_ENTRY_WORDS + special::lane_id() % LIST_ENTRY_WORDS;
                 // SAFETY: the caller's promise.
                 word = unsafe { ldst::ld_global_u32(self.units.list.wrapping_add(at as usize)) };
@@ -240,12 +241,12 @@ impl ServeParams {
     /// # Safety
     /// As [`ask`](Self::ask).
     #[inline(always)]
-    pub unsafe fn answer(&self, asked: &Asked) -> Option<Unit> {
+    pub unsafe fn answer(&self, asked: &Asked, plain: bool) -> Option<Unit> {
         let &Asked { head, split, word } = asked;
         if head == Asked::NOTHING.head {
             return None;
         }
-        if self.units.list.is_null() {
+        if !plain && self.units.list.is_null() {
             // SAFETY: the caller's promise.
             return Some(unsafe { self.unlisted(word, head, split) });
         }
@@ -255,9 +256,9 @@ impl ServeParams {
 
     /// What `found` makes of the query tile, the head and the split of unit `index`, or `none` past the last.
     #[inline(always)]
-    fn place<T>(&self, index: u32, entries: u32, none: T, found: impl FnOnce(u32, u32, u32) -> T) -> T {
+    fn place<T>(&self, index: u32, entries: u32, plain: bool, none: T, found: impl FnOnce(u32, u32, u32) -> T) -> T {
         let units = &self.units;
-        let (index, split) = units.splits.div_rem(index);
+        let (index, split) = if plain { (index, 0) } else { units.splits.div_rem(index) };
         let of_section = entries * units.section.get();
         if of_section == 0 {
             return none;

@@ -258,7 +258,7 @@ unsafe fn consume<
         let mut state = State { rows: Rows::new(), acc: [0.0; O], p: [0; P] };
 
         // The blocks that only other warpgroups' rows see.
-        let (from, to) = work.own(first, V::Sequences::queries(params), plan.bn);
+        let (from, to) = work.own(first, V::Sequences::queries::<V>(params), plan.bn);
         let mut block = work.to;
         while block > to {
             block -= 1;
@@ -316,7 +316,7 @@ unsafe fn consume<
         };
         if V::Mask::LEFT {
             // Those below that only other warpgroups' rows see, in which they take turns.
-            let mut block = work.own(first, V::Sequences::queries(params), plan.bn).0;
+            let mut block = work.own(first, V::Sequences::queries::<V>(params), plan.bn).0;
             while block > work.from {
                 block -= 1;
                 skip::<V, STAGES>(seat, &mut k, &mut v, true);
@@ -379,14 +379,14 @@ impl Visible {
     fn of<V: Variant>(params: &Params<V>, work: &Work<V::Mask>, first: u32, seat: Seat) -> Self {
         let (mask, lengths, bn) = (work.mask, work.lengths, const { V::PLAN.bn });
         let column = seat.column() as i32;
-        let rows = [seat.row(), seat.row() + 8].map(|row| V::Sequences::query(params, first, row).0);
+        let rows = [seat.row(), seat.row() + 8].map(|row| V::Sequences::query::<V>(params, first, row).0);
         let limit = rows.map(|row| mask.visible_keys(lengths, row) as i32 - column);
         let to = mask.full_blocks(lengths, first, bn);
         if !V::Mask::LEFT {
             return Visible { floor: [i32::MIN; 2], limit, whole: (0, to) };
         }
         let floor = rows.map(|row| mask.hidden_keys(lengths, row) as i32 - column);
-        let last = first + V::Sequences::queries(params) - 1;
+        let last = first + V::Sequences::queries::<V>(params) - 1;
         let last = if last < lengths.q { last } else { lengths.q.saturating_sub(1) };
         Visible { floor, limit, whole: (mask.full_from(lengths, last, bn), to) }
     }

@@ -18,12 +18,14 @@ pub struct Source<'a> {
     len: u32,
     /// Head of K and V.
     pub kv_head: u32,
+    /// The sequence is packed: there are no pages, and one copy brings a tile.
+    plain: bool,
 }
 
 impl<'a> Source<'a> {
     /// The source of a unit, of which `len` keys are read; what lies behind them reads as zeros.
     #[inline(always)]
-    pub fn of(params: &'a ServeParams, unit: &Unit, len: u32) -> Self {
+    pub fn of(params: &'a ServeParams, unit: &Unit, len: u32, plain: bool) -> Self {
         Source {
             params,
             page: unit.batch,
@@ -31,6 +33,7 @@ impl<'a> Source<'a> {
             start: unit.sequence.k_start,
             len,
             kv_head: params.group.div_rem(unit.head).0,
+            plain,
         }
     }
 
@@ -40,7 +43,7 @@ impl<'a> Source<'a> {
     /// The page table is as [`ServeParams`] says.
     #[inline(always)]
     pub unsafe fn page(&self, block: u32, bn: u32) -> u32 {
-        if self.params.pages.is_null() {
+        if self.plain || self.params.pages.is_null() {
             return self.page;
         }
         let offset = special::lane_id() * self.params.chunk;
@@ -56,6 +59,9 @@ impl<'a> Source<'a> {
     /// [`bounded`]'s. Of a page that does not exist, nothing.
     #[inline(always)]
     pub fn chunk(&self, key: u32, page: u32, room: u32) -> [i32; 2] {
+        if self.plain {
+            return bounded(self.start + key, self.len.saturating_sub(key), self.params.chunk);
+        }
         let left = if page < self.params.page_count { self.len.saturating_sub(key) } else { 0 };
         let row = self.start + (key & ((1 << self.params.page_shift) - 1));
         bounded(page * room + row, left, self.params.chunk)

@@ -129,12 +129,12 @@ impl Sequences for Dense {
     }
 
     #[inline(always)]
-    fn query(_params: &ForwardParams, first: u32, row: u32) -> (u32, u32) {
+    fn query<V: Variant<Sequences = Self>>(_params: &ForwardParams, first: u32, row: u32) -> (u32, u32) {
         (first + row, 0)
     }
 
     #[inline(always)]
-    fn queries(_params: &ForwardParams) -> u32 {
+    fn queries<V: Variant<Sequences = Self>>(_params: &ForwardParams) -> u32 {
         ROWS
     }
 

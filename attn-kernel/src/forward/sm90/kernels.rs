@@ -8,7 +8,7 @@ use super::{Dense, Ragged};
 // What only entry points use, which other architectures do not have.
 #[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_90a"))]
 use super::{Maps, Sequences, forward};
-use crate::attn::mask::{Causal, Full, Mask, Window};
+use crate::attn::mask::{Causal, Full, Mask, Until, Window};
 use crate::attn::scores::{Modified, Plain};
 #[cfg(any(not(target_arch = "nvptx64"), attn_arch = "sm_90a"))]
 use crate::forward::TensorMap;
@@ -56,7 +56,7 @@ const fn describe_serving(name: &'static str, dtype: DType, family: Family, plan
 }
 
 macro_rules! serving_kernels {
-    ($($name:ident: $dtype:ident $(of $operand:ident)?, $d:literal, $dv:literal, $class:ident, $scores:ident, $family:expr;)*) => {
+    ($($name:ident: $dtype:ident $(of $operand:ident)?, $d:literal, $dv:literal, $class:ident, $scores:ident, $mask:ident, $family:expr;)*) => {
         /// The kernels for serving.
         pub const SERVING_KERNELS: &[Kernel] = &[$(describe_serving(
             stringify!($name),
@@ -67,7 +67,7 @@ macro_rules! serving_kernels {
 
         $(
         #[cfg(not(attn_variants))]
-        instance! { $name: $dtype $(of $operand)?, Window, tune::ragged_plan($d, $dv, stringify!($class)), $scores, Ragged }
+        instance! { $name: $dtype $(of $operand)?, $mask, tune::ragged_plan($d, $dv, stringify!($class)), $scores, Ragged }
         )*
     };
 }
@@ -181,62 +181,66 @@ kernels! {
 }
 
 serving_kernels! {
-    short_sm90_bf16_d64: Bf16, 64, 64, short, Plain, Family::Short;
-    short_sm90_bf16_d128: Bf16, 128, 128, short, Plain, Family::Short;
-    short_sm90_f16_d64: F16, 64, 64, short, Plain, Family::Short;
-    short_sm90_f16_d128: F16, 128, 128, short, Plain, Family::Short;
-    serve_sm90_bf16_d32: Bf16, 32, 32, serve, Plain, Family::Serve { modified: false };
-    serve_sm90_bf16_d64: Bf16, 64, 64, serve, Plain, Family::Serve { modified: false };
-    serve_sm90_bf16_d96: Bf16, 96, 96, serve, Plain, Family::Serve { modified: false };
-    serve_sm90_bf16_d128: Bf16, 128, 128, serve, Plain, Family::Serve { modified: false };
-    serve_sm90_bf16_d192_128: Bf16, 192, 128, serve, Plain, Family::Serve { modified: false };
-    serve_sm90_bf16_d256: Bf16, 256, 256, serve, Plain, Family::Serve { modified: false };
-    serve_sm90_bf16_d32_mod: Bf16, 32, 32, serve, Modified, Family::Serve { modified: true };
-    serve_sm90_bf16_d64_mod: Bf16, 64, 64, serve, Modified, Family::Serve { modified: true };
-    serve_sm90_bf16_d96_mod: Bf16, 96, 96, serve, Modified, Family::Serve { modified: true };
-    serve_sm90_bf16_d128_mod: Bf16, 128, 128, serve_mod, Modified, Family::Serve { modified: true };
-    serve_sm90_bf16_d192_128_mod: Bf16, 192, 128, serve, Modified, Family::Serve { modified: true };
-    serve_sm90_bf16_d256_mod: Bf16, 256, 256, serve, Modified, Family::Serve { modified: true };
-    decode_sm90_bf16_d32: Bf16, 32, 32, decode, Modified, Family::Decode;
-    decode_sm90_bf16_d64: Bf16, 64, 64, decode, Modified, Family::Decode;
-    decode_sm90_bf16_d96: Bf16, 96, 96, decode, Modified, Family::Decode;
-    decode_sm90_bf16_d128: Bf16, 128, 128, decode, Modified, Family::Decode;
-    decode_sm90_bf16_d192_128: Bf16, 192, 128, decode, Modified, Family::Decode;
-    decode_sm90_bf16_d256: Bf16, 256, 256, decode, Modified, Family::Decode;
-    serve_sm90_f16_d32: F16, 32, 32, serve, Plain, Family::Serve { modified: false };
-    serve_sm90_f16_d64: F16, 64, 64, serve, Plain, Family::Serve { modified: false };
-    serve_sm90_f16_d96: F16, 96, 96, serve, Plain, Family::Serve { modified: false };
-    serve_sm90_f16_d128: F16, 128, 128, serve, Plain, Family::Serve { modified: false };
-    serve_sm90_f16_d192_128: F16, 192, 128, serve, Plain, Family::Serve { modified: false };
-    serve_sm90_f16_d256: F16, 256, 256, serve, Plain, Family::Serve { modified: false };
-    serve_sm90_f16_d32_mod: F16, 32, 32, serve, Modified, Family::Serve { modified: true };
-    serve_sm90_f16_d64_mod: F16, 64, 64, serve, Modified, Family::Serve { modified: true };
-    serve_sm90_f16_d96_mod: F16, 96, 96, serve, Modified, Family::Serve { modified: true };
-    serve_sm90_f16_d128_mod: F16, 128, 128, serve_mod, Modified, Family::Serve { modified: true };
-    serve_sm90_f16_d192_128_mod: F16, 192, 128, serve, Modified, Family::Serve { modified: true };
-    serve_sm90_f16_d256_mod: F16, 256, 256, serve, Modified, Family::Serve { modified: true };
-    decode_sm90_f16_d32: F16, 32, 32, decode, Modified, Family::Decode;
-    decode_sm90_f16_d64: F16, 64, 64, decode, Modified, Family::Decode;
-    decode_sm90_f16_d96: F16, 96, 96, decode, Modified, Family::Decode;
-    decode_sm90_f16_d128: F16, 128, 128, decode, Modified, Family::Decode;
-    decode_sm90_f16_d192_128: F16, 192, 128, decode, Modified, Family::Decode;
-    decode_sm90_f16_d256: F16, 256, 256, decode, Modified, Family::Decode;
-    serve_sm90_bf16_kv8_d64: Bf16, 64, 64, serve_kv8, Modified, Family::Serve { modified: true };
-    serve_sm90_bf16_kv8_d128: Bf16, 128, 128, serve_kv8, Modified, Family::Serve { modified: true };
-    serve_sm90_bf16_kv8_d256: Bf16, 256, 256, serve_kv8, Modified, Family::Serve { modified: true };
-    decode_sm90_bf16_kv8_d64: Bf16, 64, 64, decode_kv8, Modified, Family::Decode;
-    decode_sm90_bf16_kv8_d128: Bf16, 128, 128, decode_kv8, Modified, Family::Decode;
-    decode_sm90_bf16_kv8_d256: Bf16, 256, 256, decode_kv8, Modified, Family::Decode;
-    serve_sm90_f16_kv8_d64: F16, 64, 64, serve_kv8, Modified, Family::Serve { modified: true };
-    serve_sm90_f16_kv8_d128: F16, 128, 128, serve_kv8, Modified, Family::Serve { modified: true };
-    serve_sm90_f16_kv8_d256: F16, 256, 256, serve_kv8, Modified, Family::Serve { modified: true };
-    decode_sm90_f16_kv8_d64: F16, 64, 64, decode_kv8, Modified, Family::Decode;
-    decode_sm90_f16_kv8_d128: F16, 128, 128, decode_kv8, Modified, Family::Decode;
-    decode_sm90_f16_kv8_d256: F16, 256, 256, decode_kv8, Modified, Family::Decode;
-    serve_sm90_e4m3_d64: Bf16 of E4m3, 64, 64, serve_e4m3, Plain, Family::Serve { modified: false };
-    serve_sm90_e4m3_d128: Bf16 of E4m3, 128, 128, serve_e4m3, Plain, Family::Serve { modified: false };
-    serve_sm90_e4m3_d256: Bf16 of E4m3, 256, 256, serve_e4m3, Plain, Family::Serve { modified: false };
-    serve_sm90_e4m3_d64_mod: Bf16 of E4m3, 64, 64, serve_e4m3, Modified, Family::Serve { modified: true };
-    serve_sm90_e4m3_d128_mod: Bf16 of E4m3, 128, 128, serve_e4m3, Modified, Family::Serve { modified: true };
-    serve_sm90_e4m3_d256_mod: Bf16 of E4m3, 256, 256, serve_mod_e4m3, Modified, Family::Serve { modified: true };
+    short_sm90_bf16_d64: Bf16, 64, 64, short, Plain, Window, Family::Short;
+    short_sm90_bf16_d128: Bf16, 128, 128, short, Plain, Window, Family::Short;
+    short_sm90_f16_d64: F16, 64, 64, short, Plain, Window, Family::Short;
+    short_sm90_f16_d128: F16, 128, 128, short, Plain, Window, Family::Short;
+    prompt_sm90_bf16_d64: Bf16, 64, 64, prompt, Plain, Until, Family::Prompt;
+    prompt_sm90_bf16_d128: Bf16, 128, 128, prompt, Plain, Until, Family::Prompt;
+    prompt_sm90_f16_d64: F16, 64, 64, prompt, Plain, Until, Family::Prompt;
+    prompt_sm90_f16_d128: F16, 128, 128, prompt, Plain, Until, Family::Prompt;
+    serve_sm90_bf16_d32: Bf16, 32, 32, serve, Plain, Window, Family::Serve { modified: false };
+    serve_sm90_bf16_d64: Bf16, 64, 64, serve, Plain, Window, Family::Serve { modified: false };
+    serve_sm90_bf16_d96: Bf16, 96, 96, serve, Plain, Window, Family::Serve { modified: false };
+    serve_sm90_bf16_d128: Bf16, 128, 128, serve, Plain, Window, Family::Serve { modified: false };
+    serve_sm90_bf16_d192_128: Bf16, 192, 128, serve, Plain, Window, Family::Serve { modified: false };
+    serve_sm90_bf16_d256: Bf16, 256, 256, serve, Plain, Window, Family::Serve { modified: false };
+    serve_sm90_bf16_d32_mod: Bf16, 32, 32, serve, Modified, Window, Family::Serve { modified: true };
+    serve_sm90_bf16_d64_mod: Bf16, 64, 64, serve, Modified, Window, Family::Serve { modified: true };
+    serve_sm90_bf16_d96_mod: Bf16, 96, 96, serve, Modified, Window, Family::Serve { modified: true };
+    serve_sm90_bf16_d128_mod: Bf16, 128, 128, serve_mod, Modified, Window, Family::Serve { modified: true };
+    serve_sm90_bf16_d192_128_mod: Bf16, 192, 128, serve, Modified, Window, Family::Serve { modified: true };
+    serve_sm90_bf16_d256_mod: Bf16, 256, 256, serve, Modified, Window, Family::Serve { modified: true };
+    decode_sm90_bf16_d32: Bf16, 32, 32, decode, Modified, Window, Family::Decode;
+    decode_sm90_bf16_d64: Bf16, 64, 64, decode, Modified, Window, Family::Decode;
+    decode_sm90_bf16_d96: Bf16, 96, 96, decode, Modified, Window, Family::Decode;
+    decode_sm90_bf16_d128: Bf16, 128, 128, decode, Modified, Window, Family::Decode;
+    decode_sm90_bf16_d192_128: Bf16, 192, 128, decode, Modified, Window, Family::Decode;
+    decode_sm90_bf16_d256: Bf16, 256, 256, decode, Modified, Window, Family::Decode;
+    serve_sm90_f16_d32: F16, 32, 32, serve, Plain, Window, Family::Serve { modified: false };
+    serve_sm90_f16_d64: F16, 64, 64, serve, Plain, Window, Family::Serve { modified: false };
+    serve_sm90_f16_d96: F16, 96, 96, serve, Plain, Window, Family::Serve { modified: false };
+    serve_sm90_f16_d128: F16, 128, 128, serve, Plain, Window, Family::Serve { modified: false };
+    serve_sm90_f16_d192_128: F16, 192, 128, serve, Plain, Window, Family::Serve { modified: false };
+    serve_sm90_f16_d256: F16, 256, 256, serve, Plain, Window, Family::Serve { modified: false };
+    serve_sm90_f16_d32_mod: F16, 32, 32, serve, Modified, Window, Family::Serve { modified: true };
+    serve_sm90_f16_d64_mod: F16, 64, 64, serve, Modified, Window, Family::Serve { modified: true };
+    serve_sm90_f16_d96_mod: F16, 96, 96, serve, Modified, Window, Family::Serve { modified: true };
+    serve_sm90_f16_d128_mod: F16, 128, 128, serve_mod, Modified, Window, Family::Serve { modified: true };
+    serve_sm90_f16_d192_128_mod: F16, 192, 128, serve, Modified, Window, Family::Serve { modified: true };
+    serve_sm90_f16_d256_mod: F16, 256, 256, serve, Modified, Window, Family::Serve { modified: true };
+    decode_sm90_f16_d32: F16, 32, 32, decode, Modified, Window, Family::Decode;
+    decode_sm90_f16_d64: F16, 64, 64, decode, Modified, Window, Family::Decode;
+    decode_sm90_f16_d96: F16, 96, 96, decode, Modified, Window, Family::Decode;
+    decode_sm90_f16_d128: F16, 128, 128, decode, Modified, Window, Family::Decode;
+    decode_sm90_f16_d192_128: F16, 192, 128, decode, Modified, Window, Family::Decode;
+    decode_sm90_f16_d256: F16, 256, 256, decode, Modified, Window, Family::Decode;
+    serve_sm90_bf16_kv8_d64: Bf16, 64, 64, serve_kv8, Modified, Window, Family::Serve { modified: true };
+    serve_sm90_bf16_kv8_d128: Bf16, 128, 128, serve_kv8, Modified, Window, Family::Serve { modified: true };
+    serve_sm90_bf16_kv8_d256: Bf16, 256, 256, serve_kv8, Modified, Window, Family::Serve { modified: true };
+    decode_sm90_bf16_kv8_d64: Bf16, 64, 64, decode_kv8, Modified, Window, Family::Decode;
+    decode_sm90_bf16_kv8_d128: Bf16, 128, 128, decode_kv8, Modified, Window, Family::Decode;
+    decode_sm90_bf16_kv8_d256: Bf16, 256, 256, decode_kv8, Modified, Window, Family::Decode;
+    serve_sm90_f16_kv8_d64: F16, 64, 64, serve_kv8, Modified, Window, Family::Serve { modified: true };
+    serve_sm90_f16_kv8_d128: F16, 128, 128, serve_kv8, Modified, Window, Family::Serve { modified: true };
+    serve_sm90_f16_kv8_d256: F16, 256, 256, serve_kv8, Modified, Window, Family::Serve { modified: true };
+    decode_sm90_f16_kv8_d64: F16, 64, 64, decode_kv8, Modified, Window, Family::Decode;
+    decode_sm90_f16_kv8_d128: F16, 128, 128, decode_kv8, Modified, Window, Family::Decode;
+    decode_sm90_f16_kv8_d256: F16, 256, 256, decode_kv8, Modified, Window, Family::Decode;
+    serve_sm90_e4m3_d64: Bf16 of E4m3, 64, 64, serve_e4m3, Plain, Window, Family::Serve { modified: false };
+    serve_sm90_e4m3_d128: Bf16 of E4m3, 128, 128, serve_e4m3, Plain, Window, Family::Serve { modified: false };
+    serve_sm90_e4m3_d256: Bf16 of E4m3, 256, 256, serve_e4m3, Plain, Window, Family::Serve { modified: false };
+    serve_sm90_e4m3_d64_mod: Bf16 of E4m3, 64, 64, serve_e4m3, Modified, Window, Family::Serve { modified: true };
+    serve_sm90_e4m3_d128_mod: Bf16 of E4m3, 128, 128, serve_e4m3, Modified, Window, Family::Serve { modified: true };
+    serve_sm90_e4m3_d256_mod: Bf16 of E4m3, 256, 256, serve_mod_e4m3, Modified, Window, Family::Serve { modified: true };
 }

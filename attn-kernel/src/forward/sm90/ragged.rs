@@ -7,6 +7,7 @@ use super::block::{Rings, Seat, WarpQuad};
 use super::convert::Targets;
 use super::sequences::{Sequences, Work};
 use super::{Maps, Variant, epilogue};
+use crate::attn::divide::Divisor;
 use crate::attn::mask::{Lengths, Mask};
 use crate::attn::scores::{Modified, Scores};
 use crate::attn::sequence::{BOUND, Sequence, ragged};
@@ -80,8 +81,8 @@ impl Ragged {
     }
 }
 
-/// Blocks of keys before a unit's end at which the next one is drawn: late enough for an even end of all blocks, and early enough for the answer to
-/// be there.
+/// Blocks of keys before a unit's end at which the next one is drawn: later than an even end of all blocks could bear, and early enough for the
+/// answer to be there.
 const EARLY: u32 = 3;
 
 /// The key blocks of a unit.
@@ -91,12 +92,13 @@ fn work_of<V: Variant<Sequences = Ragged>>(params: &ServeParams, unit: &Unit) ->
     let bn = const { V::PLAN.bn };
     let mask = V::Mask::of(params.left, params.right);
     let lengths = Lengths { q: sequence.q_len, k: sequence.k_len };
-    let queries = (m_block * params.tile_queries, params.tile_queries);
-    let splits = if const { V::PLAN.raw > 0 } {
+    let tile = if const { V::PLAN.plain } { const { V::PLAN.bm } } else { params.tile_queries };
+    let queries = (m_block * tile, tile);
+    let splits = match const { (V::PLAN.unsplit(), V::PLAN.raw) } {
+        (true, _) => Divisor::new(1),
+        (false, 0) => params.units.splits,
         // Where other warps convert, whether there is one split was kept from the kernel's start for all roles, in a spilled register.
-        params.units.splits.fresh()
-    } else {
-        params.units.splits
+        (false, _) => params.units.splits.fresh(),
     };
     let (from, to) = serve::blocks(mask, lengths, queries, (split, splits), bn);
     Work { tile: Tile { m_block, head, batch }, lengths, mask, from, to, split, sequence }
@@ -130,7 +132,7 @@ impl Loader<'_> {
         let mut offset = 0;
         let mut lane = 0;
         while offset < bn {
-            let page = warp::shfl_idx(page, lane);
+            let page = if const { V::PLAN.plain } { page } else { warp::shfl_idx(page, lane) };
             if self.leads {
                 let [a, c] = self.source.chunk(block * bn + offset, page, room);
                 let mut column = 0;
@@ -143,10 +145,16 @@ impl Loader<'_> {
                     column += span / bytes;
                 }
             }
-            offset += self.params.chunk;
+            offset += if const { V::PLAN.plain } { bn } else { self.params.chunk };
             lane += 1;
         }
     }
+}
+
+/// Queries of one copy of Q, and rows of it.
+#[inline(always)]
+fn rows_of<V: Variant<Sequences = Ragged>>(params: &ServeParams) -> (u32, u32) {
+    if const { V::PLAN.plain } { (ROWS, ROWS) } else { (params.queries, params.queries * params.pack.get()) }
 }
 
 /// Fills a stage of Q, the rows of each warpgroup a box of its own.
@@ -154,13 +162,19 @@ impl Loader<'_> {
 /// # Safety
 /// One thread calls it; the map's box is one panel of the queries of a warpgroup.
 #[inline(always)]
-unsafe fn load_queries<V: Variant>(params: &ServeParams, map: *const TensorMap, slot: Filling, unit: &Unit) {
+unsafe fn load_queries<V: Variant<Sequences = Ragged>>(
+    params: &ServeParams,
+    map: *const TensorMap,
+    slot: Filling,
+    unit: &Unit,
+) {
     let plan = const { V::PLAN };
     let (tile, full, groups, bytes) = (slot.tile(), slot.full(), plan.bm / ROWS, plan.operand_bytes());
-    slot.expect(groups * params.queries * params.pack.get() * plan.d * bytes);
+    let (queries, rows) = rows_of::<V>(params);
+    slot.expect(groups * rows * plan.d * bytes);
     let mut group = 0;
     while group < groups {
-        let first = unit.m_block * params.tile_queries + group * params.queries;
+        let first = (unit.m_block * groups + group) * queries;
         let row = unit.sequence.q_start + first;
         let mut column = 0;
         while column < plan.d {
@@ -184,7 +198,7 @@ impl Sequences for Ragged {
 
     #[inline(always)]
     unsafe fn prepare<V: Variant<Sequences = Self>>(params: &ServeParams, q: Smem<()>, seat: Seat) {
-        if params.queries * params.pack.get() < ROWS {
+        if rows_of::<V>(params).1 < ROWS {
             // SAFETY: the caller's promise.
             unsafe { clear_spare_rows::<V>(params, q, seat) };
             fence::proxy_async_shared_cta(); // the multiplies read what is written here
@@ -219,16 +233,16 @@ impl Sequences for Ragged {
         // SAFETY: the parameters are the launcher's; the maps' boxes are those of the plan and the problem.
         unsafe {
             let entries = params.entries();
-            let draws = const { V::PLAN.draws() };
+            let (draws, plain) = const { (V::PLAN.draws(), V::PLAN.plain) };
             let mut draw = Draw::new(params, draws, draws as u32);
-            let mut asked = if draws { params.ask(entry::block_idx_x(), entries) } else { Asked::NOTHING };
+            let mut asked = if draws { params.ask(entry::block_idx_x(), entries, plain) } else { Asked::NOTHING };
             loop {
-                let unit = if draws { params.answer(&asked) } else { params.unit(draw.next(), entries) };
+                let unit = if draws { params.answer(&asked, plain) } else { params.unit(draw.next(), entries) };
                 let Some(unit) = unit else { break };
                 // Past the end of a sequence that uses less than its room there is nothing to do.
-                if unit.m_block * params.tile_queries < unit.sequence.q_len {
+                if plain || unit.m_block * params.tile_queries < unit.sequence.q_len {
                     let work = work_of::<V>(params, &unit);
-                    let source = Source::of(params, &unit, unit.sequence.k_len);
+                    let source = Source::of(params, &unit, unit.sequence.k_len, plain);
                     let loader = Loader { params, leads, source };
                     let mut block = work.to;
                     let mut page = 0;
@@ -267,7 +281,7 @@ impl Sequences for Ragged {
                 }
                 if draws {
                     // The consumers have some blocks to go: the answer comes while they do.
-                    asked = params.ask(draw.next(), entries);
+                    asked = params.ask(draw.next(), entries, plain);
                 }
             }
             let none = Unit {
@@ -306,19 +320,20 @@ impl Sequences for Ragged {
     }
 
     #[inline(always)]
-    fn query(params: &ServeParams, first: u32, row: u32) -> (u32, u32) {
-        let (query, in_pack) = params.pack.div_rem(row);
+    fn query<V: Variant<Sequences = Self>>(params: &ServeParams, first: u32, row: u32) -> (u32, u32) {
+        let (query, in_pack) = if const { V::PLAN.plain } { (row, 0) } else { params.pack.div_rem(row) };
         (first + query, in_pack)
     }
 
     #[inline(always)]
-    fn queries(params: &ServeParams) -> u32 {
-        params.queries
+    fn queries<V: Variant<Sequences = Self>>(params: &ServeParams) -> u32 {
+        rows_of::<V>(params).0
     }
 
     #[inline(always)]
     fn first_query<V: Variant<Sequences = Self>>(params: &ServeParams, m_block: u32, seat: Seat) -> u32 {
-        m_block * params.tile_queries + seat.rows / ROWS * params.queries
+        let queries = rows_of::<V>(params).0;
+        m_block * (const { V::PLAN.bm } / ROWS * queries) + seat.rows / ROWS * queries
     }
 
     #[inline(always)]
@@ -334,7 +349,7 @@ impl Sequences for Ragged {
         let (cap, slope_scale) = unsafe { params.modifiers_of(work.tile, float8) };
         let (mut slopes, mut positions) = ([0.0; 2], [0.0; 2]);
         if biased {
-            let rows = [0, 8].map(|r| Self::query(params, first, seat.row() + r));
+            let rows = [0, 8].map(|r| Self::query::<V>(params, first, seat.row() + r));
             let of_batch = params.slopes.wrapping_add((work.tile.batch as u64 * params.slopes_batch_stride) as usize);
             slopes = rows.map(|(_, in_pack)| {
                 let head = head(params, work, in_pack).min(params.heads - 1); // a spare row's need not exist
@@ -361,8 +376,8 @@ impl Sequences for Ragged {
         let seat = if const { V::PLAN.in_strips() } { seat.fresh() } else { seat };
         // SAFETY: the caller's promise.
         unsafe {
-            let places = [0, 8].map(|r| Place::of(params, work, first, seat.row() + r));
-            let whole = params.partial.is_null();
+            let places = [0, 8].map(|r| Place::of::<V>(params, work, first, seat.row() + r));
+            let whole = const { V::PLAN.unsplit() } || params.partial.is_null();
             let sinks = places.map(|place| if whole { place.sink(params) } else { f32::NEG_INFINITY });
             let (mut inverse, lse) = rows.finish_with::<WarpQuad>(sinks, knobs);
             if const { !matches!(V::PLAN.float8, Float8::None) } {
@@ -376,9 +391,9 @@ impl Sequences for Ragged {
             if whole {
                 epilogue::stage_output::<V, O>(seat, o, acc, at_use);
                 if seat.thread == 0 && first < work.lengths.q {
-                    let start =
-                        if params.cu_q.is_null() { work.tile.batch * params.o_room } else { work.sequence.q_start };
-                    let [a, c] = ragged(start + first, work.lengths.q - first, params.queries);
+                    let packed = const { V::PLAN.plain } || !params.cu_q.is_null();
+                    let start = if packed { work.sequence.q_start } else { work.tile.batch * params.o_room };
+                    let [a, c] = ragged(start + first, work.lengths.q - first, rows_of::<V>(params).0);
                     epilogue::store_output::<V, 5>(maps.o, o, [0, 0, a, work.tile.head as i32, c]);
                 }
             } else if const { V::PLAN.o_in_q() } {
@@ -386,8 +401,8 @@ impl Sequences for Ragged {
                 // be over. Where O is staged, that has met.
                 seat.sync();
             }
-            places[0].store::<V::Mask, O, 0>(params, work, seat, (acc, at_use[0]), lse[0], whole);
-            places[1].store::<V::Mask, O, 1>(params, work, seat, (acc, at_use[1]), lse[1], whole);
+            places[0].store::<V, O, 0>(params, work, seat, (acc, at_use[0]), lse[0], whole);
+            places[1].store::<V, O, 1>(params, work, seat, (acc, at_use[1]), lse[1], whole);
         }
     }
 }
@@ -409,10 +424,11 @@ struct Place {
 
 impl Place {
     #[inline(always)]
-    fn of<M>(params: &ServeParams, work: &Work<M>, first: u32, row: u32) -> Self {
-        let (query, in_pack) = Ragged::query(params, first, row);
-        let exists = query < work.lengths.q && row < params.queries * params.pack.get();
-        Place { query, head: head(params, work, in_pack), exists }
+    fn of<V: Variant<Sequences = Ragged>>(params: &ServeParams, work: &Work<V::Mask>, first: u32, row: u32) -> Self {
+        let (query, in_pack) = Ragged::query::<V>(params, first, row);
+        let exists = query < work.lengths.q && row < rows_of::<V>(params).1;
+        let head = if const { V::PLAN.plain } { work.tile.head } else { head(params, work, in_pack) };
+        Place { query, head, exists }
     }
 
     /// The sink of its head, in powers of two.
@@ -427,10 +443,10 @@ impl Place {
 
     /// Writes the LSE of the thread's row `R`, and of a split its part of O.
     #[inline(always)]
-    unsafe fn store<M, const O: usize, const R: usize>(
+    unsafe fn store<V: Variant<Sequences = Ragged>, const O: usize, const R: usize>(
         &self,
         params: &ServeParams,
-        work: &Work<M>,
+        work: &Work<V::Mask>,
         seat: Seat,
         (acc, factor): (&[f32; O], f32),
         lse: f32,
@@ -439,7 +455,7 @@ impl Place {
         if !self.exists {
             return;
         }
-        let packed = !params.cu_q.is_null();
+        let packed = const { V::PLAN.plain } || !params.cu_q.is_null();
         let row = if packed { work.sequence.q_start + self.query } else { self.query } as u64;
         // SAFETY: the row and the head exist.
         unsafe {
@@ -480,7 +496,7 @@ pub(super) unsafe fn clear_spare_rows<V: Variant<Sequences = Ragged>>(params: &S
     let plan = const { V::PLAN };
     let (swizzle, bytes) = const { (Swizzle::of_span(V::PLAN.span(V::PLAN.d)), V::PLAN.operand_bytes()) };
     let span = swizzle.span();
-    let first = params.queries * params.pack.get() * span;
+    let first = rows_of::<V>(params).1 * span;
     let pieces = (ROWS * span - first) / 16;
     let mut stage = 0;
     while stage < plan.q_stages {

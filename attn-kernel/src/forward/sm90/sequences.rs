@@ -62,10 +62,10 @@ pub trait Sequences: Copy {
     unsafe fn again<V: Variant<Sequences = Self>>(&self, params: &Self::Params, work: &Work<V::Mask>) -> Work<V::Mask>;
 
     /// Query of row `row` of a warpgroup whose first query is `first`, and the head that the row has within its pack.
-    fn query(params: &Self::Params, first: u32, row: u32) -> (u32, u32);
+    fn query<V: Variant<Sequences = Self>>(params: &Self::Params, first: u32, row: u32) -> (u32, u32);
 
     /// Queries of a warpgroup's rows.
-    fn queries(params: &Self::Params) -> u32;
+    fn queries<V: Variant<Sequences = Self>>(params: &Self::Params) -> u32;
 
     /// First query of the warpgroup's rows in tile `m_block` of a sequence.
     fn first_query<V: Variant<Sequences = Self>>(params: &Self::Params, m_block: u32, seat: Seat) -> u32;

@@ -129,6 +129,11 @@ f16 h=1 hk=1 d=64 dv=64 causal lse varlen=140,5 klens=390,5 input=falling splits
 bf16 h=1 hk=1 d=192 dv=128 lse varlen=70,3 klens=300,9 softcap=50 input=falling splits=2
 f16 h=2 hk=1 d=96 dv=96 causal lse varlen=20,40 usedk=270,150 page=16 alibi=head input=falling equals=dense";
 
+/// For kernels of packed sequences alone: several tiles of 192 rows, drawn, and a mask that ends right of the diagonal.
+pub(super) const PROMPT: &str = "\
+bf16 h=1 hk=1 d=64 dv=64 causal lse varlen=220,9,100 klens=same equals=alone
+f16 h=1 hk=1 d=64 dv=64 lse varlen=200,70 klens=130,257 window=:20 sinks";
+
 /// For a GPU: longer sequences and larger batches, of every head dimension.
 pub(super) const LARGE: [(&str, &str); 9] = [
     (

@@ -47,7 +47,7 @@ pub(super) unsafe fn run<V: Variant<Sequences = Ragged>, const TILES: u32, const
             tell(&shared, round, leads, &told);
             // None where the unit sees none, so that its block is zeros.
             let keys = if told.sees { unit.sequence.k_len } else { 0 };
-            let source = Source::of(params, &unit, keys);
+            let source = Source::of(params, &unit, keys, false);
             let loader = Loader { params, leads, source };
             let mut block = told.to - 1;
             let mut page = source.page(block, KEYS);
