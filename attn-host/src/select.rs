@@ -55,10 +55,10 @@ pub(crate) fn eligible(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) 
         (Family::Serve { modified: false } | Family::Prompt | Family::Short, _) if problem.serving.modified() => {
             return Err(Unsupported::Feature { got: "softcap or alibi", have: "plain scores" });
         }
-        (Family::Prompt, _) if matches!(problem.serving.splits, Some(Splits::Exactly(2..))) => {
+        (Family::Prompt | Family::Short, _) if matches!(problem.serving.splits, Some(Splits::Exactly(2..))) => {
             return Err(Unsupported::Feature { got: "splits", have: "keys that are not split" });
         }
-        (Family::Prompt, _) if problem.mask.reach().0.is_some() => {
+        (Family::Prompt | Family::Short, _) if problem.mask.reach().0.is_some() => {
             return Err(Unsupported::Feature { got: "a window with a left edge", have: "masks without one" });
         }
         (Family::Prompt, _) => {

@@ -43,7 +43,7 @@ fn computes(kernel: &Kernel, case: &ServeCase) -> bool {
             let packed = case.packed_q.is_some() && matches!(case.keys, Keys::Packed(_));
             plain && no_left_edge && packed && unsplit
         }
-        Family::Short => plain && case.base.seqlen_k <= kernel.launch.bn as usize,
+        Family::Short => plain && no_left_edge && unsplit && case.base.seqlen_k <= kernel.launch.bn as usize,
         _ => true,
     }
 }

@@ -75,6 +75,7 @@ fn what_is_not_dense_goes_to_the_kernels_for_serving() {
     assert_eq!(chosen(&short(64)), "short_sm90_bf16_d128");
     assert_eq!(chosen(&short(65)), "serve_sm90_bf16_d128");
     assert_eq!(chosen(&short(64).softcap(30.0)), "serve_sm90_bf16_d128_mod");
+    assert_eq!(chosen(&short(64).window(Some(9), Some(0))), "serve_sm90_bf16_d128");
     let packed =
         Problem::new(DType::Bf16, Shape { batch: 100, seqlen_k: 500, ..SHAPE }).packed_q(50_000).packed_k(50_000);
     for mask in [Mask::None, Mask::Causal, Mask::Window { left: None, right: Some(7) }] {

@@ -84,7 +84,7 @@ impl Tiles {
         if problem.serving.packed_q.is_some() && batch > u64::from(schedule::MAX_BATCH) {
             return Err(Error::Size { argument: "batch", value: batch, allowed: "1 to 8192 with packed queries" });
         }
-        let unsplit = kernel.family == Family::Prompt;
+        let unsplit = matches!(kernel.family, Family::Prompt | Family::Short);
         let splits = if unsplit { 1 } else { splits_of(kernel, problem, &cut, device) };
         if splits > 1 && rows_of_heads(problem) > i32::MAX as u64 {
             return Err(Error::Overflow {

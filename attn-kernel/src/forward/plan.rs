@@ -170,6 +170,8 @@ pub struct Plan {
     /// They are packed, and nothing else: no pages, no heads packed into a tile's rows, no splits. What is known when the kernel is compiled takes
     /// no registers.
     pub plain: bool,
+    /// No sequence has more keys than one block: there is no loop over blocks, and no registers for one.
+    pub single: bool,
     /// Measured times, by which a launcher chooses between kernels for the same head dimensions and mask.
     pub cost: Cost,
 }
@@ -223,7 +225,7 @@ pub const SMEM_OF_SM: u32 = 228 * 1024;
 /// Bytes of the word that says what an 8-bit tile is.
 pub const TAG_BYTES: u32 = 8;
 /// Registers with which the producer draws units: with fewer it spills.
-const DRAWING: u32 = 56;
+const DRAWING: u32 = 48;
 /// Registers of a multiprocessor.
 pub const REGISTER_FILE: u32 = 64 * 1024;
 
@@ -235,7 +237,7 @@ impl Plan {
 
     /// Whether no problem of the kernel's splits its keys.
     pub const fn unsplit(&self) -> bool {
-        self.plain
+        self.plain || self.single
     }
 
     /// Consumer warpgroups.

@@ -258,7 +258,11 @@ unsafe fn consume<
         let mut state = State { rows: Rows::new(), acc: [0.0; O], p: [0; P] };
 
         // The blocks that only other warpgroups' rows see.
-        let (from, to) = work.own(first, V::Sequences::queries::<V>(params), plan.bn);
+        let (from, to) = if const { V::PLAN.single && V::PLAN.consumers() == 1 } {
+            (work.from, work.to) // all rows are the warpgroup's
+        } else {
+            work.own(first, V::Sequences::queries::<V>(params), plan.bn)
+        };
         let mut block = work.to;
         while block > to {
             block -= 1;
@@ -270,7 +274,20 @@ unsafe fn consume<
             passed += work.to;
         }
         let has_keys = block > from;
-        if has_keys {
+        let mut tile = Some(tile);
+        if const { V::PLAN.single } {
+            if has_keys {
+                first_step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut state, block - 1);
+                // Before the last step: the next tile's Q may come.
+                if let Some(tile) = tile.take() {
+                    seat.release(tile);
+                }
+                last_step::<V, O, P, STAGES>(&ctx, &mut v, &mut state);
+            } else {
+                // SAFETY: registers only. Where there is a key, no zeros are kept meanwhile.
+                unsafe { wgmma::tie(&mut state.acc) };
+            }
+        } else if has_keys {
             if const { !V::PLAN.in_strips() } {
                 first_step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut state, block - 1);
                 block = before::<SPLIT>(block);
@@ -299,12 +316,14 @@ unsafe fn consume<
         }
         // Every multiply with Q has been waited for: the next tile's may come, unless O leaves through this one's memory.
         let tile = if const { V::PLAN.o_in_q() } {
-            Some(tile)
+            tile
         } else {
-            seat.release(tile);
+            if let Some(tile) = tile {
+                seat.release(tile);
+            }
             None
         };
-        if const { !V::PLAN.in_strips() } && has_keys {
+        if const { !V::PLAN.in_strips() && !V::PLAN.single } && has_keys {
             last_step::<V, O, P, STAGES>(&ctx, &mut v, &mut state);
         }
         // SAFETY: the next tile's Q has not been given back.
@@ -610,6 +629,11 @@ fn issue_output<V: Variant, const O: usize, const P: usize>(
     unsafe {
         wgmma::fence();
         let mut i = 0;
+        if const { V::PLAN.single } {
+            // Zeros to add to would be put into their registers behind the fence, as they are known.
+            *acc = wgmma::rs_zero::<V::Element, O, MN_MAJOR>([p[0], p[1], p[2], p[3]], values);
+            i = 4;
+        }
         while i < P {
             let b = values.advance(mn_major_step(swizzle, i as u32 / 4));
             wgmma::rs::<V::Element, O, MN_MAJOR>(acc, [p[i], p[i + 1], p[i + 2], p[i + 3]], b);

@@ -97,7 +97,7 @@ ragged_table! {
     256 256 serve: "bm=128 bn=64 stages=2 regs=224/56 exp2=0/1 turns=1 wait=0";
     64 64 prompt: "bm=192 bn=128 stages=3 q=2 regs=160/32 exp2=0/1 turns=1 wait=0";
     128 128 prompt: "bm=128 bn=128 stages=2 q=2 regs=232/40 exp2=0/1 turns=1 wait=4";
-    64 64 short: "bm=64 bn=64 stages=3 q=2 blocks=2 regs=200/56 exp2=0/1 wait=0";
+    64 64 short: "bm=64 bn=64 stages=2 q=1 blocks=4 regs=80/48 exp2=0/1 wait=0";
     128 128 short: "bm=64 bn=64 stages=2 q=2 blocks=2 regs=200/56 exp2=0/1 wait=0";
     32 32 decode: "bm=64 bn=128 stages=6 regs=240/56 exp2=0/1 wait=2";
     64 64 decode: "bm=64 bn=128 stages=6 regs=240/56 exp2=0/1 wait=2";
@@ -131,7 +131,8 @@ pub const fn ragged_plan(d: u32, dv: u32, class: &str) -> Plan {
                 Float8::None
             };
             let plain = equal(class.as_bytes(), b"prompt");
-            return match (Plan { d, dv, float8, ragged: true, plain, ..BASE }).with(line.knobs) {
+            let single = equal(class.as_bytes(), b"short");
+            return match (Plan { d, dv, float8, ragged: true, plain, single, ..BASE }).with(line.knobs) {
                 Ok(plan) => plan.checked(),
                 Err(unreadable) => panic!("{}", unreadable.why),
             };
@@ -164,6 +165,7 @@ pub const BASE: Plan = Plan {
     schedule: Schedule::Persistent,
     ragged: false,
     plain: false,
+    single: false,
     cost: Cost { tile: 0, block: 0 },
 };
 

@@ -65,6 +65,10 @@ impl Plan {
             matches!(self.float8, Float8::None | Float8::Keys) || !self.o_in_q(),
             "16-bit O is larger than 8-bit Q"
         );
+        require!(
+            !self.single || self.consumers() == 1 && !self.o_in_q(),
+            "the one block of a tile has one warpgroup, which gives Q back before O is there"
+        );
         require!(self.split == 1 || !self.ragged, "ragged sequences are split over blocks, not in one");
         require!(self.q_stages == 1 || !self.o_in_q(), "a second Q is of use where O is not in the first one's memory");
         require!(

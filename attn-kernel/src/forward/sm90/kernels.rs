@@ -181,10 +181,10 @@ kernels! {
 }
 
 serving_kernels! {
-    short_sm90_bf16_d64: Bf16, 64, 64, short, Plain, Window, Family::Short;
-    short_sm90_bf16_d128: Bf16, 128, 128, short, Plain, Window, Family::Short;
-    short_sm90_f16_d64: F16, 64, 64, short, Plain, Window, Family::Short;
-    short_sm90_f16_d128: F16, 128, 128, short, Plain, Window, Family::Short;
+    short_sm90_bf16_d64: Bf16, 64, 64, short, Plain, Until, Family::Short;
+    short_sm90_bf16_d128: Bf16, 128, 128, short, Plain, Until, Family::Short;
+    short_sm90_f16_d64: F16, 64, 64, short, Plain, Until, Family::Short;
+    short_sm90_f16_d128: F16, 128, 128, short, Plain, Until, Family::Short;
     prompt_sm90_bf16_d64: Bf16, 64, 64, prompt, Plain, Until, Family::Prompt;
     prompt_sm90_bf16_d128: Bf16, 128, 128, prompt, Plain, Until, Family::Prompt;
     prompt_sm90_f16_d64: F16, 64, 64, prompt, Plain, Until, Family::Prompt;

@@ -85,6 +85,22 @@ impl Ragged {
 /// answer to be there.
 const EARLY: u32 = 3;
 
+/// Heads of an entry that are drawn together, where units are so short that a draw for each would take longer.
+const RUN: u32 = 4;
+/// Draws of a block from which on they are.
+const MANY: u32 = 4;
+
+/// How many heads a draw gives.
+#[inline(always)]
+fn run<V: Variant<Sequences = Ragged>>(params: &ServeParams) -> u32 {
+    if const { V::PLAN.per_sm == 1 || !V::PLAN.draws() } {
+        return 1;
+    }
+    let units = &params.units;
+    let enough = units.units >= RUN * MANY * entry::grid_dim_x() && units.splits.get() == 1;
+    if enough && units.section.get().is_multiple_of(RUN) { RUN } else { 1 }
+}
+
 /// The key blocks of a unit.
 #[inline(always)]
 fn work_of<V: Variant<Sequences = Ragged>>(params: &ServeParams, unit: &Unit) -> Work<V::Mask> {
@@ -234,19 +250,22 @@ impl Sequences for Ragged {
         unsafe {
             let entries = params.entries();
             let (draws, plain) = const { (V::PLAN.draws(), V::PLAN.plain) };
+            let run = run::<V>(params);
             let mut draw = Draw::new(params, draws, draws as u32);
-            let mut asked = if draws { params.ask(entry::block_idx_x(), entries, plain) } else { Asked::NOTHING };
+            let mut asked = if draws { params.ask(entry::block_idx_x() * run, entries, plain) } else { Asked::NOTHING };
             loop {
                 let unit = if draws { params.answer(&asked, plain) } else { params.unit(draw.next(), entries) };
-                let Some(unit) = unit else { break };
+                let Some(mut unit) = unit else { break };
                 // Past the end of a sequence that uses less than its room there is nothing to do.
-                if plain || unit.m_block * params.tile_queries < unit.sequence.q_len {
+                let mut heads = if plain || unit.m_block * params.tile_queries < unit.sequence.q_len { run } else { 0 };
+                while heads > 0 {
+                    heads -= 1;
                     let work = work_of::<V>(params, &unit);
                     let source = Source::of(params, &unit, unit.sequence.k_len, plain);
                     let loader = Loader { params, leads, source };
                     let mut block = work.to;
                     let mut page = 0;
-                    if draws && block - work.from <= EARLY {
+                    if draws && heads + (block - work.from) <= EARLY {
                         draw.early();
                     }
                     if block > work.from {
@@ -261,7 +280,7 @@ impl Sequences for Ragged {
                     }
                     while block > work.from {
                         block -= 1;
-                        if draws && block - work.from == EARLY {
+                        if draws && heads + (block - work.from) == EARLY {
                             draw.early();
                         }
                         // Asked for before the waits for a stage, behind which its answer hides.
@@ -278,10 +297,11 @@ impl Sequences for Ragged {
                         loader.load::<V>(targets.values::<V>(leads), (maps.v, params.v_room), plan.dv, block, page);
                         page = next;
                     }
+                    unit.head += 1;
                 }
                 if draws {
                     // The consumers have some blocks to go: the answer comes while they do.
-                    asked = params.ask(draw.next(), entries, plain);
+                    asked = params.ask(draw.next() * run, entries, plain);
                 }
             }
             let none = Unit {

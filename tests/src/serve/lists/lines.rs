@@ -118,9 +118,11 @@ bf16 h=2 hk=1 d=256 dv=256 lse varlen=20 klens=140 float8=all factors=head satur
 /// Small ones of sequences whose keys are one block of Hopper's kernels for them.
 pub(super) const SHORT: &str = "\
 bf16 h=2 hk=1 d=128 dv=128 causal lse varlen=5,0,32,17,1,64 klens=same equals=alone
-f16 h=2 hk=2 d=128 dv=128 lse varlen=20*7 klens=20*33 window=9:3
+f16 h=2 hk=2 d=128 dv=128 lse varlen=20*7 klens=20*33 window=:3
 bf16 h=4 hk=2 d=64 dv=64 causal lse varlen=40,9,64 usedk=50,9,64 page=16 sinks equals=dense
-f16 b=5 h=8 hk=1 d=64 dv=64 sq=1 lse usedk=64,1,0,33,17 page=64 splits=2 equals=alone";
+f16 b=5 h=8 hk=1 d=64 dv=64 sq=1 lse usedk=64,1,0,33,17 page=64 splits=1 equals=alone
+bf16 h=4 hk=4 d=64 dv=64 causal lse varlen=52*9 klens=same
+f16 h=8 hk=8 d=128 dv=128 lse varlen=17*7 klens=17*20";
 
 /// Small ones whose maxima grow by so much from block to block, which are walked from the last key to the first, that O is rescaled.
 pub(super) const RESCALED: &str = "\
