@@ -20,12 +20,10 @@ pub(super) fn cost(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) -> (
     (kernel.launch.d + kernel.launch.dv, order, u32::MAX - kernel.launch.bm)
 }
 
-/// Whether neither packed heads nor splits would serve the problem better than the kernel, which has none, and there are tiles enough for it.
+/// Whether there are tiles enough for the kernel, and splits, which it has none of, would not serve the problem better.
 fn as_it_is(kernel: &Kernel, problem: &Problem, device: &DeviceInfo) -> bool {
-    let cut = Cut::fullest(kernel, problem);
-    cut.pack == 1
-        && cut.entries.saturating_mul(cut.heads) >= u64::from(device.sm_count)
-        && splits_of(kernel, problem, &cut, device) == 1
+    let cut = Cut::of(kernel, problem);
+    cut.entries.saturating_mul(cut.heads) >= u64::from(device.sm_count) && splits_of(kernel, problem, &cut, device) == 1
 }
 
 /// Whether every sequence has one tile of the kernel, or tiles are so few that larger ones would leave multiprocessors without any.

@@ -73,7 +73,7 @@ fn what_is_not_dense_goes_to_the_kernels_for_serving() {
         Problem::new(DType::Bf16, shape).packed_q(1000).packed_k(100 * keys)
     };
     assert_eq!(chosen(&short(64)), "short_sm90_bf16_d128");
-    assert_eq!(chosen(&short(65)), "serve_sm90_bf16_d128");
+    assert_eq!(chosen(&short(65)), "prompt_sm90_bf16_d128");
     assert_eq!(chosen(&short(64).softcap(30.0)), "serve_sm90_bf16_d128_mod");
     assert_eq!(chosen(&short(64).window(Some(9), Some(0))), "serve_sm90_bf16_d128");
     let packed =
@@ -85,8 +85,10 @@ fn what_is_not_dense_goes_to_the_kernels_for_serving() {
     assert_eq!(chosen(&packed.window(Some(9), Some(0))), "serve_sm90_bf16_d128");
     assert_eq!(chosen(&packed.splits(Splits::Exactly(2))), "serve_sm90_bf16_d128");
     assert_eq!(chosen(&packed.softcap(30.0)), "serve_sm90_bf16_d128_mod");
-    // Heads of a group fill a tile's rows; one sequence's tiles leave multiprocessors idle.
-    assert_eq!(chosen(&packed.packed_q(2_000)), "serve_sm90_bf16_d128");
+    // Heads of a group fill tiles of few queries; tiles of one sequence alone would leave multiprocessors idle.
+    assert_eq!(chosen(&packed.packed_q(2_000)), "prompt_sm90_bf16_d128");
+    let lone = Problem::new(DType::Bf16, Shape { batch: 1, seqlen_k: 500, ..SHAPE }).packed_q(500).packed_k(500);
+    assert_eq!(chosen(&lone), "decode_sm90_bf16_d128");
     assert!(chosen(&problem()).starts_with("fwd_sm90_bf16_d128"));
     assert!(chosen(&problem().window(None, Some(0))).starts_with("fwd_sm90_bf16_d128_causal"));
     assert!(!chosen(&problem().window(Some(9), Some(0))).starts_with("fwd"));

@@ -29,13 +29,8 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
-    /// The cut with the heads of a group packed where tiles would be emptier without, and the kernel can.
+    /// The cut with the heads of a group packed where tiles would be emptier without.
     pub(crate) fn of(kernel: &Kernel, problem: &Problem) -> Self {
-        if kernel.family == Family::Prompt { Cut::packed(kernel, problem, 1) } else { Cut::fullest(kernel, problem) }
-    }
-
-    /// The cut with the heads of a group packed where tiles of the kernel's size would be emptier without.
-    pub(crate) fn fullest(kernel: &Kernel, problem: &Problem) -> Self {
         let alone = Cut::packed(kernel, problem, 1);
         let together = Cut::packed(kernel, problem, most_packed(kernel, problem));
         // Sequences are as long as they are on average.

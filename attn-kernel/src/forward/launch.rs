@@ -142,7 +142,7 @@ pub enum Family {
     },
     /// The same with softcap and ALiBi, on tiles for few queries.
     Decode,
-    /// Packed sequences alone, whole or causal, with sinks: no pages, splits, windows with a left edge, or heads packed into a tile.
+    /// Packed sequences alone, whole or causal, with sinks: no pages, splits, or windows with a left edge.
     Prompt,
     /// The same as without, on tiles for few queries of sequences whose keys are one block of the kernel: then they have the bits that they
     /// have in larger blocks.

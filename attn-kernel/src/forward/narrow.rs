@@ -66,7 +66,7 @@ impl Crew {
         let whole = steps / self.warps;
         let rounds = steps.div_ceil(self.warps);
         let has = |round: u32| round < whole || round < rounds && self.warp + self.warps * round < steps;
-        let mut held = [[0; 4]; AHEAD as usize];
+        let mut held = [[0; 4]; MOST_AHEAD];
         let mut round = 0;
         while round < rounds + ahead {
             let words = &mut held[(round % ahead) as usize];
@@ -81,7 +81,7 @@ impl Crew {
 }
 
 /// Most steps that are read before the first one is written.
-const AHEAD: u32 = 2;
+const MOST_AHEAD: usize = 4;
 
 /// Columns of steps of the widest tile.
 const MOST_COLUMNS: usize = 8;
@@ -145,7 +145,7 @@ impl Narrow {
                 ldst::st_shared_u32x4(other.offset(further).cast(), [c[0], c[1], d[0], d[1]]);
             }
         };
-        crew.each(columns * (self.rows / down), AHEAD, read, write);
+        crew.each(columns * (self.rows / down), 4, read, write);
     }
 
     /// Transposes the tile at `from` to the one at `to`: a row for each element, of keys in the order of [`key_at`].
@@ -182,7 +182,7 @@ impl Narrow {
             unsafe { matrix::stmatrix_x4(to.offset(at).addr(), pairs.map(|(x, y, which)| math::prmt(x, y, which))) }
         };
         // The places of a large tile's parts take most of the registers.
-        let ahead = if self.d > 128 { 1 } else { AHEAD };
+        let ahead = if self.d > 128 { 1 } else { 2 };
         crew.each(columns * (self.rows / 32), ahead, read, write);
     }
 }

@@ -167,8 +167,7 @@ pub struct Plan {
     pub schedule: Schedule,
     /// The kernel takes ragged sequences, and has slots of shared memory through which the producer tells its tiles.
     pub ragged: bool,
-    /// They are packed, and nothing else: no pages, no heads packed into a tile's rows, no splits. What is known when the kernel is compiled takes
-    /// no registers.
+    /// They are packed, and nothing else: no pages, no splits. What is known when the kernel is compiled takes no registers.
     pub plain: bool,
     /// No sequence has more keys than one block: there is no loop over blocks, and no registers for one.
     pub single: bool,

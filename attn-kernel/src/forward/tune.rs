@@ -96,7 +96,7 @@ ragged_table! {
     192 128 serve: "bm=128 bn=96 stages=2 regs=224/56 exp2=0/1 turns=1 wait=2";
     256 256 serve: "bm=128 bn=64 stages=2 regs=224/56 exp2=0/1 turns=1 wait=0";
     64 64 prompt: "bm=192 bn=128 stages=3 q=2 regs=160/32 exp2=0/1 turns=1 wait=0";
-    128 128 prompt: "bm=128 bn=128 stages=2 q=2 regs=232/40 exp2=0/1 turns=1 wait=4";
+    128 128 prompt: "bm=128 bn=128 stages=2 q=2 regs=232/40 exp2=0/1 turns=1 wait=3";
     64 64 short: "bm=64 bn=64 stages=2 q=1 blocks=4 regs=80/48 exp2=0/1 wait=0";
     128 128 short: "bm=64 bn=64 stages=2 q=2 blocks=2 regs=200/56 exp2=0/1 wait=0";
     32 32 decode: "bm=64 bn=128 stages=6 regs=240/56 exp2=0/1 wait=2";

@@ -108,8 +108,7 @@ fn work_of<V: Variant<Sequences = Ragged>>(params: &ServeParams, unit: &Unit) ->
     let bn = const { V::PLAN.bn };
     let mask = V::Mask::of(params.left, params.right);
     let lengths = Lengths { q: sequence.q_len, k: sequence.k_len };
-    let tile = if const { V::PLAN.plain } { const { V::PLAN.bm } } else { params.tile_queries };
-    let queries = (m_block * tile, tile);
+    let queries = (m_block * params.tile_queries, params.tile_queries);
     let splits = match const { (V::PLAN.unsplit(), V::PLAN.raw) } {
         (true, _) => Divisor::new(1),
         (false, 0) => params.units.splits,
@@ -144,13 +143,24 @@ impl Loader<'_> {
         let (bn, bytes) = const { (V::PLAN.bn, V::PLAN.key_bytes()) };
         let span = V::PLAN.raw_span(d);
         let (tile, full) = (slot.tile(), slot.full());
+        let chunk = if const { V::PLAN.plain } { bn } else { self.params.chunk };
+        // Every lane works out where its chunk is; one of them copies all, with nothing between two copies but their coordinates. Where O is in
+        // strips, there are no registers to keep those in.
+        let spread = const { !V::PLAN.plain && !V::PLAN.in_strips() };
+        let own = if spread { special::lane_id() * chunk } else { 0 };
+        let place = self.source.chunk(block * bn + own, page, room);
         slot.expect_by(self.leads, bn * d * bytes);
         let mut offset = 0;
         let mut lane = 0;
         while offset < bn {
-            let page = if const { V::PLAN.plain } { page } else { warp::shfl_idx(page, lane) };
+            let [a, c] = if const { V::PLAN.plain } {
+                place
+            } else if spread {
+                place.map(|at| warp::shfl_idx(at as u32, lane) as i32)
+            } else {
+                self.source.chunk(block * bn + offset, warp::shfl_idx(page, lane), room)
+            };
             if self.leads {
-                let [a, c] = self.source.chunk(block * bn + offset, page, room);
                 let mut column = 0;
                 while column < d {
                     let target = tile.offset(column * bn * bytes + offset * span);
@@ -161,7 +171,7 @@ impl Loader<'_> {
                     column += span / bytes;
                 }
             }
-            offset += if const { V::PLAN.plain } { bn } else { self.params.chunk };
+            offset += chunk;
             lane += 1;
         }
     }
@@ -170,7 +180,7 @@ impl Loader<'_> {
 /// Queries of one copy of Q, and rows of it.
 #[inline(always)]
 fn rows_of<V: Variant<Sequences = Ragged>>(params: &ServeParams) -> (u32, u32) {
-    if const { V::PLAN.plain } { (ROWS, ROWS) } else { (params.queries, params.queries * params.pack.get()) }
+    (params.queries, params.queries * params.pack.get())
 }
 
 /// Fills a stage of Q, the rows of each warpgroup a box of its own.
@@ -341,7 +351,7 @@ impl Sequences for Ragged {
 
     #[inline(always)]
     fn query<V: Variant<Sequences = Self>>(params: &ServeParams, first: u32, row: u32) -> (u32, u32) {
-        let (query, in_pack) = if const { V::PLAN.plain } { (row, 0) } else { params.pack.div_rem(row) };
+        let (query, in_pack) = params.pack.div_rem(row);
         (first + query, in_pack)
     }
 
@@ -447,8 +457,7 @@ impl Place {
     fn of<V: Variant<Sequences = Ragged>>(params: &ServeParams, work: &Work<V::Mask>, first: u32, row: u32) -> Self {
         let (query, in_pack) = Ragged::query::<V>(params, first, row);
         let exists = query < work.lengths.q && row < rows_of::<V>(params).1;
-        let head = if const { V::PLAN.plain } { work.tile.head } else { head(params, work, in_pack) };
-        Place { query, head, exists }
+        Place { query, head: head(params, work, in_pack), exists }
     }
 
     /// The sink of its head, in powers of two.
