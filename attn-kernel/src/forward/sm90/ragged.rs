@@ -68,15 +68,14 @@ impl Ragged {
     /// Whole warps call it, converged, between the wait for the tile's Q and the release of the next one's.
     #[inline(always)]
     unsafe fn heard(&self) -> Unit {
-        // A word a lane: what comes out of shuffles ptxas knows to be uniform, and keeps the loops that depend on it so.
-        let word = special::lane_id() % Unit::WORDS;
-        let at = self.slots.offset(self.present * (Unit::WORDS * 4) + word * 4);
-        // SAFETY: the producer wrote the slot before Q's barrier; the lane that gives a later Q back comes after all the others' reads.
-        let word = unsafe { ldst::ld_shared_u32(at) };
+        let slot = self.slots.offset(self.present * (Unit::WORDS * 4));
+        // Read by the lane that gives Q back, so that the slot's next writer is ordered behind its reader without the warp's others.
+        let leads = special::lane_id() == 0;
+        // SAFETY: the producer wrote the slot before Q's barrier, and writes it anew after a later Q has been given back.
+        let read = |i: u32| if leads { unsafe { ldst::ld_shared_u32(slot.offset(4 * i)) } } else { 0 };
+        // What comes out of shuffles ptxas knows to be uniform, and keeps the loops that depend on it so.
         let [m_block, head, batch, split, q_start, q_len, k_start, k_len] =
-            [0, 1, 2, 3, 4, 5, 6, 7].map(|i| warp::shfl_idx(word, i));
-        // SAFETY: called by whole warps.
-        unsafe { warp::sync() };
+            [0, 1, 2, 3, 4, 5, 6, 7].map(|i| warp::uniform(read(i)));
         Unit { m_block, head, batch, split, sequence: Sequence { q_start, q_len, k_start, k_len } }
     }
 }
@@ -143,24 +142,13 @@ impl Loader<'_> {
         let (bn, bytes) = const { (V::PLAN.bn, V::PLAN.key_bytes()) };
         let span = V::PLAN.raw_span(d);
         let (tile, full) = (slot.tile(), slot.full());
-        let chunk = if const { V::PLAN.plain } { bn } else { self.params.chunk };
-        // Every lane works out where its chunk is; one of them copies all, with nothing between two copies but their coordinates. Where O is in
-        // strips, there are no registers to keep those in.
-        let spread = const { !V::PLAN.plain && !V::PLAN.in_strips() };
-        let own = if spread { special::lane_id() * chunk } else { 0 };
-        let place = self.source.chunk(block * bn + own, page, room);
         slot.expect_by(self.leads, bn * d * bytes);
         let mut offset = 0;
         let mut lane = 0;
         while offset < bn {
-            let [a, c] = if const { V::PLAN.plain } {
-                place
-            } else if spread {
-                place.map(|at| warp::shfl_idx(at as u32, lane) as i32)
-            } else {
-                self.source.chunk(block * bn + offset, warp::shfl_idx(page, lane), room)
-            };
+            let page = if const { V::PLAN.plain } { page } else { warp::shfl_idx(page, lane) };
             if self.leads {
+                let [a, c] = self.source.chunk(block * bn + offset, page, room);
                 let mut column = 0;
                 while column < d {
                     let target = tile.offset(column * bn * bytes + offset * span);
@@ -171,7 +159,7 @@ impl Loader<'_> {
                     column += span / bytes;
                 }
             }
-            offset += chunk;
+            offset += if const { V::PLAN.plain } { bn } else { self.params.chunk };
             lane += 1;
         }
     }
@@ -402,8 +390,10 @@ impl Sequences for Ragged {
         (rows, acc): (&Rows, &mut [f32; O]),
         knobs: &Knobs,
     ) {
-        // Where O leaves no registers for what a thread's columns would keep over tiles, they are worked out afresh.
-        let seat = if const { V::PLAN.in_strips() } { seat.fresh() } else { seat };
+        // Where O leaves no registers for what a thread's columns would keep over tiles, they are worked out afresh. By what ptxas spills: not
+        // where K and V are widened.
+        let afresh = const { V::PLAN.in_strips() || V::PLAN.dv > 192 && V::PLAN.raw == 0 };
+        let seat = if afresh { seat.fresh() } else { seat };
         // SAFETY: the caller's promise.
         unsafe {
             let places = [0, 8].map(|r| Place::of::<V>(params, work, first, seat.row() + r));
