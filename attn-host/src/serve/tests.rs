@@ -200,7 +200,8 @@ fn what_8_bits_do_not_go_with_is_named() {
 
 #[test]
 fn packed_sequences_have_a_list_of_tiles() {
-    let (plan, launches) = launched(&problem().packed_q(1100).packed_k(2000).splits(Splits::Exactly(1)));
+    let problem = Problem::new(DType::Bf16, Shape { kv_heads: 8, ..SHAPE });
+    let (plan, launches) = launched(&problem.packed_q(1100).packed_k(2000).splits(Splits::Exactly(1)));
     let [schedule, attention] = launches.as_slice() else { panic!("two launches, not {}", launches.len()) };
     let Arguments::Schedule(list) = &schedule.arguments else { panic!("{schedule:?}") };
     let (params, _) = attention.serve();
@@ -217,7 +218,21 @@ fn packed_sequences_have_a_list_of_tiles() {
     assert!(attention.overlap, "behind the list");
     let maps = fake::with(|state| state.encoded.clone());
     assert_eq!((&maps[0].dims[2..], &maps[3].dims[2..]), (&[1100, 8, 1][..], &[64, 8, 1100 + 64][..]));
-    assert_eq!(maps[1].dims, [128, 1 << 30, 2, (1 << 30) + 1, 2000 + 1]);
+    assert_eq!(maps[1].dims, [128, 1 << 30, 8, (1 << 30) + 1, 2000 + 1]);
+}
+
+/// A sequence whose length nobody knows leaves half a tile empty on average.
+#[test]
+fn heads_of_a_group_are_packed_where_tiles_would_be_emptier_without() {
+    let pack = |longest: u64, total: u64| {
+        let problem = Problem::new(DType::Bf16, Shape { batch: 100, seqlen_q: longest, seqlen_k: longest, ..SHAPE });
+        let (_, launches) = launched(&problem.packed_q(total).packed_k(total));
+        launches.last().expect("attention").serve().0.pack.get()
+    };
+    assert_eq!((pack(512, 51_200), pack(500, 50_000)), (1, 1), "equal lengths of nearly whole tiles");
+    assert_eq!((pack(400, 40_000), pack(513, 51_300)), (4, 4), "equal lengths, the last tile nearly empty");
+    assert_eq!((pack(1024, 51_200), pack(1024, 4_000)), (4, 4), "lengths that differ");
+    assert_eq!(pack(8192, 400_000), 1, "a last tile of many");
 }
 
 #[test]

@@ -8,8 +8,8 @@ use crate::error::Error;
 use crate::problem::{Problem, Splits};
 use crate::select;
 
-/// What of a tile's rows must be in use more than before for heads to be packed into them.
-const PACKING_PAYS: f64 = 0.9;
+/// Heads are packed into a tile's rows where that leaves at most so many of the tiles.
+const PACKING_PAYS: f64 = 0.95;
 
 /// The query tiles of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +33,15 @@ impl Cut {
     pub(crate) fn of(kernel: &Kernel, problem: &Problem) -> Self {
         let alone = Cut::packed(kernel, problem, 1);
         let together = Cut::packed(kernel, problem, most_packed(kernel, problem));
-        // Sequences are as long as they are on average.
-        let queries = problem
-            .serving
-            .packed_q
-            .map_or(problem.shape.seqlen_q, |total| total.div_ceil(problem.shape.batch).min(problem.shape.seqlen_q));
-        let tiles = |cut: &Cut| queries.div_ceil(u64::from(cut.of_tile)) as f64 * cut.heads as f64;
+        let longest = problem.shape.seqlen_q as f64;
+        let average =
+            problem.serving.packed_q.map_or(longest, |total| total as f64 / problem.shape.batch as f64).min(longest);
+        // Where lengths differ, half of a sequence's last tile is in use on average.
+        let of_sequence = |cut: &Cut| {
+            let tiles = average / f64::from(cut.of_tile);
+            if average < longest { (tiles + 0.5).max(1.0) } else { tiles.ceil() }
+        };
+        let tiles = |cut: &Cut| of_sequence(cut) * cut.heads as f64;
         if tiles(&together) < PACKING_PAYS * tiles(&alone) { together } else { alone }
     }
 
