@@ -167,7 +167,7 @@ impl Loader<'_> {
 
 /// Queries of one copy of Q, and rows of it.
 #[inline(always)]
-fn rows_of<V: Variant<Sequences = Ragged>>(params: &ServeParams) -> (u32, u32) {
+fn rows_of(params: &ServeParams) -> (u32, u32) {
     (params.queries, params.queries * params.pack.get())
 }
 
@@ -184,7 +184,7 @@ unsafe fn load_queries<V: Variant<Sequences = Ragged>>(
 ) {
     let plan = const { V::PLAN };
     let (tile, full, groups, bytes) = (slot.tile(), slot.full(), plan.bm / ROWS, plan.operand_bytes());
-    let (queries, rows) = rows_of::<V>(params);
+    let (queries, rows) = rows_of(params);
     slot.expect(groups * rows * plan.d * bytes);
     let mut group = 0;
     while group < groups {
@@ -212,7 +212,7 @@ impl Sequences for Ragged {
 
     #[inline(always)]
     unsafe fn prepare<V: Variant<Sequences = Self>>(params: &ServeParams, q: Smem<()>, seat: Seat) {
-        if rows_of::<V>(params).1 < ROWS {
+        if rows_of(params).1 < ROWS {
             // SAFETY: the caller's promise.
             unsafe { clear_spare_rows::<V>(params, q, seat) };
             fence::proxy_async_shared_cta(); // the multiplies read what is written here
@@ -345,12 +345,12 @@ impl Sequences for Ragged {
 
     #[inline(always)]
     fn queries<V: Variant<Sequences = Self>>(params: &ServeParams) -> u32 {
-        rows_of::<V>(params).0
+        rows_of(params).0
     }
 
     #[inline(always)]
     fn first_query<V: Variant<Sequences = Self>>(params: &ServeParams, m_block: u32, seat: Seat) -> u32 {
-        let queries = rows_of::<V>(params).0;
+        let queries = rows_of(params).0;
         m_block * (const { V::PLAN.bm } / ROWS * queries) + seat.rows / ROWS * queries
     }
 
@@ -413,7 +413,7 @@ impl Sequences for Ragged {
                 if seat.thread == 0 && first < work.lengths.q {
                     let packed = const { V::PLAN.plain } || !params.cu_q.is_null();
                     let start = if packed { work.sequence.q_start } else { work.tile.batch * params.o_room };
-                    let [a, c] = ragged(start + first, work.lengths.q - first, rows_of::<V>(params).0);
+                    let [a, c] = ragged(start + first, work.lengths.q - first, rows_of(params).0);
                     epilogue::store_output::<V, 5>(maps.o, o, [0, 0, a, work.tile.head as i32, c]);
                 }
             } else if const { V::PLAN.o_in_q() } {
@@ -446,7 +446,7 @@ impl Place {
     #[inline(always)]
     fn of<V: Variant<Sequences = Ragged>>(params: &ServeParams, work: &Work<V::Mask>, first: u32, row: u32) -> Self {
         let (query, in_pack) = Ragged::query::<V>(params, first, row);
-        let exists = query < work.lengths.q && row < rows_of::<V>(params).1;
+        let exists = query < work.lengths.q && row < rows_of(params).1;
         Place { query, head: head(params, work, in_pack), exists }
     }
 
@@ -515,7 +515,7 @@ pub(super) unsafe fn clear_spare_rows<V: Variant<Sequences = Ragged>>(params: &S
     let plan = const { V::PLAN };
     let (swizzle, bytes) = const { (Swizzle::of_span(V::PLAN.span(V::PLAN.d)), V::PLAN.operand_bytes()) };
     let span = swizzle.span();
-    let first = rows_of::<V>(params).1 * span;
+    let first = rows_of(params).1 * span;
     let pieces = (ROWS * span - first) / 16;
     let mut stage = 0;
     while stage < plan.q_stages {
