@@ -29,11 +29,13 @@
 
 pub mod anatomy;
 mod block;
+mod context;
 mod convert;
 mod dense;
 mod epilogue;
 pub mod kernels;
 mod merge;
+mod multiply;
 mod ragged;
 mod sequences;
 mod strips;
@@ -41,22 +43,21 @@ mod strips;
 pub use kernels::{KERNELS, SERVING_KERNELS, describe};
 
 use self::block::{Rings, Seat, WarpQuad};
+use self::context::{Context, Visible};
 pub use self::dense::Dense;
+use self::multiply::{add_part, issue_output, issue_scores, pack};
 pub use self::ragged::Ragged;
 pub use self::sequences::Sequences;
-use self::sequences::Work;
-use super::narrow;
 use super::params::TensorMap;
-use super::plan::{Plan, ROWS, WARPGROUP};
-use crate::attn::mask::{self, Mask};
+use super::plan::{Plan, WARPGROUP};
+use crate::attn::mask::Mask;
 use crate::attn::scores::Scores;
 use crate::attn::softmax::{self, Block, Knobs, Rows};
 use crate::entry;
-use crate::mem::descriptor::{Descriptor, k_major_step, mn_major_step};
+use crate::mem::descriptor::Descriptor;
 use crate::mem::{Element, Operand, Smem, Swizzle};
-use crate::pipe::ring::{self, Consumer};
-use crate::ptx::wgmma::{self, K_MAJOR, MN_MAJOR};
-use crate::ptx::{fence, tma, warp};
+use crate::pipe::ring::Consumer;
+use crate::ptx::{fence, tma, warp, wgmma};
 
 /// What distinguishes one instantiation from another.
 pub trait Variant {
@@ -185,16 +186,6 @@ unsafe fn prepare<V: Variant, const STAGES: u32, const QUERIES: u32, const RAW: 
 }
 
 // ---- consumers ----
-
-/// What stays the same while a warpgroup works on a tile.
-#[derive(Clone, Copy)]
-struct Context<M> {
-    seat: Seat,
-    knobs: Knobs,
-    queries: Descriptor,
-    scores: M,
-    visible: Visible,
-}
 
 /// What a warpgroup accumulates over a tile's key blocks.
 struct State<const O: usize, const P: usize> {
@@ -382,57 +373,6 @@ fn larger(a: u32, b: u32) -> u32 {
     if a > b { a } else { b }
 }
 
-/// Which keys the thread's two rows see, and which key blocks all of the warpgroup's rows.
-#[derive(Clone, Copy)]
-struct Visible {
-    /// The first key of each row, counted from the thread's first column of block 0; negative where the mask has no lower edge.
-    floor: [i32; 2],
-    /// One past the last.
-    limit: [i32; 2],
-    /// Blocks of which every row sees every key.
-    whole: (u32, u32),
-}
-
-impl Visible {
-    #[inline(always)]
-    fn of<V: Variant>(params: &Params<V>, work: &Work<V::Mask>, first: u32, seat: Seat) -> Self {
-        let (mask, lengths, bn) = (work.mask, work.lengths, const { V::PLAN.bn });
-        let column = seat.column() as i32;
-        let rows = [seat.row(), seat.row() + 8].map(|row| V::Sequences::query::<V>(params, first, row).0);
-        let limit = rows.map(|row| mask.visible_keys(lengths, row) as i32 - column);
-        let to = mask.full_blocks(lengths, first, bn);
-        if !V::Mask::LEFT {
-            return Visible { floor: [i32::MIN; 2], limit, whole: (0, to) };
-        }
-        let floor = rows.map(|row| mask.hidden_keys(lengths, row) as i32 - column);
-        let last = first + V::Sequences::queries::<V>(params) - 1;
-        let last = if last < lengths.q { last } else { lengths.q.saturating_sub(1) };
-        Visible { floor, limit, whole: (mask.full_from(lengths, last, bn), to) }
-    }
-}
-
-impl<M: Scores> Context<M> {
-    /// Changes the scores of block `block` as the problem asks.
-    #[inline(always)]
-    fn modify<V: Variant<Scores = M>, const S: usize>(&self, scores: &mut [f32; S], block: u32) {
-        if M::MODIFIED {
-            self.scores.apply(scores, block * const { V::PLAN.bn } + self.seat.column());
-        }
-    }
-
-    /// The same, and takes away those that a row must not see.
-    #[inline(always)]
-    fn mask<V: Variant<Scores = M>, const S: usize>(&self, scores: &mut [f32; S], block: u32) {
-        self.modify::<V, S>(scores, block);
-        let in_block = |edges: [i32; 2]| edges.map(|edge| edge - (block * const { V::PLAN.bn }) as i32);
-        if V::Mask::LEFT {
-            mask::apply_window(scores, in_block(self.visible.floor), in_block(self.visible.limit));
-        } else {
-            mask::apply(scores, in_block(self.visible.limit));
-        }
-    }
-}
-
 /// A block that none of the warpgroup's rows sees: its stages pass by unread, and its turn is handed on.
 #[inline(always)]
 fn skip<V: Variant, const STAGES: u32>(seat: Seat, k: &mut Consumer<STAGES>, v: &mut Consumer<STAGES>, turn: bool) {
@@ -585,106 +525,4 @@ fn last_step<V: Variant, const O: usize, const P: usize, const STAGES: u32>(
     unsafe { wgmma::wait_with::<0, O>(sums) };
     add_part::<V, O>(&mut state.acc, &part);
     ctx.seat.release(values);
-}
-
-/// Issues S = Q Kᵀ as one committed group.
-#[inline(always)]
-fn issue_scores<V: Variant, const S: usize>(queries: Descriptor, keys: Smem<ring::Tile>) -> [f32; S] {
-    let plan = const { V::PLAN };
-    let swizzle = const { Swizzle::of_span(V::PLAN.span(V::PLAN.d)) };
-    let keys = Descriptor::k_major(swizzle, keys);
-    // SAFETY: both tiles have been waited for and stay until the group has been waited for; the whole warpgroup issues.
-    unsafe {
-        wgmma::fence();
-        let mut scores = wgmma::ss_zero::<V::Operand, S, K_MAJOR>(queries, keys);
-        let mut i = 1;
-        while i < plan.d * plan.operand_bytes() / 32 {
-            let a = queries.advance(k_major_step(swizzle, ROWS, i));
-            let b = keys.advance(k_major_step(swizzle, plan.bn, i));
-            wgmma::ss::<V::Operand, S, K_MAJOR>(&mut scores, a, b);
-            i += 1;
-        }
-        wgmma::commit();
-        scores
-    }
-}
-
-/// Issues O += P V as one committed group, or returns P V where it is added in parts. P's packed registers are A fragments as they are.
-///
-/// In [`step`] the scores' fence orders these registers already, but ptxas (13.5) does not see it over the wait for V: without
-/// a fence of its own it inserts one into that wait's loop, and serialises the multiplies (C7519).
-#[inline(always)]
-fn issue_output<V: Variant, const O: usize, const P: usize>(
-    acc: &mut [f32; O],
-    p: &[u32; P],
-    values: Smem<ring::Tile>,
-) -> [f32; O] {
-    if const { V::PLAN.in_parts() } {
-        return issue_part::<V, O, P>(p, values);
-    }
-    let plan = const { V::PLAN };
-    let swizzle = const { Swizzle::of_span(Plan::panel(V::PLAN.dv) * 2) };
-    let values = Descriptor::mn_major(swizzle, values, plan.bn * swizzle.span());
-    // SAFETY: as in `issue_scores`.
-    unsafe {
-        wgmma::fence();
-        let mut i = 0;
-        if const { V::PLAN.single } {
-            // Zeros to add to would be put into their registers behind the fence, as they are known.
-            *acc = wgmma::rs_zero::<V::Element, O, MN_MAJOR>([p[0], p[1], p[2], p[3]], values);
-            i = 4;
-        }
-        while i < P {
-            let b = values.advance(mn_major_step(swizzle, i as u32 / 4));
-            wgmma::rs::<V::Element, O, MN_MAJOR>(acc, [p[i], p[i + 1], p[i + 2], p[i + 3]], b);
-            i += 4;
-        }
-        wgmma::commit();
-    }
-    [0.0; O]
-}
-
-/// Issues P V of 8-bit factors as one committed group. V is transposed.
-#[inline(always)]
-fn issue_part<V: Variant, const O: usize, const P: usize>(p: &[u32; P], values: Smem<ring::Tile>) -> [f32; O] {
-    let plan = const { V::PLAN };
-    let swizzle = const { Swizzle::of_span(narrow::span(V::PLAN.bn)) };
-    let values = Descriptor::k_major(swizzle, values);
-    // SAFETY: as in `issue_scores`.
-    unsafe {
-        wgmma::fence();
-        let mut part = wgmma::rs_zero::<V::Operand, O, K_MAJOR>([p[0], p[1], p[2], p[3]], values);
-        let mut i = 4;
-        while i < P {
-            let b = values.advance(k_major_step(swizzle, plan.dv, i as u32 / 4));
-            wgmma::rs::<V::Operand, O, K_MAJOR>(&mut part, [p[i], p[i + 1], p[i + 2], p[i + 3]], b);
-            i += 4;
-        }
-        wgmma::commit();
-        part
-    }
-}
-
-/// Adds a block's P V that has been waited for, where O is added in parts.
-#[inline(always)]
-fn add_part<V: Variant, const O: usize>(acc: &mut [f32; O], part: &[f32; O]) {
-    if const { V::PLAN.in_parts() } {
-        let mut i = 0;
-        while i < O {
-            acc[i] += part[i];
-            i += 1;
-        }
-    }
-}
-
-/// Rounds probabilities to what is multiplied.
-#[inline(always)]
-fn pack<E: Operand, const S: usize, const P: usize>(scores: &[f32; S]) -> [u32; P] {
-    let mut p = [0; P];
-    let mut i = 0;
-    while i < S / 2 {
-        E::store(&mut p, i, scores[2 * i], scores[2 * i + 1]);
-        i += 1;
-    }
-    p
 }
