@@ -225,6 +225,8 @@ pub const SMEM_OF_SM: u32 = 228 * 1024;
 pub const TAG_BYTES: u32 = 8;
 /// Registers with which the producer draws units: with fewer it spills.
 const DRAWING: u32 = 48;
+/// Keys of a quarter of a block, for [`Plan::in_part_blocks`].
+pub const PART: u32 = 32;
 /// Registers of a multiprocessor.
 pub const REGISTER_FILE: u32 = 64 * 1024;
 
@@ -232,6 +234,16 @@ impl Plan {
     /// Whether blocks draw the units of a list; else they are dealt to them.
     pub const fn draws(&self) -> bool {
         self.ragged && (self.plain || self.regs.producer >= DRAWING)
+    }
+
+    /// Whether the producer asks for the next unit before it has loaded the last of this one: with 32 registers it would spill.
+    pub const fn asks_early(&self) -> bool {
+        self.plain && self.regs.producer >= 40
+    }
+
+    /// Whether of a tile's first block only the quarters are multiplied that are seen.
+    pub const fn in_part_blocks(&self) -> bool {
+        self.plain && self.bn == 4 * PART
     }
 
     /// Whether no problem of the kernel's splits its keys.

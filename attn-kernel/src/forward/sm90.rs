@@ -21,6 +21,9 @@
 //! With [`Plan::split`] two warpgroups have the same 64 rows and take the key blocks in turn, each with stages of its own; at a tile's end
 //! one hands its O and row statistics to the other (`merge`). That halves the time of a problem with fewer tiles than multiprocessors.
 //!
+//! A tile's first block is where its keys end. With [`Plan::in_part_blocks`] only the quarters of it that the warpgroup's rows see are
+//! multiplied: short sequences would spend much of their time on keys that are none.
+//!
 //! K and V may be of 8 bits, or all of Q, K and V: the producer's other warps then change them on their way (`convert`). Of the latter each
 //! block's P V is a sum of its own, where O is wide one of a few columns at a time (`strips`).
 //!
@@ -49,14 +52,14 @@ use self::multiply::{add_part, issue_output, issue_scores, pack};
 pub use self::ragged::Ragged;
 pub use self::sequences::Sequences;
 use super::params::TensorMap;
-use super::plan::{Plan, WARPGROUP};
+use super::plan::{PART, Plan, WARPGROUP};
 use crate::attn::mask::Mask;
 use crate::attn::scores::Scores;
 use crate::attn::softmax::{self, Block, Knobs, Rows};
 use crate::entry;
 use crate::mem::descriptor::Descriptor;
 use crate::mem::{Element, Operand, Smem, Swizzle};
-use crate::pipe::ring::Consumer;
+use crate::pipe::ring::{Consumer, Full};
 use crate::ptx::{fence, tma, warp, wgmma};
 
 /// What distinguishes one instantiation from another.
@@ -268,7 +271,7 @@ unsafe fn consume<
         let mut tile = Some(tile);
         if const { V::PLAN.single } {
             if has_keys {
-                first_step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut state, block - 1);
+                first_step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut state, block - 1, plan.bn);
                 // Before the last step: the next tile's Q may come.
                 if let Some(tile) = tile.take() {
                     seat.release(tile);
@@ -280,7 +283,8 @@ unsafe fn consume<
             }
         } else if has_keys {
             if const { !V::PLAN.in_strips() } {
-                first_step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut state, block - 1);
+                let seen = work.seen(first, V::Sequences::queries::<V>(params)) - (block - 1) * plan.bn;
+                first_step::<V, S, O, P, STAGES>(&ctx, &mut k, &mut state, block - 1, seen);
                 block = before::<SPLIT>(block);
             }
             let whole = ctx.visible.whole;
@@ -385,22 +389,49 @@ fn skip<V: Variant, const STAGES: u32>(seat: Seat, k: &mut Consumer<STAGES>, v: 
     seat.release(v.wait());
 }
 
-/// The tile's first block, the one with its last visible key: nothing yet to multiply with V.
+/// The tile's first block, the one with its last visible key: nothing yet to multiply with V. The warpgroup's rows see the first `seen` of
+/// its keys. Whole [`PART`]s behind those are left out where the plan says so; the row's sums have the same bits without their zeros.
 #[inline(always)]
 fn first_step<V: Variant, const S: usize, const O: usize, const P: usize, const STAGES: u32>(
     ctx: &Context<V::Scores>,
     k: &mut Consumer<STAGES>,
     state: &mut State<O, P>,
     block: u32,
+    seen: u32,
 ) {
+    const ONE: usize = PART as usize / 2;
     let keys = k.wait();
-    let mut scores = issue_scores::<V, S>(ctx.queries, keys.tile());
+    if const { !V::PLAN.in_part_blocks() } || seen > 3 * PART {
+        first_scores::<V, S, O, P>(ctx, keys, state, block);
+    } else if seen > 2 * PART {
+        first_scores::<V, { 3 * ONE }, O, P>(ctx, keys, state, block);
+    } else if seen > PART {
+        first_scores::<V, { 2 * ONE }, O, P>(ctx, keys, state, block);
+    } else {
+        first_scores::<V, ONE, O, P>(ctx, keys, state, block);
+    }
+    if const { V::PLAN.in_part_blocks() } {
+        // As at a step's end: four ways meet.
+        // SAFETY: whole warps come here.
+        unsafe { warp::sync() };
+    }
+}
+
+/// [`first_step`] with the block's first `2 * N` keys.
+#[inline(always)]
+fn first_scores<V: Variant, const N: usize, const O: usize, const P: usize>(
+    ctx: &Context<V::Scores>,
+    keys: Full,
+    state: &mut State<O, P>,
+    block: u32,
+) {
+    let mut scores = issue_scores::<V, N>(ctx.queries, keys.tile());
     // SAFETY: the whole warpgroup waits for its own multiply.
-    unsafe { wgmma::wait_with::<0, S>(&mut scores) };
+    unsafe { wgmma::wait_with::<0, N>(&mut scores) };
     ctx.seat.release(keys);
-    ctx.mask::<V, S>(&mut scores, block);
-    state.rows.first::<WarpQuad, S>(&mut scores, &ctx.knobs);
-    state.p = pack::<V::Operand, S, P>(&scores);
+    ctx.mask::<V, N>(&mut scores, block);
+    state.rows.first::<WarpQuad, N>(&mut scores, &ctx.knobs);
+    state.p = pack::<V::Operand, N, P>(&scores);
 }
 
 /// A later block: its S and the previous block's O run together, and [`Plan::exp_under_output`] eighths of its exponentials under O.

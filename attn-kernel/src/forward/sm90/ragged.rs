@@ -83,6 +83,9 @@ impl Ragged {
 /// Blocks of keys before a unit's end at which the next one is drawn: later than an even end of all blocks could bear, and early enough for the
 /// answer to be there.
 const EARLY: u32 = 3;
+/// Blocks of keys before its end at which the list is asked for what has been drawn, where the producer has registers to keep the answer in
+/// ([`Plan::asks_early`](crate::forward::plan::Plan::asks_early)).
+const ASK: u32 = 1;
 
 /// Heads of an entry that are drawn together, where units are so short that a draw for each would take longer.
 const RUN: u32 = 4;
@@ -254,6 +257,8 @@ impl Sequences for Ragged {
             loop {
                 let unit = if draws { params.answer(&asked, plain) } else { params.unit(draw.next(), entries) };
                 let Some(mut unit) = unit else { break };
+                // Whether the next unit has been asked for before this one's end.
+                let mut early = false;
                 // Past the end of a sequence that uses less than its room there is nothing to do.
                 let mut heads = if plain || unit.m_block * params.tile_queries < unit.sequence.q_len { run } else { 0 };
                 while heads > 0 {
@@ -278,8 +283,13 @@ impl Sequences for Ragged {
                     }
                     while block > work.from {
                         block -= 1;
-                        if draws && heads + (block - work.from) == EARLY {
+                        let left = heads + (block - work.from);
+                        if draws && left == EARLY {
                             draw.early();
+                        }
+                        if const { V::PLAN.asks_early() } && left == ASK {
+                            asked = params.ask(draw.next(), entries, plain);
+                            early = true;
                         }
                         // Asked for before the waits for a stage, behind which its answer hides.
                         let next = if block > work.from { source.page(block - 1, plan.bn) } else { 0 };
@@ -297,7 +307,7 @@ impl Sequences for Ragged {
                     }
                     unit.head += 1;
                 }
-                if draws {
+                if draws && !early {
                     // The consumers have some blocks to go: the answer comes while they do.
                     asked = params.ask(draw.next() * run, entries, plain);
                 }

@@ -134,4 +134,12 @@ impl<M: Mask> Work<M> {
         let from = if from < self.from { self.from } else { from };
         if from < to { (from, to) } else { (self.from, self.from) }
     }
+
+    /// One past the last key that `queries` queries from `first` on see, of which there is one at least.
+    #[inline(always)]
+    pub fn seen(&self, first: u32, queries: u32) -> u32 {
+        let end = first + queries;
+        let end = if end < self.lengths.q { end } else { self.lengths.q };
+        self.mask.visible_keys(self.lengths, end - 1)
+    }
 }

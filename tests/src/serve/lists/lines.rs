@@ -131,10 +131,15 @@ f16 h=1 hk=1 d=64 dv=64 causal lse varlen=140,5 klens=390,5 input=falling splits
 bf16 h=1 hk=1 d=192 dv=128 lse varlen=70,3 klens=300,9 softcap=50 input=falling splits=2
 f16 h=2 hk=1 d=96 dv=96 causal lse varlen=20,40 usedk=270,150 page=16 alibi=head input=falling equals=dense";
 
-/// For kernels of packed sequences alone: several tiles of 192 rows, drawn, and a mask that ends right of the diagonal.
+/// For kernels of packed sequences alone: several tiles of 192 rows, drawn, a mask that ends right of the diagonal, and last blocks of keys that
+/// end around each of their quarters.
 pub(super) const PROMPT: &str = "\
 bf16 h=1 hk=1 d=64 dv=64 causal lse varlen=220,9,100 klens=same equals=alone
-f16 h=1 hk=1 d=64 dv=64 lse varlen=200,70 klens=130,257 window=:20 sinks";
+f16 h=1 hk=1 d=64 dv=64 lse varlen=200,70 klens=130,257 window=:20 sinks
+f16 h=1 hk=1 d=128 dv=128 lse varlen=140,2,5,66,65,1,70 klens=160,161,192,193,224,225,256
+bf16 h=1 hk=1 d=128 dv=128 causal lse varlen=140,65,70,97 klens=160,161,193,225 equals=alone
+bf16 h=4 hk=1 d=128 dv=128 causal lse varlen=140,33,50 klens=161,65,97
+f16 h=1 hk=1 d=64 dv=64 lse varlen=193,40,65 klens=97,33,225";
 
 /// For a GPU: longer sequences and larger batches, of every head dimension.
 pub(super) const LARGE: [(&str, &str); 9] = [
