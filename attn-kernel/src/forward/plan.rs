@@ -241,9 +241,11 @@ impl Plan {
         self.plain && self.regs.producer >= 40
     }
 
-    /// Whether of a tile's first block only the quarters are multiplied that are seen.
+    /// Whether of a tile's first block only the quarters are multiplied that are seen. Not where there is but one warpgroup, which decodes long
+    /// caches, nor in dense kernels, which lose 2 % by it.
     pub const fn in_part_blocks(&self) -> bool {
-        self.plain && self.bn == 4 * PART
+        let many_rows = self.ragged && self.consumers() > 1;
+        many_rows && matches!(self.float8, Float8::None) && self.bn == 4 * PART
     }
 
     /// Whether no problem of the kernel's splits its keys.

@@ -57,6 +57,7 @@ h=2 hk=1 causal varlen=40,30,50 usedk=150,130,140 page=64:2 equals=dense
 b=2 h=2 hk=2 sq=40 usedk=100,257 page=256 layout=bhsd
 h=2 hk=1 varlen=40,9,20 usedk=90,33,120 page=32 poison=1 layout=packedkv
 h=1 hk=1 varlen=100 usedk=300 page=128 window=70:0 equals=dense
+h=1 hk=1 causal varlen=70,66,65 usedk=161,193,224 page=32 equals=dense
 h=2 hk=1 varlen=60,7 usedk=200,170 page=16:0:3 equals=dense",
     ),
     (
@@ -138,7 +139,7 @@ bf16 h=1 hk=1 d=64 dv=64 causal lse varlen=220,9,100 klens=same equals=alone
 f16 h=1 hk=1 d=64 dv=64 lse varlen=200,70 klens=130,257 window=:20 sinks
 f16 h=1 hk=1 d=128 dv=128 lse varlen=140,2,5,66,65,1,70 klens=160,161,192,193,224,225,256
 bf16 h=1 hk=1 d=128 dv=128 causal lse varlen=140,65,70,97 klens=160,161,193,225 equals=alone
-bf16 h=4 hk=1 d=128 dv=128 causal lse varlen=140,33,50 klens=161,65,97
+bf16 h=2 hk=1 d=128 dv=128 causal lse varlen=90,33,50 klens=161,65,97
 f16 h=1 hk=1 d=64 dv=64 lse varlen=193,40,65 klens=97,33,225";
 
 /// For a GPU: longer sequences and larger batches, of every head dimension.
